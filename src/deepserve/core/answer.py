@@ -1,0 +1,151 @@
+"""Whole answers, collected from the event stream."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import assert_never
+
+import msgspec
+
+from deepserve.core.cost import Cost
+from deepserve.core.errors import BackendFailure
+from deepserve.core.events import (
+    Block,
+    BlockClosed,
+    BlockDelta,
+    BlockOpened,
+    Event,
+    Failed,
+    Finished,
+    ReasoningBlock,
+    ServerToolCallBlock,
+    ServerToolResultBlock,
+    Started,
+    TextBlock,
+    TokenLogprob,
+    ToolCallBlock,
+    UsageReported,
+)
+from deepserve.core.messages import (
+    Citation,
+    Part,
+    Reasoning,
+    ServerToolCall,
+    ServerToolResult,
+    Text,
+    ToolCall,
+)
+from deepserve.core.provider import ServedBy
+from deepserve.core.usage import Usage
+
+
+class Result(msgspec.Struct, frozen=True, kw_only=True):
+    """One finished result: its parts in order, and what the stream said about its tokens."""
+
+    parts: tuple[Part, ...]
+    finished: Finished
+    text_logprobs: tuple[TokenLogprob, ...] = ()
+    reasoning_logprobs: tuple[TokenLogprob, ...] = ()
+
+
+class Answer(msgspec.Struct, frozen=True, kw_only=True):
+    served_by: ServedBy
+    results: tuple[Result, ...]
+    usage: Usage
+    cost: Cost | None = None
+
+
+class _Open(msgspec.Struct):
+    block: Block
+    text: list[str]
+    citations: list[Citation]
+
+
+class _Collecting(msgspec.Struct):
+    parts: list[Part]
+    text_logprobs: list[TokenLogprob]
+    reasoning_logprobs: list[TokenLogprob]
+    open: _Open | None = None
+    finished: Finished | None = None
+
+
+async def collect(events: AsyncIterator[Event]) -> Answer:
+    """Consume a stream into an Answer.
+
+    Raises the error of the first `Failed` event: a whole answer is given whole or not at all.
+    """
+    served_by: ServedBy | None = None
+    usage, cost = Usage(), None
+    results: dict[int, _Collecting] = {}
+
+    def result_of(index: int) -> _Collecting:
+        return results.setdefault(index, _Collecting(parts=[], text_logprobs=[], reasoning_logprobs=[]))
+
+    async for event in events:
+        match event:
+            case Started():
+                served_by = event.served_by
+            case BlockOpened():
+                result_of(event.result).open = _Open(block=event.block, text=[], citations=[])
+            case BlockDelta():
+                result = result_of(event.result)
+                assert result.open is not None
+                result.open.text.append(event.text)
+                result.open.citations.extend(event.citations)
+                if isinstance(result.open.block, ReasoningBlock):
+                    result.reasoning_logprobs.extend(event.logprobs)
+                elif isinstance(result.open.block, TextBlock):
+                    result.text_logprobs.extend(event.logprobs)
+            case BlockClosed():
+                result = result_of(event.result)
+                assert result.open is not None
+                result.parts.append(_close(result.open, event))
+                result.open = None
+            case UsageReported():
+                usage, cost = event.usage, event.cost
+            case Finished():
+                result_of(event.result).finished = event
+            case Failed():
+                raise event.error
+            case _:
+                assert_never(event)
+    if served_by is None or not results or any(result.finished is None for result in results.values()):
+        raise BackendFailure("The answer ended without a finish. This is a fault of the server; please retry.")
+    return Answer(
+        served_by=served_by,
+        usage=usage,
+        cost=cost,
+        results=tuple(
+            Result(
+                parts=tuple(result.parts),
+                finished=result.finished,
+                text_logprobs=tuple(result.text_logprobs),
+                reasoning_logprobs=tuple(result.reasoning_logprobs),
+            )
+            for _, result in sorted(results.items())
+            if result.finished is not None
+        ),
+    )
+
+
+def _close(opened: _Open, closed: BlockClosed) -> Part:
+    text = "".join(opened.text)
+    match opened.block:
+        case ReasoningBlock():
+            return Reasoning(text=text, signature=closed.signature, sealed=closed.sealed)
+        case TextBlock():
+            return Text(text, citations=tuple(opened.citations))
+        case ToolCallBlock(id=id, name=name):
+            return ToolCall(id=id, name=name, arguments=text)
+        case ServerToolCallBlock(id=id, tool=tool):
+            try:
+                value = msgspec.json.decode(text) if text else None
+            except msgspec.DecodeError:
+                value = text
+            return ServerToolCall(id=id, tool=tool, input=value)
+        case ServerToolResultBlock() as block:
+            return ServerToolResult(
+                call_id=block.call_id, tool=block.tool, output=block.output, error_code=block.error_code
+            )
+        case _:
+            assert_never(opened.block)

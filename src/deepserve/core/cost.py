@@ -1,0 +1,25 @@
+"""What an answer costs: exact decimals, never floats."""
+
+from __future__ import annotations
+
+from decimal import Decimal
+from typing import Literal
+
+import msgspec
+
+
+class Cost(msgspec.Struct, frozen=True, kw_only=True):
+    """US dollars, unrounded; the parts sum to the total.
+
+    source  `list`: a published price was applied to the usage; `provider`: the provider stated the amount
+    """
+
+    hit_usd: Decimal = Decimal(0)
+    miss_usd: Decimal = Decimal(0)
+    output_usd: Decimal = Decimal(0)
+    tools_usd: Decimal = Decimal(0)
+    source: Literal["list", "provider"] = "list"
+
+    @property
+    def total_usd(self) -> Decimal:
+        return self.hit_usd + self.miss_usd + self.output_usd + self.tools_usd

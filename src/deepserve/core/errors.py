@@ -1,0 +1,181 @@
+"""Everything that can go wrong, as one tree. Dialects map classes to a status and a body; nobody else does.
+
+DeepserveError
+├── RequestError                the client can fix it; repeating the same request cannot help
+│   ├── MalformedBody           not JSON, or not the shape it must have
+│   ├── InvalidField            a field's value is wrong
+│   │   ├── MissingField
+│   │   └── UnsupportedFeature  understood, but this server cannot honour it
+│   ├── UnknownModel
+│   ├── ContextOverflow
+│   ├── BodyTooLarge
+│   ├── RouteNotFound
+│   └── MethodNotAllowed
+├── AccessError                 who asks, or from where
+│   ├── AuthenticationFailed
+│   ├── OriginRefused
+│   └── InsufficientBalance
+├── CapacityError               later may work; carries retry_after_s
+│   ├── TooManyRequests
+│   └── Overloaded
+├── ServingError                our side failed while answering
+│   ├── EngineFailure
+│   ├── BackendFailure
+│   ├── RequestTimedOut
+│   └── Cancelled               the client left; never shown to anybody
+└── SetupError                  the operator's: raised at start, before anything listens
+    ├── ConfigurationError
+    └── CheckpointError
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+
+class DeepserveError(Exception):
+    """Base of the tree.
+
+    code     stable, machine-readable, one for each class
+    message  for a person: what was wrong, where, what to do
+    field    path of the field at fault as the client spelled it (`messages[2].content`), or None
+    """
+
+    code: ClassVar[str] = "error"
+
+    def __init__(self, message: str, *, field: str | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.field = field
+
+
+class RequestError(DeepserveError):
+    code = "invalid_request"
+
+
+class MalformedBody(RequestError):
+    code = "malformed_body"
+
+
+class InvalidField(RequestError):
+    code = "invalid_field"
+
+
+class MissingField(InvalidField):
+    code = "missing_field"
+
+
+class UnsupportedFeature(InvalidField):
+    code = "unsupported_feature"
+
+
+class UnknownModel(RequestError):
+    code = "unknown_model"
+
+
+class ContextOverflow(RequestError):
+    """Prompt plus requested output exceed the context.
+
+    All counts are tokens; requested_tokens is the explicit output limit, 0 when the client set none.
+    """
+
+    code = "context_overflow"
+
+    def __init__(self, *, limit_tokens: int, prompt_tokens: int, requested_tokens: int) -> None:
+        self.limit_tokens = limit_tokens
+        self.prompt_tokens = prompt_tokens
+        self.requested_tokens = requested_tokens
+        total = prompt_tokens + requested_tokens
+        super().__init__(
+            f"This model's maximum context length is {limit_tokens} tokens. However, you requested {total} tokens "
+            f"({prompt_tokens} in the messages, {requested_tokens} in the completion). "
+            "Please reduce the length of the messages or completion.",
+            field="messages",
+        )
+
+
+class BodyTooLarge(RequestError):
+    code = "body_too_large"
+
+
+class RouteNotFound(RequestError):
+    code = "route_not_found"
+
+
+class MethodNotAllowed(RequestError):
+    code = "method_not_allowed"
+
+
+class AccessError(DeepserveError):
+    code = "access"
+
+
+class AuthenticationFailed(AccessError):
+    code = "authentication_failed"
+
+
+class OriginRefused(AccessError):
+    code = "origin_refused"
+
+
+class InsufficientBalance(AccessError):
+    code = "insufficient_balance"
+
+
+class CapacityError(DeepserveError):
+    code = "capacity"
+
+    def __init__(self, message: str, *, retry_after_s: float = 1.0) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
+
+
+class TooManyRequests(CapacityError):
+    code = "too_many_requests"
+
+
+class Overloaded(CapacityError):
+    code = "overloaded"
+
+
+class ServingError(DeepserveError):
+    code = "serving"
+
+
+class EngineFailure(ServingError):
+    code = "engine_failure"
+
+
+class BackendFailure(ServingError):
+    code = "backend_failure"
+
+
+class RequestTimedOut(ServingError):
+    code = "request_timed_out"
+
+
+class Cancelled(ServingError):
+    code = "cancelled"
+
+
+class SetupError(DeepserveError):
+    code = "setup"
+
+
+class ConfigurationError(SetupError):
+    code = "configuration"
+
+
+class CheckpointError(SetupError):
+    code = "checkpoint"
+
+
+def error_classes() -> list[type[DeepserveError]]:
+    """Every class of the tree, for the tables and tests that must not forget one."""
+    found: list[type[DeepserveError]] = []
+    pending: list[type[DeepserveError]] = [DeepserveError]
+    while pending:
+        cls = pending.pop(0)
+        found.append(cls)
+        pending.extend(cls.__subclasses__())
+    return found

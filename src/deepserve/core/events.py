@@ -1,0 +1,128 @@
+"""An answer as a stream of events; a whole answer is the same stream, collected.
+
+Order, for every result: `Started`, then blocks one after another (`BlockOpened`, `BlockDelta`*, `BlockClosed`), then
+exactly one `Finished` or `Failed`. `Started` comes once for the stream, `UsageReported` at least once before the last
+`Finished`. Results of one request interleave freely; blocks of one result do not.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+
+from deepserve.core.cost import Cost
+from deepserve.core.errors import DeepserveError
+from deepserve.core.messages import Citation, Json
+from deepserve.core.provider import ServedBy
+from deepserve.core.usage import Usage
+
+FinishReason = Literal["stop", "stop_string", "length", "tool_calls", "content_filter", "aborted"]
+
+
+class TokenLogprob(msgspec.Struct, frozen=True, kw_only=True):
+    """Natural logarithms; bytes are the token's own, which need not be whole characters."""
+
+    token: str
+    logprob: float
+    bytes: bytes
+    top: tuple[TokenLogprob, ...] = ()
+
+
+class ReasoningBlock(msgspec.Struct, frozen=True, tag="reasoning"):
+    """Its deltas are the trace."""
+
+
+class TextBlock(msgspec.Struct, frozen=True, tag="text"):
+    """Its deltas are the answer."""
+
+
+class ToolCallBlock(msgspec.Struct, frozen=True, kw_only=True, tag="tool_call"):
+    """Its deltas are the arguments, as JSON text."""
+
+    id: str
+    name: str
+
+
+class ServerToolCallBlock(msgspec.Struct, frozen=True, kw_only=True, tag="server_tool_call"):
+    """Its deltas are the tool's input, as JSON text."""
+
+    id: str
+    tool: str
+
+
+class ServerToolResultBlock(msgspec.Struct, frozen=True, kw_only=True, tag="server_tool_result"):
+    """Has no deltas: a result arrives whole."""
+
+    call_id: str
+    tool: str
+    output: Json = None
+    error_code: str | None = None
+
+
+Block = ReasoningBlock | TextBlock | ToolCallBlock | ServerToolCallBlock | ServerToolResultBlock
+
+
+class Started(msgspec.Struct, frozen=True, kw_only=True):
+    """The back end accepted the request. prompt_usage holds hit and miss where they are known this early."""
+
+    served_by: ServedBy
+    prompt_usage: Usage | None = None
+
+
+class BlockOpened(msgspec.Struct, frozen=True, kw_only=True):
+    index: int
+    """Counts the blocks of one result from 0."""
+    block: Block
+    result: int = 0
+
+
+class BlockDelta(msgspec.Struct, frozen=True, kw_only=True):
+    """More of the open block. text may be empty when only log-probabilities arrive."""
+
+    index: int
+    text: str
+    logprobs: tuple[TokenLogprob, ...] = ()
+    citations: tuple[Citation, ...] = ()
+    result: int = 0
+
+
+class BlockClosed(msgspec.Struct, frozen=True, kw_only=True):
+    """signature and sealed: opaque forms of a reasoning block that a client may send back."""
+
+    index: int
+    signature: str | None = None
+    sealed: str | None = None
+    result: int = 0
+
+
+class UsageReported(msgspec.Struct, frozen=True, kw_only=True):
+    """Consumption of the whole request so far; a later report replaces an earlier one."""
+
+    usage: Usage
+    cost: Cost | None = None
+
+
+class Finished(msgspec.Struct, frozen=True, kw_only=True):
+    """A result is complete.
+
+    stop_string    which of the client's strings ended it
+    native_reason  the provider's own word for it
+    seed           what this result was drawn with
+    """
+
+    reason: FinishReason
+    stop_string: str | None = None
+    native_reason: str | None = None
+    seed: int | None = None
+    result: int = 0
+
+
+class Failed(msgspec.Struct, frozen=True, kw_only=True):
+    """A result ended badly after the stream had begun; other results go on."""
+
+    error: DeepserveError
+    result: int = 0
+
+
+Event = Started | BlockOpened | BlockDelta | BlockClosed | UsageReported | Finished | Failed

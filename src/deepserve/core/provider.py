@@ -1,0 +1,37 @@
+"""Who really answered."""
+
+from __future__ import annotations
+
+import msgspec
+
+
+class ServedBy(msgspec.Struct, frozen=True, kw_only=True):
+    """The honest origin of an answer, however the requested model was called.
+
+    provider     `deepserve` for the embedded engine, else the upstream's name
+    model        what ran, e.g. `mini-flash`
+    fingerprint  changes whenever equal requests may get different answers
+    """
+
+    provider: str
+    model: str
+    fingerprint: str
+
+    @property
+    def label(self) -> str:
+        return f"{self.provider}/{self.model}"
+
+
+class ServedModel(msgspec.Struct, frozen=True, kw_only=True):
+    """A model id clients may ask for, and what stands behind it on this server. Limits in tokens."""
+
+    id: str
+    display_name: str
+    served_by: ServedBy
+    context_tokens: int
+    max_output_tokens: int
+    efforts: tuple[str, ...] = ("low", "high", "max")
+    default_effort: str = "high"
+    input_modalities: tuple[str, ...] = ("text",)
+    output_modalities: tuple[str, ...] = ("text",)
+    note: str = ""

@@ -1,0 +1,127 @@
+"""One question to a model, in one spelling for all dialects."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Literal, NewType
+
+import msgspec
+
+from deepserve.core.messages import Json, Message
+from deepserve.core.sampling import Sampling
+from deepserve.core.tenant import LOCAL_TENANT, Tenant
+
+RequestId = NewType("RequestId", str)
+
+Effort = Literal["low", "high", "max"]
+
+
+class Thinking(msgspec.Struct, frozen=True, kw_only=True):
+    """Whether and how hard to think before answering.
+
+    budget_tokens  most tokens the trace may take; None leaves it to max_output_tokens
+    exclude        think, but do not send the trace
+    """
+
+    enabled: bool = True
+    effort: Effort = "high"
+    budget_tokens: int | None = None
+    exclude: bool = False
+
+
+class Tool(msgspec.Struct, frozen=True, kw_only=True):
+    """A function the client offers. parameters is a JSON schema; None: the function takes no arguments."""
+
+    name: str
+    description: str = ""
+    parameters: Mapping[str, Json] | None = None
+    strict: bool = False
+    namespace: str | None = None
+    kind: Literal["function", "custom"] = "function"
+
+
+class ServerTool(msgspec.Struct, frozen=True, kw_only=True):
+    """A tool the server is asked to run itself; options are the dialect's, decoded."""
+
+    tool: Literal["web_search", "web_fetch", "code_interpreter"]
+    name: str
+    max_uses: int | None = None
+    options: Mapping[str, Json] = {}
+
+
+class ToolChoice(msgspec.Struct, frozen=True, kw_only=True):
+    """none: the model sees no tools; auto; required: at least one call; named: a call of one of `names`."""
+
+    mode: Literal["none", "auto", "required", "named"] = "auto"
+    names: tuple[str, ...] = ()
+    is_parallel: bool = True
+
+
+class ResponseFormat(msgspec.Struct, frozen=True, kw_only=True):
+    """The form the answer must have; the schema belongs to json_schema, the pattern to regex."""
+
+    kind: Literal["text", "json_object", "json_schema", "regex", "choice"] = "text"
+    name: str | None = None
+    schema: Mapping[str, Json] | None = None
+    strict: bool = False
+    pattern: str | None = None
+    choices: tuple[str, ...] = ()
+
+
+class ProviderPreferences(msgspec.Struct, frozen=True, kw_only=True):
+    """Wishes about who answers; what cannot be met is refused by name."""
+
+    order: tuple[str, ...] = ()
+    only: tuple[str, ...] = ()
+    ignore: tuple[str, ...] = ()
+    allow_fallbacks: bool = True
+    require_parameters: bool = False
+    sort: str | None = None
+    max_price: Mapping[str, str] = {}
+    data_collection: Literal["allow", "deny"] = "allow"
+
+
+class Infill(msgspec.Struct, frozen=True, kw_only=True):
+    """Plain completion: what stands before the hole and, if there is one, after it."""
+
+    prompt: str
+    suffix: str | None = None
+    echo: bool = False
+
+
+class Request(msgspec.Struct, frozen=True, kw_only=True):
+    """Everything that determines an answer.
+
+    model           canonical id, resolved by the catalog; requested_model is the client's own spelling
+    user_id         the tenant's end user: narrows cache and isolation, never widens
+    max_output_tokens  reasoning and answer together; None: the model's default, cut to what the context leaves
+    stop            strings that end the answer and are not part of it
+    num_results     independent answers to the same prompt, one seed each
+    fallback_models tried in order when the first cannot answer
+    infill          set instead of messages for plain completions
+    is_strict       reproduce the vendor's refusals instead of serving what can be served
+    arrived_at      the instant that decides the price
+    """
+
+    id: RequestId
+    model: str
+    arrived_at: datetime
+    requested_model: str = ""
+    messages: tuple[Message, ...] = ()
+    infill: Infill | None = None
+    tools: tuple[Tool, ...] = ()
+    server_tools: tuple[ServerTool, ...] = ()
+    tool_choice: ToolChoice = ToolChoice()
+    response_format: ResponseFormat = ResponseFormat()
+    thinking: Thinking = Thinking()
+    sampling: Sampling = Sampling()
+    max_output_tokens: int | None = None
+    stop: tuple[str, ...] = ()
+    num_results: int = 1
+    tenant: Tenant = LOCAL_TENANT
+    user_id: str | None = None
+    fallback_models: tuple[str, ...] = ()
+    provider: ProviderPreferences = ProviderPreferences()
+    metadata: Mapping[str, Json] = {}
+    is_strict: bool = False
