@@ -34,16 +34,67 @@ class Knob(msgspec.Struct, frozen=True, kw_only=True):
 KNOBS: Mapping[str, Knob] = {
     knob.name: knob
     for knob in (
-        Knob(name="temperature", low=0, high=2, neutral=1, meaning="Flattens (>1) or sharpens the distribution; 0 takes the best token."),
-        Knob(name="top_p", low=0, low_open=True, high=1, neutral=1, meaning="Keeps the smallest set of tokens whose probabilities reach this sum."),
-        Knob(name="top_k", low=0, high=1_000_000, neutral=0, integer=True, meaning="Keeps this many of the most probable tokens; 0 keeps all."),
-        Knob(name="min_p", low=0, high=1, neutral=0, meaning="Drops tokens less probable than this share of the best one."),
-        Knob(name="top_a", low=0, high=1, neutral=0, meaning="Drops tokens less probable than this times the square of the best one."),
-        Knob(name="repetition_penalty", low=0, low_open=True, high=2, neutral=1, meaning="Scales down tokens already in prompt or output (>1) or up (<1)."),
-        Knob(name="frequency_penalty", low=-2, high=2, neutral=0, meaning="Subtracted from a token's logit once for each time it is in the output."),
-        Knob(name="presence_penalty", low=-2, high=2, neutral=0, meaning="Subtracted once from the logit of each token that is in the output."),
+        Knob(
+            name="temperature",
+            low=0,
+            high=2,
+            neutral=1,
+            meaning="Flattens (>1) or sharpens the distribution; 0 takes the best token.",
+        ),
+        Knob(
+            name="top_p",
+            low=0,
+            low_open=True,
+            high=1,
+            neutral=1,
+            meaning="Keeps the smallest set of tokens whose probabilities reach this sum.",
+        ),
+        Knob(
+            name="top_k",
+            low=0,
+            high=1_000_000,
+            neutral=0,
+            integer=True,
+            meaning="Keeps this many of the most probable tokens; 0 keeps all.",
+        ),
+        Knob(
+            name="min_p",
+            low=0,
+            high=1,
+            neutral=0,
+            meaning="Drops tokens less probable than this share of the best one.",
+        ),
+        Knob(
+            name="top_a",
+            low=0,
+            high=1,
+            neutral=0,
+            meaning="Drops tokens less probable than this times the square of the best one.",
+        ),
+        Knob(
+            name="repetition_penalty",
+            low=0,
+            low_open=True,
+            high=2,
+            neutral=1,
+            meaning="Scales down tokens already in prompt or output (>1) or up (<1).",
+        ),
+        Knob(
+            name="frequency_penalty",
+            low=-2,
+            high=2,
+            neutral=0,
+            meaning="Subtracted from a token's logit once for each time it is in the output.",
+        ),
+        Knob(
+            name="presence_penalty",
+            low=-2,
+            high=2,
+            neutral=0,
+            meaning="Subtracted once from the logit of each token that is in the output.",
+        ),
     )
-}  # fmt: skip
+}
 
 
 class Sampling(msgspec.Struct, frozen=True, kw_only=True):

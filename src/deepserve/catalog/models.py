@@ -1,0 +1,68 @@
+"""The names under which models are asked for: rows of `models.toml`."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Sequence
+from datetime import datetime
+from importlib import resources
+
+import msgspec
+
+from deepserve.core.errors import UnknownModel
+from deepserve.core.model import ModelName
+
+
+class ModelRow(msgspec.Struct, frozen=True, kw_only=True):
+    id: str
+    display_name: str
+
+
+class AliasRow(msgspec.Struct, frozen=True, kw_only=True):
+    name: str
+    id: str
+    thinking: bool | None = None
+    retired_at: datetime | None = None
+
+
+class ModelCatalog(msgspec.Struct, frozen=True, kw_only=True):
+    """Resolves requested ids; spelling ignores case and surrounding blanks, as the vendor's API does."""
+
+    models: tuple[ModelRow, ...]
+    aliases: tuple[AliasRow, ...]
+
+    def resolve(self, requested: str) -> ModelName:
+        """Raises UnknownModel with the names that exist."""
+        wanted = requested.strip().lower()
+        for model in self.models:
+            if model.id == wanted:
+                return ModelName(id=model.id, requested=requested)
+        for alias in self.aliases:
+            if alias.name == wanted:
+                return ModelName(
+                    id=alias.id,
+                    requested=requested,
+                    thinking=alias.thinking,
+                    retired_at=alias.retired_at,
+                    replacement=alias.id if alias.retired_at is not None else None,
+                )
+        raise UnknownModel(
+            f"The supported API model names are {_listed([model.id for model in self.models])}, "
+            f"but you passed {requested}.",
+            field="model",
+        )
+
+
+def _listed(names: Sequence[str]) -> str:
+    """`a`, `a or b`, `a, b or c`."""
+    return " or ".join(filter(None, [", ".join(names[:-1]), names[-1]]))
+
+
+def load_models() -> ModelCatalog:
+    """The catalog that ships with the package."""
+    text = resources.files("deepserve.catalog").joinpath("models.toml").read_text(encoding="utf-8")
+    rows = tomllib.loads(text)
+    return ModelCatalog(
+        models=msgspec.convert(tuple(rows["model"]), tuple[ModelRow, ...]),
+        aliases=msgspec.convert(tuple(rows["alias"]), tuple[AliasRow, ...]),
+    )

@@ -1,0 +1,54 @@
+"""Every setting of a server, in one frozen value. A reload swaps in a new one; requests in flight keep theirs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+import msgspec
+
+
+class Limits(msgspec.Struct, frozen=True, kw_only=True):
+    """Upper bounds on what one client may send; each has its own error."""
+
+    body_bytes: int = 32 * 1024 * 1024
+    json_depth: int = 64
+    messages: int = 10_000
+    tools: int = 128
+    stop_strings: int = 16
+    stop_string_bytes: int = 1024
+    logit_bias_entries: int = 300
+    num_results: int = 16
+    headers_timeout_s: float = 10.0
+    body_timeout_s: float = 30.0
+
+
+class Settings(msgspec.Struct, frozen=True, kw_only=True):
+    """Counts of tokens and bytes carry their unit in the name; times are seconds.
+
+    api_keys         keys that may use the server; none: everybody on this machine is one local tenant
+    model_path       a checkpoint folder; None: the model that ships
+    profile          prompt profile of a foreign checkpoint; None: decided from its name
+    max_concurrency  sequences decoded side by side
+    max_queue_tokens prompt tokens that may wait before new requests are refused
+    cache_bytes      memory for sequence states and cached prefixes
+    keep_alive_s     a waiting client hears something at least this often
+    is_strict        reproduce the vendor's refusals for every request
+    """
+
+    host: str = "127.0.0.1"
+    port: int = 8000
+    backend: Literal["embedded", "scripted"] = "embedded"
+    model_path: Path | None = None
+    profile: str | None = None
+    api_keys: tuple[str, ...] = ()
+    state_dir: Path | None = None
+    max_concurrency: int = 8
+    max_queue_tokens: int = 1_000_000
+    cache_bytes: int = 1 << 30
+    num_threads: int = 1
+    keep_alive_s: float = 10.0
+    request_timeout_s: float = 600.0
+    is_strict: bool = False
+    script_path: Path | None = None
+    limits: Limits = Limits()

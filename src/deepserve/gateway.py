@@ -1,0 +1,94 @@
+"""The life of a request, in order: model, back end, meter. Read this first.
+
+    dialect decodes -> Gateway.answer -> back end -> events -> dialect encodes
+
+The two doors are `answer` and `count`; every dialect goes through them, and nothing goes around.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from typing import Protocol
+
+from deepserve.backends.backend import Backend
+from deepserve.core.errors import BackendFailure, DeepserveError, UnknownModel
+from deepserve.core.events import Event, Failed, Finished
+from deepserve.core.provider import ServedModel
+from deepserve.core.request import Request
+
+
+class Observer(Protocol):
+    """Hears what happens to requests; must not raise and must not wait."""
+
+    def on_accepted(self, request: Request) -> None: ...
+
+    def on_event(self, request: Request, event: Event) -> None: ...
+
+    def on_ended(self, request: Request, error: DeepserveError | None) -> None:
+        """error: why it failed; None when it was answered or the client left (no Finished was seen then)."""
+        ...
+
+
+class Gateway:
+    """In front of everything that can answer."""
+
+    def __init__(self, backend: Backend, *, observers: tuple[Observer, ...] = ()) -> None:
+        self._backend = backend
+        self._observers = observers
+
+    def models(self) -> tuple[ServedModel, ...]:
+        return self._backend.models()
+
+    def is_ready(self) -> bool:
+        return self._backend.is_ready()
+
+    async def answer(self, request: Request) -> AsyncGenerator[Event]:
+        """Stream one answer. Raises before the first event; afterwards every fault is a `Failed` event.
+
+        Closing the generator cancels the work. A stream never ends silently: each result gets its terminal event.
+        """
+        self._check_model(request)
+        for observer in self._observers:
+            observer.on_accepted(request)
+        error: DeepserveError | None = None
+        open_results = set(range(request.num_results))
+        has_begun = False
+        try:
+            async with aclosing(self._backend.answer(request)) as events:
+                async for event in events:
+                    has_begun = True
+                    if isinstance(event, Finished | Failed):
+                        open_results.discard(event.result)
+                    if isinstance(event, Failed):
+                        error = event.error
+                    for observer in self._observers:
+                        observer.on_event(request, event)
+                    yield event
+            if open_results:
+                error = BackendFailure(
+                    "The answer stopped without an end. This is a fault of the server; please retry."
+                )
+                for result in sorted(open_results):
+                    yield Failed(error=error, result=result)
+        except DeepserveError as raised:
+            error = raised
+            if not has_begun:
+                raise
+            for result in sorted(open_results):
+                yield Failed(error=raised, result=result)
+        finally:
+            for observer in self._observers:
+                observer.on_ended(request, error)
+
+    async def count(self, request: Request) -> int:
+        """Prompt tokens the request would be billed for."""
+        self._check_model(request)
+        return await self._backend.count(request)
+
+    def _check_model(self, request: Request) -> None:
+        served = [model.id for model in self._backend.models()]
+        if request.model not in served:
+            raise UnknownModel(
+                f"This server does not serve the model {request.model}. It serves: {', '.join(served)}.", field="model"
+            )
