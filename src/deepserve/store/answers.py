@@ -1,0 +1,101 @@
+"""The record of what was answered: who, when, by what, how many tokens. Never the content."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+from sqlalchemy import Engine, func, select
+
+from deepserve.core.errors import DeepserveError
+from deepserve.core.events import Event, Finished, Started, UsageReported
+from deepserve.core.provider import ServedBy
+from deepserve.core.request import Request, RequestId
+from deepserve.core.usage import Usage
+from deepserve.store.tables import answers
+from deepserve.store.writer import Writer
+
+
+class AnswerTotals(msgspec.Struct, frozen=True, kw_only=True):
+    """Sums over one model's answers."""
+
+    model: str
+    served_by: str
+    num_answers: int
+    usage: Usage
+
+
+class _Running(msgspec.Struct):
+    served_by: ServedBy | None = None
+    usage: Usage = Usage()
+    outcome: str = "client_left"
+
+
+class AnswerLog:
+    """Hears the gateway and writes one row for each request that a back end accepted."""
+
+    def __init__(self, writer: Writer) -> None:
+        self._writer = writer
+        self._running: dict[RequestId, _Running] = {}
+
+    def on_accepted(self, request: Request) -> None:
+        self._running[request.id] = _Running()
+
+    def on_event(self, request: Request, event: Event) -> None:
+        running = self._running.get(request.id)
+        if running is None:
+            return
+        if isinstance(event, Started):
+            running.served_by = event.served_by
+            running.usage = event.prompt_usage or running.usage
+        elif isinstance(event, UsageReported):
+            running.usage = event.usage
+        elif isinstance(event, Finished):
+            running.outcome = event.reason
+
+    def on_ended(self, request: Request, error: DeepserveError | None) -> None:
+        running = self._running.pop(request.id, None)
+        if running is None or running.served_by is None:
+            return
+        usage = running.usage
+        self._writer.insert(
+            answers,
+            {
+                "request_id": request.id,
+                "tenant_id": request.tenant.id,
+                "model": request.model,
+                "served_by": running.served_by.label,
+                "fingerprint": running.served_by.fingerprint,
+                "arrived_at": request.arrived_at,
+                "hit_tokens": usage.hit_tokens,
+                "miss_tokens": usage.miss_tokens,
+                "reasoning_tokens": usage.reasoning_tokens,
+                "answer_tokens": usage.answer_tokens,
+                "num_results": request.num_results,
+                "outcome": running.outcome if error is None else error.code,
+            },
+        )
+
+
+def read_totals(engine: Engine) -> Sequence[AnswerTotals]:
+    """What each model has answered since the database was created, by model and origin."""
+    columns: list[Any] = [  # Any: SQLAlchemy's column expressions have no common printable type
+        func.count(),
+        *(func.sum(answers.c[name]) for name in ("hit_tokens", "miss_tokens", "reasoning_tokens", "answer_tokens")),
+    ]
+    query = (
+        select(answers.c.model, answers.c.served_by, *columns)
+        .group_by(answers.c.model, answers.c.served_by)
+        .order_by(answers.c.model, answers.c.served_by)
+    )
+    with engine.connect() as connection:
+        return [
+            AnswerTotals(
+                model=model,
+                served_by=served_by,
+                num_answers=count,
+                usage=Usage(hit_tokens=hit, miss_tokens=miss, reasoning_tokens=reasoning, answer_tokens=answer),
+            )
+            for model, served_by, count, hit, miss, reasoning, answer in connection.execute(query)
+        ]
