@@ -102,7 +102,7 @@ class ServerToolResult(msgspec.Struct, frozen=True, kw_only=True, tag="server_to
 class OtherPart(msgspec.Struct, frozen=True, kw_only=True, tag="other"):
     """A part this server has no meaning for; kept so that it can be named, echoed or replaced by a placeholder."""
 
-    type: str
+    kind: str
     value: Json = None
 
 
