@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from pathlib import Path
 from typing import Literal
 
@@ -52,3 +54,12 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     is_strict: bool = False
     script_path: Path | None = None
     limits: Limits = Limits()
+
+
+def default_state_dir() -> Path:
+    """Where this platform keeps an application's state for one user."""
+    if sys.platform == "darwin":
+        return Path.home() / "Library" / "Application Support" / "deepserve"
+    if sys.platform == "win32":
+        return Path(os.environ.get("LOCALAPPDATA", Path.home() / "AppData" / "Local")) / "deepserve"
+    return Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state") / "deepserve"

@@ -1,0 +1,62 @@
+"""The command line. Each command is a module that is imported only when it runs, so that `--help` is instant."""
+
+from __future__ import annotations
+
+from importlib import import_module
+
+import click
+from typing_extensions import override
+
+from deepserve import __version__
+from deepserve.core.errors import DeepserveError
+
+_COMMANDS = {
+    "serve": "Answer the DeepSeek V4 API on this machine.",
+    "chat": "Talk to the model in this terminal.",
+    "models": "List the model ids that are served, and by what.",
+    "doctor": "Check what is installed and what would be served.",
+    "keys": "Create, list and revoke API keys.",
+    "usage": "Show what has been answered, in tokens.",
+}
+
+
+class _Commands(click.Group):
+    @override
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(_COMMANDS)
+
+    @override
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in _COMMANDS:
+            return None
+        command = getattr(import_module(f"deepserve.cli.{cmd_name}"), cmd_name)
+        assert isinstance(command, click.Command)
+        return command
+
+    @override
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl(list(_COMMANDS.items()))
+
+    @override
+    def invoke(self, ctx: click.Context) -> object:
+        try:
+            return super().invoke(ctx)
+        except DeepserveError as error:
+            # Everything a person can cause is in our tree and says what to do; anything else is a bug and may show.
+            raise click.ClickException(error.message) from error
+
+
+@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(__version__, prog_name="deepserve")
+def main() -> None:
+    """Your own DeepSeek V4 API.
+
+    The first minute:
+
+    \b
+      deepserve serve                  start the server at http://127.0.0.1:8000
+      deepserve chat                   talk to the model right here
+
+    Point any DeepSeek or OpenAI client at http://127.0.0.1:8000/v1; any key will do on your own machine.
+    """

@@ -1,0 +1,5 @@
+"""`python -m deepserve`."""
+
+from deepserve.cli import main
+
+main()

@@ -1,0 +1,23 @@
+"""Which back end the settings ask for. Each is imported only when chosen."""
+
+from __future__ import annotations
+
+from typing import assert_never
+
+from deepserve.backends.backend import Backend
+from deepserve.config import Settings
+
+
+def select_backend(settings: Settings) -> Backend:
+    """Build the back end, not yet started. Raises SetupError when it cannot serve."""
+    match settings.backend:
+        case "embedded":
+            from deepserve.backends.embedded import EmbeddedBackend
+
+            return EmbeddedBackend.load(settings)
+        case "scripted":
+            from deepserve.backends.scripted import ScriptedBackend
+
+            return ScriptedBackend.load(settings)
+        case _:
+            assert_never(settings.backend)

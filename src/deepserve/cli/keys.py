@@ -1,0 +1,57 @@
+"""`deepserve keys`: who may use this server."""
+
+from __future__ import annotations
+
+import secrets
+from datetime import UTC, datetime
+from pathlib import Path
+
+import click
+
+from deepserve.cli.settings import state_option
+from deepserve.core.tenant import TenantId
+from deepserve.store.database import open_database
+from deepserve.store.keys import KeyStore
+
+
+@click.group()
+def keys() -> None:
+    """Create, list and revoke API keys.
+
+    Without any key, everybody on this machine may use the server, and it listens on loopback only.
+    """
+
+
+@keys.command()
+@click.argument("tenant", default="default")
+@state_option
+def create(tenant: str, state_dir: Path) -> None:
+    """Make a key for TENANT. It is shown once and stored as a digest."""
+    click.echo(open_keys(state_dir).create(TenantId(tenant)))
+    click.echo("Keep it: it cannot be shown again.", err=True)
+
+
+@keys.command(name="list")
+@state_option
+def list_keys(state_dir: Path) -> None:
+    """List keys by their first characters."""
+    rows = open_keys(state_dir).list()
+    if not rows:
+        click.echo("No keys. Create one with: deepserve keys create")
+    for row in rows:
+        status = "revoked" if row.is_revoked else "valid"
+        click.echo(f"{row.shown}…  {row.tenant:<16} {row.created_at:%Y-%m-%d %H:%M}  {status}")
+
+
+@keys.command()
+@click.argument("shown")
+@state_option
+def revoke(shown: str, state_dir: Path) -> None:
+    """Revoke the key that begins with SHOWN, as `list` prints it."""
+    if open_keys(state_dir).revoke(shown.rstrip("…")) == 0:
+        raise click.ClickException(f"No valid key begins with {shown}. See: deepserve keys list")
+    click.echo("Revoked.")
+
+
+def open_keys(state_dir: Path) -> KeyStore:
+    return KeyStore(open_database(state_dir), random_hex=secrets.token_hex, now=lambda: datetime.now(UTC))
