@@ -74,6 +74,15 @@ class Drawn(msgspec.Struct, frozen=True):
     top: tuple[tuple[int, float], ...] = ()
 
 
+class RowFault(msgspec.Struct, frozen=True):
+    """One row could not be computed (its logits are not finite, its mask allows nothing); the others are fine.
+
+    The row's sequence is undefined from then on and may only be freed.
+    """
+
+    message: str
+
+
 class Snapshot(Protocol):
     """An immutable copy of a sequence's state at one position. Shares complete blocks with its sequence."""
 
@@ -127,10 +136,15 @@ class Engine(Protocol):
 
     def length(self, sequence: SequenceId) -> int: ...
 
-    def step(self, rows: Sequence[Row]) -> list[Drawn | None]:
+    def step(self, rows: Sequence[Row]) -> Sequence[Drawn | RowFault | None]:
         """Append every row's tokens and draw where wanted; the answer is parallel to `rows`.
 
-        A row's result does not depend on the other rows, bit for bit.
+        A row's result depends neither on the other rows nor on how the tokens before it were cut into rows, bit for
+        bit. A fault that belongs to one row is a `RowFault` in its place.
+
+        A step that raises is all or nothing: no sequence has advanced (`length` is what it was), and the same rows
+        may be sent again, one by one, to find the one at fault. An engine that cannot roll a sequence back makes
+        that visible in `length`; the scheduler then recomputes the sequence from its tokens.
         """
         ...
 
