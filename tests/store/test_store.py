@@ -77,6 +77,12 @@ def test_a_state_directory_that_is_a_file_is_refused_by_name(tmp_path: Path) -> 
         open_database(path)
 
 
+def test_a_damaged_database_is_refused_by_name(tmp_path: Path) -> None:
+    (tmp_path / "deepserve.db").write_bytes(b"not a database" * 100)
+    with pytest.raises(ConfigurationError, match=r"deepserve\.db"):
+        open_database(tmp_path)
+
+
 def test_keys_are_found_until_they_are_revoked(tmp_path: Path) -> None:
     keys = key_store(tmp_path)
     first, second = keys.create(TenantId("alice")), keys.create(TenantId("bob"))

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from sqlalchemy import Engine, create_engine, event, inspect, text
+from sqlalchemy.exc import DBAPIError
 
 from deepserve.core.errors import ConfigurationError
 
@@ -30,7 +31,13 @@ def open_database(state_dir: Path) -> Engine:
         ) from error
     engine = create_engine(f"sqlite:///{state_dir / 'deepserve.db'}")
     event.listen(engine, "connect", _configure)
-    _migrate(engine, state_dir)
+    try:
+        _migrate(engine, state_dir)
+    except DBAPIError as error:
+        raise ConfigurationError(
+            f"The database in {state_dir} cannot be used: {error.orig}. Repair or remove deepserve.db there, "
+            "or choose another --state-dir."
+        ) from error
     return engine
 
 

@@ -1,0 +1,94 @@
+"""The command line: what it prints and how it fails."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+import pytest
+from click.testing import CliRunner
+
+from deepserve.cli import _COMMANDS, main
+from deepserve.cli.settings import parse_size
+from deepserve.cli.table import format_table
+
+
+def run(*arguments: str) -> tuple[int, str]:
+    result = CliRunner().invoke(main, arguments)
+    assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
+    return result.exit_code, result.output
+
+
+def test_help_names_every_command_and_the_first_minute() -> None:
+    code, output = run("--help")
+    assert code == 0
+    assert all(name in output for name in _COMMANDS)
+    assert "http://127.0.0.1:8000" in output
+
+
+@pytest.mark.parametrize("name", _COMMANDS)
+def test_every_command_has_help_without_any_set_up(name: str) -> None:
+    code, output = run(name, "--help")
+    assert code == 0
+    assert "Usage:" in output
+
+
+def test_keys_are_created_listed_and_revoked(tmp_path: Path) -> None:
+    state = ("--state-dir", str(tmp_path))
+    _, output = run("keys", "create", "alice", *state)
+    key = output.split()[0]
+    _, listed = run("keys", "list", *state)
+    assert key not in listed
+    assert listed.startswith(key[:12])
+    assert run("keys", "revoke", key[:12], *state)[0] == 0
+    assert "revoked" in run("keys", "list", *state)[1]
+
+
+def test_revoking_an_unknown_key_says_where_to_look(tmp_path: Path) -> None:
+    code, output = run("keys", "revoke", "sk-ds-nothing", "--state-dir", str(tmp_path))
+    assert code == 1
+    assert "deepserve keys list" in output
+
+
+def test_usage_of_a_fresh_state_directory_says_so(tmp_path: Path) -> None:
+    assert run("usage", "--state-dir", str(tmp_path)) == (0, "Nothing has been answered yet.\n")
+
+
+def test_models_tells_what_the_scripted_backend_is() -> None:
+    code, output = run("models", "--backend", "scripted")
+    assert code == 0
+    assert "deepseek-v4-flash" in output
+    assert "scripted" in output
+
+
+def test_doctor_is_content_with_the_scripted_backend(tmp_path: Path) -> None:
+    code, output = run("doctor", "--backend", "scripted", "--state-dir", str(tmp_path / "new"))
+    assert code == 0, output
+    assert "will be created" in output
+
+
+def test_doctor_fails_when_the_state_directory_cannot_be_used(tmp_path: Path) -> None:
+    path = tmp_path / "deepserve.db"
+    path.mkdir()
+    code, output = run("doctor", "--backend", "scripted", "--state-dir", str(tmp_path))
+    assert code == 1, output
+
+
+def test_an_unknown_command_is_refused() -> None:
+    assert run("sreve")[0] == 2
+
+
+@pytest.mark.parametrize(("text", "size"), [("512m", 512 << 20), ("1g", 1 << 30), ("8 GiB", 8 << 30), ("100", 100)])
+def test_sizes_are_read_in_the_usual_spellings(text: str, size: int) -> None:
+    assert parse_size(text) == size
+
+
+@pytest.mark.parametrize("text", ["", "g", "-1g", "many", "0"])
+def test_what_is_not_a_size_is_refused_with_an_example(text: str) -> None:
+    with pytest.raises(click.BadParameter, match="512m"):
+        parse_size(text)
+
+
+def test_tables_align_words_left_and_numbers_right() -> None:
+    table = format_table(("name", "tokens"), [("a", "1,000"), ("long name", "7")])
+    assert table.splitlines() == ["name       tokens", "─────────  ──────", "a           1,000", "long name       7"]
