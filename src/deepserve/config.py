@@ -15,14 +15,20 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
 
     body_bytes: int = 32 * 1024 * 1024
     json_depth: int = 64
+    json_members: int = 100_000
+    header_bytes: int = 32 * 1024
+    header_fields: int = 100
+    request_line_bytes: int = 8 * 1024
     messages: int = 10_000
     tools: int = 128
     stop_strings: int = 16
     stop_string_bytes: int = 1024
     logit_bias_entries: int = 300
     num_results: int = 16
+    user_id_bytes: int = 512
     headers_timeout_s: float = 10.0
     body_timeout_s: float = 30.0
+    send_timeout_s: float = 60.0
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
@@ -35,6 +41,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     max_queue_tokens prompt tokens that may wait before new requests are refused
     cache_bytes      memory for sequence states and cached prefixes
     keep_alive_s     a waiting client hears something at least this often
+    request_timeout_s  an answer without any progress for so long is given up
+    shutdown_grace_s running answers may take so long to finish when the server stops; then they are ended
     is_strict        reproduce the vendor's refusals for every request
     """
 
@@ -51,6 +59,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     num_threads: int = 1
     keep_alive_s: float = 10.0
     request_timeout_s: float = 600.0
+    shutdown_grace_s: float = 10.0
     is_strict: bool = False
     script_path: Path | None = None
     limits: Limits = Limits()

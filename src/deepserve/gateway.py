@@ -7,15 +7,19 @@ The two doors are `answer` and `count`; every dialect goes through them, and not
 
 from __future__ import annotations
 
+import logging
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from typing import Protocol
 
 from deepserve.backends.backend import Backend
-from deepserve.core.errors import BackendFailure, DeepserveError, UnknownModel
+from deepserve.core.errors import BackendFailure, DeepserveError, EngineFailure, UnknownModel
 from deepserve.core.events import Event, Failed, Finished
 from deepserve.core.provider import ServedModel
 from deepserve.core.request import Request
+
+
+_log = logging.getLogger(__name__)
 
 
 class Observer(Protocol):
@@ -77,6 +81,13 @@ class Gateway:
                 raise
             for result in sorted(open_results):
                 yield Failed(error=raised, result=result)
+        except Exception as raised:  # the boundary that keeps a fault of one request from the others
+            _log.exception("Request %s met a fault of the server", request.id)
+            error = EngineFailure("The server met an internal fault while answering. It has been logged.")
+            if not has_begun:
+                raise error from raised
+            for result in sorted(open_results):
+                yield Failed(error=error, result=result)
         finally:
             for observer in self._observers:
                 observer.on_ended(request, error)

@@ -14,8 +14,11 @@ from deepserve.core.model import ModelName
 
 
 class ModelRow(msgspec.Struct, frozen=True, kw_only=True):
+    """released_at is when the vendor published the model; the model lists show it as `created`."""
+
     id: str
     display_name: str
+    released_at: datetime
 
 
 class AliasRow(msgspec.Struct, frozen=True, kw_only=True):
@@ -32,7 +35,7 @@ class ModelCatalog(msgspec.Struct, frozen=True, kw_only=True):
     aliases: tuple[AliasRow, ...]
 
     def resolve(self, requested: str) -> ModelName:
-        """Raises UnknownModel with the names that exist."""
+        """Raises UnknownModel with the names that exist, in the vendor's words, which clients match on."""
         wanted = requested.strip().lower()
         for model in self.models:
             if model.id == wanted:
@@ -46,7 +49,11 @@ class ModelCatalog(msgspec.Struct, frozen=True, kw_only=True):
                     retired_at=alias.retired_at,
                     replacement=alias.id if alias.retired_at is not None else None,
                 )
-        raise UnknownModel(
+        raise self.unknown(requested)
+
+    def unknown(self, requested: str) -> UnknownModel:
+        """The refusal of a name that does not exist, or no longer does."""
+        return UnknownModel(
             f"The supported API model names are {_listed([model.id for model in self.models])}, "
             f"but you passed {requested}.",
             field="model",

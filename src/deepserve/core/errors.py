@@ -9,6 +9,8 @@ DeepserveError
 │   ├── UnknownModel
 │   ├── ContextOverflow
 │   ├── BodyTooLarge
+│   ├── BodyTooSlow             the request did not arrive in time
+│   ├── UnsupportedMedia        a content encoding this server does not read
 │   ├── RouteNotFound
 │   └── MethodNotAllowed
 ├── AccessError                 who asks, or from where
@@ -96,6 +98,14 @@ class ContextOverflow(RequestError):
 
 class BodyTooLarge(RequestError):
     code = "body_too_large"
+
+
+class BodyTooSlow(RequestError):
+    code = "body_too_slow"
+
+
+class UnsupportedMedia(RequestError):
+    code = "unsupported_media"
 
 
 class RouteNotFound(RequestError):

@@ -95,7 +95,8 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
 
     model           canonical id, resolved by the catalog; requested_model is the client's own spelling
     user_id         the tenant's end user: narrows cache and isolation, never widens
-    max_output_tokens  reasoning and answer together; None: the model's default, cut to what the context leaves
+    max_output_tokens  reasoning and answer together, as the client set it: more than the context leaves is refused
+    default_output_tokens  the limit where the client set none, cut to what the context leaves; None: the model's own
     stop            strings that end the answer and are not part of it
     num_results     independent answers to the same prompt, one seed each
     fallback_models tried in order when the first cannot answer
@@ -117,6 +118,7 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
     thinking: Thinking = Thinking()
     sampling: Sampling = Sampling()
     max_output_tokens: int | None = None
+    default_output_tokens: int | None = None
     stop: tuple[str, ...] = ()
     num_results: int = 1
     tenant: Tenant = LOCAL_TENANT
