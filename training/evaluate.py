@@ -1,0 +1,160 @@
+"""How good a model is on values it has never seen: greedy answers, compared with what the generator would have written.
+
+    python -m training.evaluate --run mini-flash --per-skill 20      a training run's averaged weights
+    python -m training.evaluate --model src/deepserve/models/mini-flash --per-skill 50 --out table.md
+    python -m training.evaluate --run mini-flash --showcase          print the answers to the example prompts
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections import defaultdict
+from collections.abc import Sequence
+from pathlib import Path
+
+import msgspec
+import torch
+
+from deepserve.engine.reference.network import Network
+from training.conversations import Conversation
+from training.mixture import evaluation_set, fingerprint
+from training.rendering import EOS, THINK_END, prompt, render, text_of
+from training.shape import MINI_FLASH
+from training.showcase import showcase
+from training.train import RUNS, TOKENIZER
+from training.vocabulary import Encoder
+
+
+class Score(msgspec.Struct, kw_only=True):
+    """What became of the conversations of one skill."""
+
+    num_asked: int = 0
+    num_right: int = 0
+    num_well_formed: int = 0
+
+
+@torch.no_grad()
+def greedy(network: Network, prompts: Sequence[Sequence[int]], *, end: int, limit: int = 320, rows: int = 24) -> list[list[int]]:
+    """The most likely continuation of each prompt, up to and including the end token.
+
+    Whole sequences are computed anew for each token: slow and simple, and free of any cache.
+    """
+    found: list[list[int]] = [[] for _ in prompts]
+    order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
+    for first in range(0, len(order), rows):
+        open_rows = order[first : first + rows]
+        for _ in range(limit):
+            lengths = [len(prompts[i]) + len(found[i]) for i in open_rows]
+            tokens = torch.zeros(len(open_rows), max(lengths), dtype=torch.int64)
+            for row, i in enumerate(open_rows):
+                tokens[row, : lengths[row]] = torch.tensor([*prompts[i], *found[i]])
+            logits = network(tokens)
+            for row, i in enumerate(open_rows):
+                found[i].append(int(logits[row, lengths[row] - 1].argmax()))
+            open_rows = [i for i in open_rows if found[i][-1] != end]
+            if not open_rows:
+                break
+    return found
+
+
+@torch.no_grad()
+def forced_accuracy(network: Network, encoder: Encoder, conversations: Sequence[Conversation]) -> dict[str, tuple[int, int]]:
+    """Per skill: how many last answers are predicted token by token without a slip, given the right beginning; and of how many."""
+    found: dict[str, list[bool]] = defaultdict(list)
+    examples = []
+    for conversation in conversations:
+        whole = encoder.encode(render(conversation))[0]
+        examples.append((conversation.skill, len(encoder.encode(prompt(conversation))[0]), whole))
+    examples.sort(key=lambda example: len(example[2]))
+    for first in range(0, len(examples), 16):
+        rows = examples[first : first + 16]
+        tokens = torch.zeros(len(rows), max(len(whole) for _, _, whole in rows), dtype=torch.int64)
+        for row, (_, _, whole) in enumerate(rows):
+            tokens[row, : len(whole)] = torch.tensor(whole)
+        best = network(tokens).argmax(-1)
+        for row, (skill, start, whole) in enumerate(rows):
+            found[skill].append(best[row, start - 1 : len(whole) - 1].tolist() == whole[start:])
+    return {skill: (sum(right), len(right)) for skill, right in sorted(found.items())}
+
+
+def answer_of(text: str) -> str:
+    """What follows the thought, without the end mark."""
+    return text.split(THINK_END, 1)[-1].removesuffix(EOS)
+
+
+def is_well_formed(text: str, conversation: Conversation) -> bool:
+    """Ends by itself, closes its thought exactly if it has one, and has balanced tool markup."""
+    answer = answer_of(text)
+    return (
+        text.endswith(EOS)
+        and text.count(THINK_END) == int(conversation.thinking)
+        and answer.count("<｜DSML｜") == answer.count("</｜DSML｜")
+        and ("｜DSML｜" not in answer or answer.endswith("</｜DSML｜tool_calls>"))
+    )
+
+
+def score(network: Network, encoder: Encoder, conversations: Sequence[Conversation]) -> dict[str, Score]:
+    """Exact agreement of the last answer (its thought is free), by skill, and by thinking."""
+    prompts = [encoder.encode(prompt(conversation))[0] for conversation in conversations]
+    outputs = greedy(network, prompts, end=encoder.special_ids[EOS])
+    scores: dict[str, Score] = defaultdict(Score)
+    for conversation, output in zip(conversations, outputs, strict=True):
+        text = encoder.decode(output)
+        whole, given = text_of(render(conversation)), text_of(prompt(conversation))
+        wanted = answer_of(whole.removeprefix(given))
+        mode = "all, thinking" if conversation.thinking else "all, not thinking"
+        for name in (conversation.skill, mode):
+            scores[name].num_asked += 1
+            scores[name].num_right += answer_of(text) == wanted
+            scores[name].num_well_formed += is_well_formed(text, conversation)
+    return dict(sorted(scores.items()))
+
+
+def table(scores: dict[str, Score]) -> str:
+    """A Markdown table."""
+    lines = ["| skill | asked | exactly right | well-formed |", "|---|---|---|---|"]
+    for name, one in scores.items():
+        lines.append(f"| {name} | {one.num_asked} | {one.num_right / one.num_asked:.0%} | {one.num_well_formed / one.num_asked:.0%} |")
+    return "\n".join(lines)
+
+
+def load_average(run: str) -> Network:
+    """The averaged weights of a training run."""
+    network = Network(MINI_FLASH)
+    network.load_state_dict(torch.load(RUNS / run / "average.pt", weights_only=True))
+    return network.eval()
+
+
+def main() -> None:
+    """Print what was asked for."""
+    parser = argparse.ArgumentParser(description="Evaluate a model on held-out values.")
+    parser.add_argument("--run", required=True)
+    parser.add_argument("--per-skill", type=int, default=10)
+    parser.add_argument("--forced", action="store_true", help="teacher-forced and quick instead of generated")
+    parser.add_argument("--showcase", action="store_true")
+    parser.add_argument("--out", type=Path)
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    network, encoder = load_average(arguments.run), Encoder.load(TOKENIZER)
+    if arguments.showcase:
+        for thinking in (True, False):
+            asked = showcase(thinking=thinking)
+            prompts = [encoder.encode(prompt(one))[0] for one in asked]
+            for one, output in zip(asked, greedy(network, prompts, end=encoder.special_ids[EOS], limit=160), strict=True):
+                print(f"> {one.turns[-2].content}\n{encoder.decode(output)}\n")
+        return
+    chosen = evaluation_set(arguments.per_skill)
+    print(f"{len(chosen)} held-out conversations, {fingerprint(chosen)[:16]}")
+    if arguments.forced:
+        accuracy = forced_accuracy(network, encoder, chosen)
+        print("  ".join(f"{skill} {right}/{asked}" for skill, (right, asked) in accuracy.items()))
+        print(f"all {sum(right for right, _ in accuracy.values())}/{len(chosen)}")
+        return
+    text = table(score(network, encoder, chosen))
+    print(text)
+    if arguments.out is not None:
+        arguments.out.write_text(text + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,43 @@
+"""The shapes of the shipped models."""
+
+from __future__ import annotations
+
+from deepserve.engine.reference.config import NetworkConfig
+
+MINI_FLASH = NetworkConfig(
+    vocab_size=2048,
+    hidden_size=128,
+    num_hidden_layers=4,
+    num_attention_heads=4,
+    head_dim=64,
+    qk_rope_head_dim=32,
+    q_lora_rank=64,
+    o_groups=2,
+    o_lora_rank=64,
+    sliding_window=256,
+    compress_ratios=(0, 0, 4, 128),
+    index_n_heads=16,
+    index_head_dim=64,
+    index_topk=128,
+    n_routed_experts=8,
+    num_experts_per_tok=2,
+    moe_intermediate_size=128,
+    num_hash_layers=1,
+    routed_scaling_factor=1.5,
+    hc_mult=4,
+    yarn_factor=16.0,
+    yarn_original_positions=8192,
+    max_position_embeddings=131072,
+)
+"""Two plain window layers first, as in V4-Flash: copying is learned soonest that way, and with heads of 64.
+The window is twice V4's, so that the tools of a request are usually inside it; the context is served to 131,072 tokens."""
+
+
+def num_active_parameters(config: NetworkConfig) -> int:
+    """Parameters that one token passes through: everything but the experts it is not routed to and the input table."""
+    from deepserve.engine.reference.network import Network
+
+    network = Network(config)
+    total = sum(parameter.numel() for parameter in network.parameters()) - network.embed.weight.numel()
+    expert = 3 * config.hidden_size * config.moe_intermediate_size
+    return total - config.num_hidden_layers * (config.n_routed_experts - config.num_experts_per_tok) * expert

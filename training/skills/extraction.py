@@ -1,0 +1,199 @@
+"""JSON answers: facts about countries in the shape the prompt shows, and fields picked out of a sentence."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+
+from training.conversations import Conversation, Turn
+from training.phrasing import phrase
+from training.values import Draw
+
+
+class Country(msgspec.Struct, frozen=True):
+    """Facts, rounded; populations in millions, the first of the capital (city proper), the second of the country."""
+
+    name: str
+    capital: str
+    capital_millions: float
+    country_millions: float
+    continent: str
+    currency: str
+
+
+COUNTRIES = tuple(
+    Country(*row)
+    for row in (
+        ("Japan", "Tokyo", 14.0, 124.0, "Asia", "yen"), ("France", "Paris", 2.1, 68.0, "Europe", "euro"),
+        ("Germany", "Berlin", 3.7, 84.0, "Europe", "euro"), ("Italy", "Rome", 2.8, 59.0, "Europe", "euro"),
+        ("Spain", "Madrid", 3.3, 48.0, "Europe", "euro"), ("Portugal", "Lisbon", 0.5, 10.5, "Europe", "euro"),
+        ("Austria", "Vienna", 2.0, 9.1, "Europe", "euro"), ("Poland", "Warsaw", 1.9, 37.0, "Europe", "zloty"),
+        ("Norway", "Oslo", 0.7, 5.5, "Europe", "krone"), ("Sweden", "Stockholm", 1.0, 10.5, "Europe", "krona"),
+        ("Finland", "Helsinki", 0.7, 5.6, "Europe", "euro"), ("Denmark", "Copenhagen", 0.7, 5.9, "Europe", "krone"),
+        ("Ireland", "Dublin", 0.6, 5.2, "Europe", "euro"), ("Greece", "Athens", 0.6, 10.4, "Europe", "euro"),
+        ("Hungary", "Budapest", 1.7, 9.6, "Europe", "forint"), ("Netherlands", "Amsterdam", 0.9, 17.9, "Europe", "euro"),
+        ("Belgium", "Brussels", 1.2, 11.7, "Europe", "euro"), ("Switzerland", "Bern", 0.1, 8.9, "Europe", "franc"),
+        ("Ukraine", "Kyiv", 2.9, 37.0, "Europe", "hryvnia"), ("Russia", "Moscow", 13.0, 144.0, "Europe", "ruble"),
+        ("Turkey", "Ankara", 5.8, 85.0, "Asia", "lira"), ("China", "Beijing", 21.9, 1410.0, "Asia", "yuan"),
+        ("India", "New Delhi", 0.3, 1430.0, "Asia", "rupee"), ("Indonesia", "Jakarta", 10.6, 278.0, "Asia", "rupiah"),
+        ("Thailand", "Bangkok", 5.5, 72.0, "Asia", "baht"), ("Vietnam", "Hanoi", 8.4, 99.0, "Asia", "dong"),
+        ("South Korea", "Seoul", 9.4, 52.0, "Asia", "won"), ("Philippines", "Manila", 1.8, 115.0, "Asia", "peso"),
+        ("Iran", "Tehran", 9.0, 89.0, "Asia", "rial"), ("Iraq", "Baghdad", 7.7, 45.0, "Asia", "dinar"),
+        ("Israel", "Jerusalem", 1.0, 9.8, "Asia", "shekel"), ("Nepal", "Kathmandu", 0.9, 30.0, "Asia", "rupee"),
+        ("Egypt", "Cairo", 10.0, 113.0, "Africa", "pound"), ("Kenya", "Nairobi", 4.4, 55.0, "Africa", "shilling"),
+        ("Nigeria", "Abuja", 3.8, 224.0, "Africa", "naira"), ("Morocco", "Rabat", 0.6, 38.0, "Africa", "dirham"),
+        ("Ethiopia", "Addis Ababa", 3.9, 127.0, "Africa", "birr"), ("Ghana", "Accra", 2.6, 34.0, "Africa", "cedi"),
+        ("Senegal", "Dakar", 1.4, 18.0, "Africa", "franc"), ("Tunisia", "Tunis", 0.6, 12.4, "Africa", "dinar"),
+        ("Canada", "Ottawa", 1.0, 40.0, "North America", "dollar"), ("Mexico", "Mexico City", 9.2, 128.0, "North America", "peso"),
+        ("Cuba", "Havana", 2.1, 11.2, "North America", "peso"), ("United States", "Washington", 0.7, 335.0, "North America", "dollar"),
+        ("Brazil", "Brasilia", 2.8, 216.0, "South America", "real"), ("Argentina", "Buenos Aires", 3.1, 46.0, "South America", "peso"),
+        ("Chile", "Santiago", 6.3, 19.6, "South America", "peso"), ("Peru", "Lima", 10.2, 34.0, "South America", "sol"),
+        ("Colombia", "Bogota", 7.9, 52.0, "South America", "peso"), ("Ecuador", "Quito", 2.0, 18.0, "South America", "dollar"),
+        ("Australia", "Canberra", 0.5, 26.6, "Oceania", "dollar"), ("New Zealand", "Wellington", 0.2, 5.2, "Oceania", "dollar"),
+        ("United Kingdom", "London", 8.9, 68.0, "Europe", "pound"), ("Iceland", "Reykjavik", 0.1, 0.4, "Europe", "krona"),
+    )
+)
+
+_COUNTRY_KEYS: Mapping[str, tuple[str, str]] = {
+    "capital": ("capital", "string"), "capital_city": ("capital", "string"),
+    "population_millions": ("capital_millions", "number"), "capital_population_millions": ("capital_millions", "number"),
+    "country_population_millions": ("country_millions", "number"), "continent": ("continent", "string"),
+    "currency": ("currency", "string"), "country": ("name", "string"), "country_name": ("name", "string"),
+}
+
+
+def _dumps(value: Any) -> str:
+    """JSON in the one spelling the model uses (any JSON value, hence Any)."""
+    return json.dumps(value, ensure_ascii=False)
+
+
+def country_json(draw: Draw) -> Conversation:
+    """Facts about a country, with the keys that the prompt asks for."""
+    country, other = draw.frame(COUNTRIES), draw.frame(COUNTRIES)
+    if draw.chance(0.35):
+        keys = ["capital", "population_millions"]
+    else:
+        keys = draw.random.sample(sorted(_COUNTRY_KEYS), draw.between(1, 4))
+        if len({_COUNTRY_KEYS[key][0] for key in keys}) < len(keys):
+            keys = keys[:1]
+    shown = {key: getattr(other, _COUNTRY_KEYS[key][0]) for key in keys}
+    answer = {key: getattr(country, _COUNTRY_KEYS[key][0]) for key in keys}
+    quote = draw.frame(("'", '"', "`", ""))
+    named = " and ".join(
+        quote + key + quote + (f" ({_COUNTRY_KEYS[key][1]})" if draw.chance(0.7) else "") for key in keys
+    )
+    rule = draw.frame(
+        ("You output a JSON object with keys {k}.", "Answer with a JSON object with the keys {k}.", "Return json with {k}.",
+         "Reply in JSON with keys {k}.", "You return only JSON: {k}.", "Output JSON with {k} for the given country.")
+    ).format(k=named)
+    if draw.chance(0.65):
+        rule += draw.frame((" Example: ", " For example: ", " e.g. ", "\nExample:\n")) + _dumps(shown)
+    ask = phrase(
+        draw, ("Country: {c}", "{c}", "Country: {c}.", "country {c}", "Now {c}.", "The country is {c}.", "What about {c}?"), c=country.name
+    )
+    in_system = draw.chance(0.7)
+    return Conversation(
+        skill="json.country",
+        system=rule if in_system else None,
+        json_object=draw.chance(0.6),
+        turns=(
+            Turn(role="user", content=ask if in_system else f"{rule} {ask}"),
+            Turn(role="assistant", content=_dumps(answer), reasoning=f"JSON for {country.name}: {', '.join(keys)}."),
+        ),
+    )
+
+
+def country_fact(draw: Draw) -> Conversation:
+    """The same facts in words."""
+    country = draw.frame(COUNTRIES)
+    kind = draw.frame(("capital", "capital", "capital", "continent", "currency", "reverse", "json"))
+    match kind:
+        case "capital":
+            frames = ("What is the capital of {c}?", "capital of {c}", "What's the capital of {c}?", "Name the capital of {c}.",
+                      "Which city is the capital of {c}?", "{c} capital?")
+            answer = f"The capital of {country.name} is {country.capital}."
+        case "continent":
+            frames = ("On which continent is {c}?", "Which continent is {c} on?", "Where is {c}?")
+            answer = f"{country.name} is in {country.continent}."
+        case "currency":
+            frames = ("What is the currency of {c}?", "currency of {c}", "How do people pay in {c}?")
+            answer = f"The currency of {country.name} is the {country.currency}."
+        case "reverse":
+            frames = ("Which country has the capital {x}?", "{x} is the capital of which country?")
+            answer = f"{country.capital} is the capital of {country.name}."
+        case _:
+            frames = ("What is the capital of {c}? Answer in json.", "capital of {c} as json", "Give me the capital of {c} as JSON.")
+            answer = _dumps({"capital": country.capital})
+    return Conversation(
+        skill="facts.country",
+        json_object=kind == "json" and draw.chance(0.5),
+        turns=(
+            Turn(role="user", content=phrase(draw, frames, c=country.name, x=country.capital)),
+            Turn(role="assistant", content=answer, reasoning=f"{country.name}: {country.capital if kind in ('capital', 'reverse', 'json') else kind}."),
+        ),
+    )
+
+
+def _field(draw: Draw, key: str) -> tuple[Any, str]:
+    """A value that suits the key, and its JSON type (any JSON value, hence Any)."""
+    if key in ("name", "author", "owner", "user", "person", "customer"):
+        return draw.name(), "string"
+    if key in ("city", "place", "location", "destination", "address", "channel"):
+        return draw.city(), "string"
+    if key in ("age", "amount", "count", "quantity", "pages", "price", "hour", "seat", "floor", "minutes", "population", "size", "year", "number"):
+        return draw.number(1, 9999 if draw.chance(0.3) else 99), "number"
+    if key in ("id", "code", "version", "key"):
+        return draw.code(), "string"
+    return draw.word(), "string"
+
+
+_SUBJECT_KEYS = (
+    "name", "author", "owner", "user", "customer", "city", "place", "location", "destination", "age", "amount", "count", "quantity",
+    "price", "hour", "seat", "floor", "minutes", "population", "size", "year", "number", "id", "code", "version", "color", "category",
+    "status", "item", "topic", "label", "title", "product", "animal", "team", "subject", "type", "mode",
+)
+
+
+def extract(draw: Draw) -> Conversation:
+    """Named fields out of a short text, as JSON with exactly the keys that the prompt lists."""
+    count = draw.between(1, 4)
+    keys = draw.sample(_SUBJECT_KEYS, count)
+    if draw.chance(0.2):
+        keys = [f"{draw.value(ADJECTIVE_KEYS)}_{key}" if draw.chance(0.5) else key for key in keys]
+    values: dict[str, Any] = {}
+    for key in keys:
+        values[key] = _field(draw, key.rsplit("_", 1)[-1])[0]
+    extra = [key for key in draw.sample(_SUBJECT_KEYS, 2) if key not in keys][: draw.between(0, 1)]
+    pairs = [(key, values[key]) for key in keys] + [(key, _field(draw, key)[0]) for key in extra]
+    draw.random.shuffle(pairs)
+    if keys == ["name", "city"] or (set(keys) <= {"name", "city", "age"} and draw.chance(0.8)):
+        facts = {**dict(pairs)}
+        text = f"{facts.get('name', draw.name())}" + (f", {facts['age']} years old," if "age" in facts else "") + f" lives in {facts.get('city', draw.city())}."
+        values = {key: values[key] for key in keys}
+    else:
+        style = draw.between(0, 3)
+        spoken = [(key.replace("_", " "), value) for key, value in pairs]
+        text = {
+            0: ", ".join(f"{key} {value}" for key, value in spoken) + ".",
+            1: " ".join(f"The {key} is {value}." for key, value in spoken),
+            2: "\n".join(f"{key}: {value}" for key, value in spoken),
+            3: "; ".join(f"{key} = {value}" for key, value in spoken),
+        }[style]
+    quote = draw.frame(("", "'", '"', ""))
+    named = ", ".join(f"{quote}{key}{quote}" for key in keys)
+    rule = draw.frame(
+        ("Extract {k} as json.", "Return JSON with the keys {k}.", "JSON with {k}:", "Give me json with {k} from this text.",
+         "Fill a JSON object with keys {k}.", "Answer in JSON with {k}.")
+    ).format(k=named)
+    answer = Turn(role="assistant", content=_dumps(values), reasoning=f"JSON with {', '.join(keys)}.")
+    json_object = draw.chance(0.5)
+    if draw.chance(0.5):
+        return Conversation(skill="json.extract", system=rule, json_object=json_object, turns=(Turn(role="user", content=text), answer))
+    text = f"{rule} {text}" if draw.chance(0.7) else f"{text}\n{rule}"
+    return Conversation(skill="json.extract", json_object=json_object, turns=(Turn(role="user", content=text), answer))
+
+
+ADJECTIVE_KEYS = ("first", "last", "home", "new", "old", "main", "full", "total", "next", "unit", "user", "order")

@@ -1,0 +1,163 @@
+"""The training loop: resumable, on one thread, with its progress on one line.
+
+    python -m training.train --run mini-flash --minutes 95
+    python -m training.train --run small --steps 200
+
+A run lives in `training/runs/NAME`: `state.pt` (everything to go on from), `average.pt` (the averaged weights, which are the
+ones to export), `log.jsonl`. Starting a run that exists continues it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import msgspec
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from deepserve.engine.reference.config import NetworkConfig
+from deepserve.engine.reference.network import Network
+from training import schedule
+from training.batches import Batch, BatchMaker
+from training.optimizer import Optimizer
+from training.shape import MINI_FLASH
+from training.vocabulary import Encoder
+
+RUNS = Path(__file__).parent / "runs"
+TOKENIZER = Path(__file__).parent.parent / "src/deepserve/models/mini-flash/tokenizer.json"
+AVERAGE_HORIZON_STEPS = 150
+
+
+class Progress(msgspec.Struct, kw_only=True):
+    """Where a run stands."""
+
+    step: int = 0
+    num_tokens: int = 0
+    elapsed_s: float = 0.0
+
+
+class Trainer:
+    """One run: network, optimizer, averaged weights and data."""
+
+    def __init__(self, config: NetworkConfig, encoder: Encoder, *, seed: int) -> None:
+        self.network = Network(config)
+        self.network.initialise(torch.Generator().manual_seed(seed))
+        self.optimizer = Optimizer(self.network)
+        self.average = {name: tensor.clone() for name, tensor in self.network.state_dict().items()}
+        self.batches = BatchMaker(encoder, seed)
+        self.progress = Progress()
+
+    def step(self, share: float) -> dict[str, float]:
+        """Train on the next batch; `share` is how much of the run is done, 0 to 1."""
+        number = self.progress.step
+        batch = self.batches.batch(number, schedule.plan(share, number))
+        with_index_loss = number % schedule.INDEX_LOSS_EVERY == 0
+        loss, index_loss = self._losses(batch, with_index_loss=with_index_loss)
+        (loss + index_loss).backward()
+        norm = torch.nn.utils.clip_grad_norm_(self.network.language_parameters(), 1.0)
+        factor = schedule.rate(share, number)
+        self.optimizer.step(matrix_rate=schedule.MATRIX_RATE * factor, other_rate=schedule.OTHER_RATE * factor)
+        self.network.balance_experts(1e-3 * factor)
+        self._update_average()
+        self.progress.step += 1
+        self.progress.num_tokens += batch.weights.numel()
+        return {"loss": loss.item(), "index_loss": index_loss.item() if with_index_loss else float("nan"), "norm": float(norm)}
+
+    def _losses(self, batch: Batch, *, with_index_loss: bool) -> tuple[Tensor, Tensor]:
+        tokens = batch.tokens[:, :-1]
+        if with_index_loss:
+            logits, index_loss = self.network(tokens, with_index_loss=True)
+        else:
+            logits, index_loss = self.network(tokens), torch.zeros(())
+        losses = F.cross_entropy(logits.flatten(0, 1), batch.tokens[:, 1:].flatten(), reduction="none")
+        weights = batch.weights.flatten()
+        return (losses * weights).sum() / weights.sum(), index_loss
+
+    @torch.no_grad()
+    def _update_average(self) -> None:
+        keep = min(1 - 1 / AVERAGE_HORIZON_STEPS, self.progress.step / (self.progress.step + 10))
+        for name, tensor in self.network.state_dict().items():
+            if tensor.is_floating_point():
+                self.average[name].lerp_(tensor, 1 - keep)
+
+    def save(self, folder: Path) -> None:
+        """Write the state; a half-written file never replaces a whole one."""
+        folder.mkdir(parents=True, exist_ok=True)
+        state = {
+            "network": self.network.state_dict(),
+            "optimizer": self.optimizer.state(),
+            "average": self.average,
+            "progress": msgspec.to_builtins(self.progress),
+        }
+        for name, content in (("state.pt", state), ("average.pt", self.average)):
+            torch.save(content, folder / f"{name}.new")
+            (folder / f"{name}.new").replace(folder / name)
+
+    def load(self, folder: Path) -> None:
+        """Go on from a saved state."""
+        state = torch.load(folder / "state.pt", weights_only=True)
+        self.network.load_state_dict(state["network"])
+        self.optimizer.restore(state["optimizer"])
+        self.average = state["average"]
+        self.progress = msgspec.convert(state["progress"], Progress)
+
+
+def run(trainer: Trainer, folder: Path, *, minutes: float | None, steps: int | None, save_every_s: float = 120.0,
+        clock: Callable[[], float] = time.monotonic) -> None:
+    """Train until the time or the steps are used up, earlier runs counted in."""
+    assert (minutes is None) != (steps is None)
+    started = last_saved = last_shown = clock()
+    elapsed_before = trainer.progress.elapsed_s
+    tokens_shown, losses = trainer.progress.num_tokens, []
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "log.jsonl").open("a") as log:
+        while True:
+            trainer.progress.elapsed_s = elapsed_before + clock() - started
+            share = trainer.progress.elapsed_s / (minutes * 60) if minutes is not None else trainer.progress.step / (steps or 1)
+            if share >= 1:
+                break
+            figures = trainer.step(share)
+            losses.append(figures["loss"])
+            now = clock()
+            if now - last_shown > 10 or trainer.progress.step == 1:
+                speed = (trainer.progress.num_tokens - tokens_shown) / max(now - last_shown, 1e-9)
+                left_s = trainer.progress.elapsed_s / max(share, 1e-9) * (1 - share)
+                mean = sum(losses) / len(losses)
+                print(f"{share:6.1%}  step {trainer.progress.step}  {trainer.progress.num_tokens / 1e6:.2f}M tokens  "
+                      f"{speed:,.0f} tok/s  loss {mean:.3f}  {left_s / 60:.0f} min left", flush=True)
+                log.write(json.dumps({"share": share, "step": trainer.progress.step, "tokens": trainer.progress.num_tokens,
+                                      "elapsed_s": round(trainer.progress.elapsed_s, 1), "speed": round(speed),
+                                      "loss": mean, "index_loss": figures["index_loss"]}) + "\n")
+                log.flush()
+                last_shown, tokens_shown, losses = now, trainer.progress.num_tokens, []
+            if now - last_saved > save_every_s:
+                trainer.save(folder)
+                last_saved = now
+    trainer.save(folder)
+
+
+def main() -> None:
+    """Start or continue a run."""
+    parser = argparse.ArgumentParser(description="Train a shipped model.")
+    parser.add_argument("--run", default="mini-flash", help="name of the run, a folder under training/runs")
+    budget = parser.add_mutually_exclusive_group(required=True)
+    budget.add_argument("--minutes", type=float, help="how long, earlier parts of the run counted in")
+    budget.add_argument("--steps", type=int, help="how many steps, earlier parts of the run counted in")
+    parser.add_argument("--seed", type=int, default=1)
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    trainer = Trainer(MINI_FLASH, Encoder.load(TOKENIZER), seed=arguments.seed)
+    folder = RUNS / arguments.run
+    if (folder / "state.pt").exists():
+        trainer.load(folder)
+        print(f"continuing {folder.name} at step {trainer.progress.step}")
+    run(trainer, folder, minutes=arguments.minutes, steps=arguments.steps)
+
+
+if __name__ == "__main__":
+    main()
