@@ -1,0 +1,476 @@
+"""Continuous batching: decides in each step which tokens of which results the engine computes.
+
+The synchronous core, one thread, no clock of its own; `step_loop` runs it in a thread and speaks asyncio.
+
+A step holds one decode row for every result that has its prompt behind it, and chunks of prompts up to the pace's
+allowance. Rows end at absolute multiples of CHUNK_TOKENS and at the prompt's own boundaries, so what is computed
+together depends on load but what comes out does not.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import OrderedDict, deque
+from collections.abc import Callable, Sequence
+
+import msgspec
+
+from deepserve.core.errors import DeepserveError, EngineFailure
+from deepserve.core.tenant import TenantId
+from deepserve.engine.generation import Admitted, Generation, GenerationId, Progress, ResultEnded, TokenDrawn
+from deepserve.engine.interface import CHUNK_TOKENS, Drawn, Engine, Row, RowFault, Snapshot
+from deepserve.engine.prefix_index import PrefixIndex, snapshot_interval
+from deepserve.engine.result_state import ResultState
+from deepserve.engine.step_pace import StepPace
+
+_logger = logging.getLogger(__name__)
+
+_CACHE_SHARE = 0.75
+"""Of the state memory, the most that remembered prefixes may hold; running results take what they need of it."""
+
+
+class SchedulerStats(msgspec.Struct, frozen=True, kw_only=True):
+    """Gauges and totals since the start; ready to be printed as metrics."""
+
+    running: int
+    waiting: int
+    cache_bytes: int
+    cache_snapshots: int
+    cache_evictions: int
+    memory_free_ratio: float
+    steps: int
+    step_seconds: float
+    longest_step_s: float
+    prompt_tokens_computed: int
+    prompt_tokens_restored: int
+    tokens_drawn: int
+    preemptions: int
+    faults: int
+
+
+class _Totals(msgspec.Struct):
+    steps: int = 0
+    step_seconds: float = 0.0
+    longest_step_s: float = 0.0
+    prompt_tokens_computed: int = 0
+    prompt_tokens_restored: int = 0
+    tokens_drawn: int = 0
+    preemptions: int = 0
+    faults: int = 0
+
+
+class _Group(msgspec.Struct, eq=False):
+    """The results of one generation. trunk: the prompt's state but for its last token, until every result has it."""
+
+    results: list[ResultState]
+    trunk: Snapshot | None = None
+    unstarted: set[int] = msgspec.field(default_factory=set)
+    is_admitted: bool = False
+    is_paused: bool = False
+
+
+_Outcome = Drawn | RowFault | None
+
+
+class Scheduler:
+    """Owns the engine's sequences and the prefix index.
+
+    memory_bytes  what the engine's `free_blocks_ratio` is a share of
+    max_sequences results computed side by side
+    clock         seconds, monotonic; only measures steps
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        *,
+        memory_bytes: int,
+        max_sequences: int,
+        clock: Callable[[], float],
+        pace: StepPace | None = None,
+    ) -> None:
+        self.pace = pace or StepPace()
+        self._engine = engine
+        self._memory_bytes = memory_bytes
+        self._max_sequences = max_sequences
+        self._clock = clock
+        info = engine.info
+        self._bytes_per_token = info.state_bytes_per_token
+        self._bytes_fixed = info.state_bytes_fixed
+        self.snapshot_interval = snapshot_interval(info, memory_bytes)
+        self._index = PrefixIndex(info=info, max_bytes=int(memory_bytes * _CACHE_SHARE), release=engine.release)
+        self._groups: dict[GenerationId, _Group] = {}
+        self._running: list[ResultState] = []  # in order of admission
+        self._preempted: deque[ResultState] = deque()
+        self._waiting: OrderedDict[TenantId, deque[ResultState]] = OrderedDict()
+        self._updates: list[tuple[GenerationId, Progress]] = []
+        self._totals = _Totals()
+        self._stats = self._count()
+        self.made_progress = False
+
+    @property
+    def capacity_tokens(self) -> int:
+        """The longest history that fits into the memory when it has the machine to itself."""
+        if self._bytes_per_token <= 0:
+            return self._engine.info.max_context
+        # One fixed part for the sequence, one for a fork or snapshot beside it, and a block of rounding.
+        usable = self._memory_bytes - 2 * self._bytes_fixed - CHUNK_TOKENS * self._bytes_per_token
+        return max(0, min(self._engine.info.max_context, int(usable / self._bytes_per_token)))
+
+    def stats(self) -> SchedulerStats:
+        """As of the end of the last step; may be called from any thread."""
+        return self._stats
+
+    def _count(self) -> SchedulerStats:
+        return SchedulerStats(
+            running=len(self._running),
+            waiting=len(self._preempted) + sum(len(queue) for queue in self._waiting.values()),
+            cache_bytes=self._index.size_bytes,
+            cache_snapshots=self._index.num_snapshots,
+            cache_evictions=self._index.num_evicted,
+            memory_free_ratio=self._engine.free_blocks_ratio(),
+            **msgspec.structs.asdict(self._totals),
+        )
+
+    def add(self, generation_id: GenerationId, generation: Generation) -> None:
+        """Queue a generation; its history must fit `capacity_tokens`."""
+        first = ResultState(generation_id, generation, 0)
+        self._groups[generation_id] = _Group(results=[first])
+        self._waiting.setdefault(generation.cache_key.tenant, deque()).append(first)
+
+    def cancel(self, generation_id: GenerationId) -> None:
+        """Forget a generation and free what it holds; nothing more is reported about it. Unknown ids are fine."""
+        group = self._groups.pop(generation_id, None)
+        if group is not None:
+            for state in group.results:
+                self._remove(state)
+            self._release_trunk(group)
+
+    def pause(self, generation_id: GenerationId) -> None:
+        """Compute nothing for it until `resume`: its reader is slow."""
+        if generation_id in self._groups:
+            self._groups[generation_id].is_paused = True
+
+    def resume(self, generation_id: GenerationId) -> None:
+        if generation_id in self._groups:
+            self._groups[generation_id].is_paused = False
+
+    def abandon(self, error: DeepserveError) -> list[tuple[GenerationId, Progress]]:
+        """End every generation with this error."""
+        for group in list(self._groups.values()):
+            self._fail_group(group, error)
+        return self._take_updates()
+
+    def close(self) -> None:
+        """Free everything, cached prefixes too."""
+        for generation_id in list(self._groups):
+            self.cancel(generation_id)
+        self._index.clear()
+
+    def step(self) -> list[tuple[GenerationId, Progress]]:
+        """Compute one step and tell what it brought.
+
+        If `made_progress` is false afterwards, the next step will change nothing either, until a command comes.
+        """
+        self._admit()
+        plan = self._plan()
+        if plan:
+            num_decoded = sum(state.is_decoding for state in plan)
+            prompt_tokens = sum(state.next_tokens for state in plan if not state.is_decoding)
+            started = self._clock()
+            self._compute(plan)
+            seconds = self._clock() - started
+            self.pace.observe(num_decoded=num_decoded, prompt_tokens=prompt_tokens, seconds=seconds)
+            self._totals.steps += 1
+            self._totals.step_seconds += seconds
+            self._totals.longest_step_s = max(self._totals.longest_step_s, seconds)
+        self.made_progress = bool(plan or self._updates)
+        self._stats = self._count()
+        return self._take_updates()
+
+    # Admission
+
+    def _admit(self) -> None:
+        while len(self._running) < self._max_sequences:
+            tenant = next(iter(self._waiting), None)
+            queue = self._preempted or (self._waiting[tenant] if tenant is not None else None)
+            if not queue:
+                return
+            state = queue.popleft()
+            if not self._has_room_for(state):
+                queue.appendleft(state)
+                return
+            if tenant is not None and queue is self._waiting.get(tenant):
+                self._waiting.move_to_end(tenant)  # round robin
+                if not queue:
+                    del self._waiting[tenant]
+            self._start(state)
+
+    def _has_room_for(self, state: ResultState) -> bool:
+        """Whether the whole history fits beside what is running, cached prefixes evicted if need be.
+
+        With nothing running the answer is yes: it fits `capacity_tokens`.
+        """
+        key, num_tokens = state.generation.cache_key, len(state.history)
+        promised = sum(other.num_pending for other in self._running)
+        # Looking it up marks the prefix as used, so that it is evicted last.
+        restored = self._index.match(key, state.packed(num_tokens), limit=num_tokens - 1).position
+        need = self._bytes_fixed + (promised + num_tokens - restored) * self._bytes_per_token
+        while need > self._free_bytes():
+            if not self._index.evict(key.tenant):
+                return not self._running
+        return True
+
+    def _start(self, state: ResultState) -> None:
+        """Give a result its engine sequence, from the best state known of its tokens."""
+        group, num_tokens = self._groups[state.id], len(state.history)
+        match = self._index.match(state.generation.cache_key, state.packed(num_tokens), limit=num_tokens - 1)
+        self._running.append(state)
+        try:
+            if group.trunk is not None and state.result in group.unstarted:
+                state.sequence, state.computed = self._engine.restore(group.trunk), state.num_prompt - 1
+            elif match.snapshot is not None:
+                state.sequence, state.computed = self._engine.restore(match.snapshot), match.position
+            else:
+                state.sequence = self._engine.create()
+        except Exception:
+            _logger.exception("the engine could not start a sequence")
+            self._fail(state, _engine_failure())
+            return
+        group.unstarted.discard(state.result)
+        if not group.unstarted:
+            self._release_trunk(group)
+        # Prompts that share a beginning make it a unit of its own: the next one to share it will hit.
+        shared = match.common_tokens // CHUNK_TOKENS * CHUNK_TOKENS
+        if shared > state.computed:
+            state.snapshot_positions.add(shared)
+        if not group.is_admitted:
+            group.is_admitted = True
+            self._totals.prompt_tokens_restored += state.computed
+            self._report(state, Admitted(hit_tokens=state.computed, common_tokens=match.common_tokens))
+
+    # One step
+
+    def _plan(self) -> list[ResultState]:
+        """Who computes in this step, and room for it."""
+        active = [state for state in self._running if not self._is_paused(state)]
+        plan = [state for state in active if state.is_decoding]
+        prefilling = sorted((s for s in active if not s.is_decoding), key=lambda state: state.last_chunk_step)
+        left = self.pace.prompt_allowance(num_decoded=len(plan))
+        for place, state in enumerate(prefilling):
+            left -= state.next_tokens
+            if left < 0 and place > 0:  # the first always gets its chunk
+                break
+            state.last_chunk_step = self._totals.steps + 1
+            plan.append(state)
+        return self._make_room(plan)
+
+    def _make_room(self, plan: list[ResultState]) -> list[ResultState]:
+        """Evict cached prefixes, then preempt the youngest, until the step fits. The oldest always stays."""
+        while plan and sum(self._growth_bytes(state) for state in plan) > self._free_bytes():
+            if self._index.evict(plan[0].generation.cache_key.tenant):
+                continue
+            if len(self._running) == 1:
+                break
+            victim = self._running[-1]
+            self._preempt(victim)
+            plan = [state for state in plan if state is not victim]
+        return plan
+
+    def _compute(self, plan: Sequence[ResultState]) -> None:
+        states: list[ResultState] = []
+        rows: list[Row] = []
+        for state in plan:
+            try:
+                row = state.next_row()
+            except Exception:
+                _logger.exception("a token guide failed")
+                self._fail(state, EngineFailure("The answer's constraint could not be computed."))
+                continue
+            states.append(state)
+            rows.append(row)
+        if not rows:
+            return
+        for state, row, outcome in zip(states, rows, self._run(states, rows), strict=True):
+            if state.id not in self._groups or state.sequence is None:
+                continue  # ended or preempted together with a row before it
+            if isinstance(outcome, RowFault):
+                self._fail(state, _engine_failure(outcome.message))
+            else:
+                self._advance(state, row, outcome)
+
+    def _run(self, states: Sequence[ResultState], rows: Sequence[Row]) -> Sequence[_Outcome]:
+        """Compute the rows; a step that raises is repeated row by row, so that the fault stays with its row."""
+        try:
+            return self._engine.step(rows)
+        except Exception:
+            _logger.exception("a step of %d rows failed", len(rows))
+        if len(rows) == 1:
+            return [RowFault("the step failed")]
+        return [self._run_alone(state, row) for state, row in zip(states, rows, strict=True)]
+
+    def _run_alone(self, state: ResultState, row: Row) -> _Outcome:
+        try:
+            if self._engine.length(row.sequence) != state.computed:
+                # The engine could not take the failed step back: once, compute this result anew from its tokens.
+                if state.was_recomputed:
+                    return RowFault("the sequence was lost twice")
+                state.was_recomputed = True
+                self._preempt(state)
+                return None
+            (outcome,) = self._engine.step([row])
+        except Exception:
+            _logger.exception("a row failed by itself")
+            return RowFault("the row failed")
+        return outcome
+
+    def _advance(self, state: ResultState, row: Row, drawn: Drawn | None) -> None:
+        """Book what the engine computed."""
+        state.computed += len(row.tokens)
+        if state.computed <= state.num_prompt:
+            self._totals.prompt_tokens_computed += len(row.tokens)
+        if self._is_snapshot_due(state):
+            self._remember(state)
+        if row.draw is None:
+            self._branch(state)
+            return
+        assert drawn is not None, "the engine drew nothing for a row that asked"
+        state.append(drawn.token)
+        self._totals.tokens_drawn += 1
+        self._report(state, TokenDrawn(result=state.result, drawn=drawn))
+        if drawn.token in state.generation.stop_tokens:
+            self._finish(state, ResultEnded(result=state.result, reason="stop"))
+        elif len(state.output) >= state.generation.max_tokens:
+            self._finish(state, ResultEnded(result=state.result, reason="length"))
+
+    def _branch(self, state: ResultState) -> None:
+        """Queue the other results once the first has computed all they share."""
+        group, generation = self._groups[state.id], state.generation
+        num_results = len(generation.draws)
+        if len(group.results) == num_results or state.computed != state.num_prompt - 1:
+            return
+        assert state.sequence is not None
+        try:
+            group.trunk = self._engine.snapshot(state.sequence)
+        except Exception:
+            _logger.exception("the engine could not fork a prompt")
+            self._fail_group(group, _engine_failure())
+            return
+        others = [ResultState(state.id, generation, result) for result in range(1, num_results)]
+        group.results.extend(others)
+        group.unstarted = set(range(1, num_results))
+        self._waiting.setdefault(generation.cache_key.tenant, deque()).extendleft(reversed(others))
+
+    # Remembering
+
+    def _is_snapshot_due(self, state: ResultState) -> bool:
+        return state.computed % self.snapshot_interval == 0 or state.computed in state.snapshot_positions
+
+    def _remember(self, state: ResultState) -> None:
+        """Put a snapshot of the sequence as it is into the index. A failure costs a later hit, not this answer."""
+        assert state.sequence is not None
+        key, packed = state.generation.cache_key, state.packed(state.computed)
+        if self._index.has(key, packed):
+            return
+        while self._bytes_fixed > self._free_bytes():
+            if not self._index.evict(key.tenant):
+                return
+        try:
+            snapshot = self._engine.snapshot(state.sequence)
+        except Exception:
+            _logger.exception("the engine could not take a snapshot")
+            return
+        self._index.insert(key, packed, snapshot)
+
+    # Ending
+
+    def _finish(self, state: ResultState, ended: ResultEnded) -> None:
+        """The state holds all but the last token drawn; the next turn's prompt continues from there."""
+        self._remember(state)
+        self._end(state, ended)
+
+    def _fail(self, state: ResultState, error: DeepserveError) -> None:
+        group = self._groups[state.id]
+        self._totals.faults += 1
+        if len(group.results) < len(state.generation.draws):
+            self._fail_group(group, error)  # the others were waiting for this one's prompt
+        else:
+            self._end(state, ResultEnded(result=state.result, reason="failed", error=error))
+
+    def _fail_group(self, group: _Group, error: DeepserveError) -> None:
+        """End every result that has not ended, also those not queued yet."""
+        first = group.results[0]
+        num_queued = len(group.results)
+        for state in list(group.results):
+            self._end(state, ResultEnded(result=state.result, reason="failed", error=error))
+        for result in range(num_queued, len(first.generation.draws)):
+            self._report(first, ResultEnded(result=result, reason="failed", error=error))
+        self._release_trunk(group)
+        self._groups.pop(first.id, None)
+
+    def _end(self, state: ResultState, ended: ResultEnded) -> None:
+        group = self._groups.get(state.id)
+        if group is None or state.is_ended:
+            return
+        self._remove(state)
+        state.is_ended = True
+        self._report(state, ended)
+        if all(other.is_ended for other in group.results) and len(group.results) == len(state.generation.draws):
+            self._release_trunk(group)
+            del self._groups[state.id]
+
+    def _preempt(self, state: ResultState) -> None:
+        """Take a result's memory away; it will be computed again from its tokens, and come out the same."""
+        self._remove(state)
+        self._preempted.appendleft(state)  # the oldest comes back first
+        self._totals.preemptions += 1
+
+    def _remove(self, state: ResultState) -> None:
+        """Take a result out of wherever it is and free its sequence."""
+        if state.sequence is not None:
+            try:
+                self._engine.free(state.sequence)
+            except Exception:
+                _logger.exception("the engine could not free a sequence")
+            state.sequence = None
+            state.computed = 0
+        if state in self._running:
+            self._running.remove(state)
+        if state in self._preempted:
+            self._preempted.remove(state)
+        tenant = state.generation.cache_key.tenant
+        queue = self._waiting.get(tenant)
+        if queue is not None and state in queue:
+            queue.remove(state)
+            if not queue:
+                del self._waiting[tenant]
+
+    def _release_trunk(self, group: _Group) -> None:
+        if group.trunk is not None:
+            self._engine.release(group.trunk)
+            group.trunk = None
+
+    # Small things
+
+    def _is_paused(self, state: ResultState) -> bool:
+        return self._groups[state.id].is_paused
+
+    def _free_bytes(self) -> float:
+        return self._engine.free_blocks_ratio() * self._memory_bytes
+
+    def _growth_bytes(self, state: ResultState) -> float:
+        """Memory of the blocks that the next row begins."""
+        blocks = -(-state.next_end // CHUNK_TOKENS) - -(-state.computed // CHUNK_TOKENS)
+        return blocks * CHUNK_TOKENS * self._bytes_per_token
+
+    def _report(self, state: ResultState, progress: Progress) -> None:
+        self._updates.append((state.id, progress))
+
+    def _take_updates(self) -> list[tuple[GenerationId, Progress]]:
+        updates, self._updates = self._updates, []
+        return updates
+
+
+def _engine_failure(detail: str = "") -> EngineFailure:
+    because = f" ({detail})" if detail else ""
+    return EngineFailure(f"The engine failed while computing this answer{because}. Please retry.")
