@@ -1,0 +1,175 @@
+"""A JSON request body: decoded within limits, and able to say where in its text a value stands.
+
+Shared by the dialects that speak JSON. It knows nothing of any dialect's fields or error shapes.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+import msgspec
+
+from deepserve.config import Limits
+from deepserve.core.errors import MalformedBody
+from deepserve.core.messages import Json
+
+Path = tuple[str | int, ...]
+"""Keys and indices from the root of the body to a value."""
+
+# Possessive quantifiers: no text can make these backtrack.
+_STRING = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"', re.DOTALL)
+_TOKEN = re.compile(
+    rb'[ \t\r\n]*+(?:(?P<text>"[^"\\]*+(?:\\.[^"\\]*+)*+")|(?P<mark>[{}\[\],:])|(?P<atom>[^\s{}\[\],:"]++))',
+    re.DOTALL,
+)
+_BRACKET = re.compile(rb"[\[\]{}]")
+_BYTE_IN_MESSAGE = re.compile(r" \(byte (\d+)\)")
+
+
+class JsonBody:
+    """The decoded body and its text. Raises MalformedBody, with the line and column, for what is not JSON.
+
+    Refused although a JSON parser might take it: more than `json_depth` levels, more than `json_members` members,
+    the same key twice in one object (one of the two values would be dropped in silence).
+    """
+
+    def __init__(self, raw: bytes, limits: Limits) -> None:
+        self.raw = raw
+        num_keys = _check_size(raw, limits)
+        try:
+            self.value: Json = msgspec.json.decode(raw)
+        except msgspec.DecodeError as error:
+            raise _not_json(raw, error) from error
+        except (UnicodeDecodeError, RecursionError) as error:
+            raise MalformedBody(f"the text is not valid UTF-8 or too deep{at_offset(raw, len(raw))}") from error
+        if num_keys != _count_keys(self.value):
+            name, end = _first_duplicate(raw)
+            raise MalformedBody(f"duplicate field `{name}`{at_offset(raw, end)}")
+
+    def position_of(self, path: Path) -> str:
+        """` at line 1 column N`: the end of the value at path, where the vendor's parser stands when it complains."""
+        try:
+            return at_offset(self.raw, _end_of(self.raw, path))
+        except (LookupError, StopIteration):
+            return at_offset(self.raw, len(self.raw))
+
+
+def at_offset(raw: bytes, offset: int) -> str:
+    """Lines count from 1; the column is the number of bytes read of the line."""
+    line = raw.count(b"\n", 0, offset) + 1
+    column = offset - (raw.rfind(b"\n", 0, offset) + 1)
+    return f" at line {line} column {column}"
+
+
+def _check_size(raw: bytes, limits: Limits) -> int:
+    """Refuse bodies that are costly to decode; return the number of keys in all objects together."""
+    pieces: list[bytes] = []
+    end = 0
+    for num_strings, match in enumerate(_STRING.finditer(raw)):
+        if num_strings > 2 * limits.json_members:
+            raise _too_many(limits)
+        pieces.append(raw[end : match.start()])
+        end = match.end()
+    pieces.append(raw[end:])
+    bones = b'""'.join(pieces)
+    if bones.count(b",") + bones.count(b"{") + bones.count(b"[") > limits.json_members:
+        raise _too_many(limits)
+    depth = 0
+    for bracket in _BRACKET.finditer(bones):
+        depth += 1 if bracket.group() in b"[{" else -1
+        if depth > limits.json_depth:
+            raise MalformedBody(f"the JSON is nested deeper than {limits.json_depth} levels")
+    return bones.count(b":")
+
+
+def _too_many(limits: Limits) -> MalformedBody:
+    return MalformedBody(f"the JSON has more than {limits.json_members} members")
+
+
+def _not_json(raw: bytes, error: msgspec.DecodeError) -> MalformedBody:
+    text = str(error)
+    match = _BYTE_IN_MESSAGE.search(text)
+    if not raw.strip():
+        return MalformedBody("EOF while parsing a value" + at_offset(raw, len(raw)))
+    if match is None:
+        text = text.partition(" - at ")[0]
+        return MalformedBody(text[:1].lower() + text[1:] + at_offset(raw, len(raw)))
+    detail = text[: match.start()].removeprefix("JSON is malformed: ")
+    return MalformedBody(detail + at_offset(raw, int(match[1]) + 1))
+
+
+def _count_keys(value: Json) -> int:
+    match value:
+        case dict():
+            return len(value) + sum(_count_keys(item) for item in value.values() if isinstance(item, dict | list))
+        case list():
+            return sum(_count_keys(item) for item in value if isinstance(item, dict | list))
+        case _:
+            return 0
+
+
+def _first_duplicate(raw: bytes) -> tuple[str, int]:
+    """Name of the first key that its object already has, and the offset behind it."""
+    open_keys: list[set[str]] = []
+    text, text_end = b"", 0
+    for token in _TOKEN.finditer(raw):
+        match token.group("mark"):
+            case b"{" | b"[":
+                open_keys.append(set())
+            case b"}" | b"]":
+                open_keys.pop()
+            case b":":
+                name = msgspec.json.decode(text, type=str)
+                if name in open_keys[-1]:
+                    return name, text_end
+                open_keys[-1].add(name)
+            case _:
+                text, text_end = token.group("text") or b"", token.end()
+    raise AssertionError("the counts of keys differ, so one of them stands twice")
+
+
+def _end_of(raw: bytes, path: Path) -> int:
+    """Offset behind the value at path. Raises LookupError where the path leads nowhere."""
+    tokens = _TOKEN.finditer(raw)
+    token = next(tokens)
+    for step in path:
+        opened = token.group("mark")
+        if isinstance(step, str):
+            if opened != b"{":
+                raise LookupError(step)
+            while True:
+                key = next(tokens)
+                if key.group("text") is None:
+                    raise LookupError(step)
+                next(tokens)  # the colon
+                token = next(tokens)
+                if msgspec.json.decode(key.group("text"), type=str) == step:
+                    break
+                _skip(tokens, token)
+                if next(tokens).group("mark") != b",":
+                    raise LookupError(step)
+        else:
+            if opened != b"[":
+                raise LookupError(step)
+            token = next(tokens)
+            for _ in range(step):
+                _skip(tokens, token)
+                if next(tokens).group("mark") != b",":
+                    raise LookupError(step)
+                token = next(tokens)
+    return _skip(tokens, token)
+
+
+def _skip(tokens: Iterator[re.Match[bytes]], first: re.Match[bytes]) -> int:
+    """Read on to the end of the value that begins with `first`; return the offset behind it."""
+    depth, token = 0, first
+    while True:
+        mark = token.group("mark")
+        if mark in (b"{", b"["):
+            depth += 1
+        elif mark in (b"}", b"]"):
+            depth -= 1
+        if depth <= 0:
+            return token.end()
+        token = next(tokens)

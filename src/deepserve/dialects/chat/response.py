@@ -1,0 +1,243 @@
+"""Whole answers: `core.Answer` to a body, and back."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+
+import msgspec
+from msgspec import UNSET, UnsetType
+
+from deepserve.core.answer import Answer, Result
+from deepserve.core.errors import BackendFailure
+from deepserve.core.events import Finished, FinishReason, TokenLogprob
+from deepserve.core.messages import Part, Reasoning, Refusal, Text, ToolCall
+from deepserve.core.provider import ServedBy
+from deepserve.core.request import Request
+from deepserve.core.usage import Usage
+from deepserve.dialects.chat.wire import (
+    WireChoice,
+    WireCompletion,
+    WireCompletionDetails,
+    WireFunction,
+    WireLogprob,
+    WireLogprobs,
+    WireMessage,
+    WirePromptDetails,
+    WireToolCall,
+    WireTopLogprob,
+    WireUsage,
+)
+
+FINISH_WORDS: Mapping[FinishReason, str] = {
+    "stop": "stop",
+    "stop_string": "stop",
+    "length": "length",
+    "tool_calls": "tool_calls",
+    "content_filter": "content_filter",
+    "aborted": "aborted",
+}
+"""Why a result ended, in the vendor's words."""
+
+FAILED_WORD = "insufficient_system_resource"
+"""The finish of a result that the server could not complete; an error object follows."""
+
+_FINISH_REASONS: Mapping[str, FinishReason] = {
+    "stop": "stop",
+    "length": "length",
+    "tool_calls": "tool_calls",
+    "function_call": "tool_calls",
+    "content_filter": "content_filter",
+    "aborted": "aborted",
+    FAILED_WORD: "aborted",
+}
+
+_OUTSIDE_TOP = -9999.0
+"""What the vendor writes for a token outside its 20 best, and JSON's substitute for minus infinity."""
+
+
+class AnswerHead(msgspec.Struct, frozen=True, kw_only=True):
+    """What every body and chunk of one answer repeats. id is a UUID in its usual form."""
+
+    id: str
+    created_at: datetime
+    model: str
+
+    @property
+    def created(self) -> int:
+        return int(self.created_at.timestamp())
+
+
+def encode_answer(answer: Answer, request: Request, head: AnswerHead, *, validated: str | None = None) -> bytes:
+    """The body of a whole answer.
+
+    Not carried, because the dialect has no word for it: signatures and sealed forms of reasoning, citations,
+    server-tool blocks, cost, seeds, and which stop string was met.
+    """
+    choices = [_encode_result(index, result, request) for index, result in enumerate(answer.results)]
+    return msgspec.json.encode(
+        WireCompletion(
+            id=head.id,
+            created=head.created,
+            model=head.model,
+            choices=choices,
+            usage=encode_usage(answer.usage, request),
+            system_fingerprint=answer.served_by.fingerprint,
+            x_deepserve_validated=UNSET if validated is None else validated,
+        )
+    )
+
+
+def _encode_result(index: int, result: Result, request: Request) -> WireChoice:
+    calls = [part for part in result.parts if isinstance(part, ToolCall)]
+    traces = [part.text for part in result.parts if isinstance(part, Reasoning)]
+    reasoning: str | UnsetType = UNSET
+    if not request.thinking.exclude and (traces or request.thinking.enabled):
+        reasoning = "".join(traces)
+    return WireChoice(
+        index=index,
+        message=WireMessage(
+            role="assistant",
+            content="".join(part.text for part in result.parts if isinstance(part, Text | Refusal)),
+            reasoning_content=reasoning,
+            tool_calls=[encode_call(number, call) for number, call in enumerate(calls)] if calls else UNSET,
+        ),
+        logprobs=encode_logprobs(result.text_logprobs, result.reasoning_logprobs, request),
+        finish_reason=FINISH_WORDS[result.finished.reason],
+    )
+
+
+def encode_call(index: int, call: ToolCall) -> WireToolCall:
+    return WireToolCall(
+        index=index, id=call.id, type="function", function=WireFunction(name=call.name, arguments=call.arguments)
+    )
+
+
+def encode_usage(usage: Usage, request: Request) -> WireUsage:
+    """The details of the completion are absent from answers without thinking, as at the vendor."""
+    has_thought = request.thinking.enabled or usage.reasoning_tokens > 0
+    return WireUsage(
+        prompt_tokens=usage.prompt_tokens,
+        completion_tokens=usage.output_tokens,
+        total_tokens=usage.total_tokens,
+        prompt_tokens_details=WirePromptDetails(cached_tokens=usage.hit_tokens),
+        completion_tokens_details=(
+            WireCompletionDetails(reasoning_tokens=usage.reasoning_tokens) if has_thought else UNSET
+        ),
+        prompt_cache_hit_tokens=usage.hit_tokens,
+        prompt_cache_miss_tokens=usage.miss_tokens,
+    )
+
+
+def encode_logprobs(
+    text: Sequence[TokenLogprob], reasoning: Sequence[TokenLogprob], request: Request
+) -> WireLogprobs | None:
+    """None unless asked for; a channel without tokens is null."""
+    if request.sampling.num_top_logprobs is None or not (text or reasoning):
+        return None
+    hide = request.is_strict
+    shows_reasoning = bool(reasoning) and not request.thinking.exclude
+    return WireLogprobs(
+        content=[_encode_logprob(token, hide) for token in text] if text else None,
+        reasoning_content=[_encode_logprob(token, hide) for token in reasoning] if shows_reasoning else None,
+    )
+
+
+def _encode_logprob(token: TokenLogprob, hides_unlikely: bool) -> WireLogprob:
+    """hides_unlikely: write the vendor's substitute where 20 others were likelier than the token drawn."""
+    is_outside = len(token.top) >= 20 and all(other.bytes != token.bytes for other in token.top)
+    return WireLogprob(
+        token=token.token,
+        logprob=_OUTSIDE_TOP if hides_unlikely and is_outside else max(token.logprob, _OUTSIDE_TOP),
+        bytes=list(token.bytes),
+        top_logprobs=[
+            WireTopLogprob(token=other.token, logprob=max(other.logprob, _OUTSIDE_TOP), bytes=list(other.bytes))
+            for other in token.top
+        ],
+    )
+
+
+def decode_answer(body: bytes, *, provider: str) -> Answer:
+    """Read a whole answer. Raises BackendFailure for what is not one. Nothing says who served: that is `provider`."""
+    try:
+        wire = msgspec.json.decode(body, type=WireCompletion)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise BackendFailure(f"{provider} sent an answer that cannot be read: {error}") from error
+    if not wire.choices:
+        raise BackendFailure(f"{provider} sent an answer without choices.")
+    return Answer(
+        served_by=ServedBy(provider=provider, model=wire.model, fingerprint=wire.system_fingerprint or ""),
+        results=tuple(_decode_choice(choice) for choice in sorted(wire.choices, key=lambda choice: choice.index)),
+        usage=decode_usage(wire.usage),
+    )
+
+
+def _decode_choice(choice: WireChoice) -> Result:
+    message = choice.message or WireMessage()
+    parts: list[Part] = []
+    trace = decode_trace(message)
+    if trace is not None:
+        parts.append(Reasoning(text=trace))
+    if message.content:
+        parts.append(Text(message.content))
+    for call in message.tool_calls or ():
+        function = call.function or WireFunction()
+        parts.append(ToolCall(id=call.id or "", name=function.name or "", arguments=function.arguments or ""))
+    logprobs = choice.logprobs or WireLogprobs()
+    return Result(
+        parts=tuple(parts),
+        finished=decode_finish(choice.finish_reason, choice.index),
+        text_logprobs=decode_logprobs(logprobs.content),
+        reasoning_logprobs=decode_logprobs(logprobs.reasoning_content),
+    )
+
+
+def decode_trace(message: WireMessage) -> str | None:
+    """The trace under either name; None where there is none. An empty one is a trace."""
+    if isinstance(message.reasoning_content, str):
+        return message.reasoning_content
+    return message.reasoning if isinstance(message.reasoning, str) else None
+
+
+def decode_finish(word: str | None, index: int) -> Finished:
+    """An unknown word is kept as native_reason and counts as a plain stop."""
+    reason = _FINISH_REASONS.get(word or "stop", "stop")
+    return Finished(reason=reason, native_reason=None if word == FINISH_WORDS[reason] else word, result=index)
+
+
+def decode_logprobs(tokens: Sequence[WireLogprob] | None) -> tuple[TokenLogprob, ...]:
+    return tuple(
+        TokenLogprob(
+            token=token.token,
+            logprob=token.logprob,
+            bytes=_decode_bytes(token),
+            top=tuple(
+                TokenLogprob(token=other.token, logprob=other.logprob, bytes=_decode_bytes(other))
+                for other in token.top_logprobs
+            ),
+        )
+        for token in tokens or ()
+    )
+
+
+def _decode_bytes(token: WireLogprob | WireTopLogprob) -> bytes:
+    values = token.bytes
+    if values is None or any(not 0 <= value < 256 for value in values):
+        return token.token.encode()
+    return bytes(values)
+
+
+def decode_usage(wire: WireUsage | None) -> Usage:
+    """Counts from whichever members are there; a usage that is missing altogether is marked as an estimate of zero."""
+    if wire is None:
+        return Usage(is_estimated=True)
+    prompt_details = wire.prompt_tokens_details or WirePromptDetails()
+    completion_details = wire.completion_tokens_details or WireCompletionDetails()
+    hit = wire.prompt_cache_hit_tokens or prompt_details.cached_tokens or 0
+    reasoning = completion_details.reasoning_tokens or 0
+    return Usage(
+        hit_tokens=hit,
+        miss_tokens=max(wire.prompt_tokens - hit, 0),
+        reasoning_tokens=reasoning,
+        answer_tokens=max(wire.completion_tokens - reasoning, 0),
+    )

@@ -1,0 +1,343 @@
+"""Answers as server-sent events: `core` events to chunks, in the vendor's order, and back.
+
+Order and shapes of the deltas as captured from api.deepseek.com: the public fixtures of the `@ai-sdk/deepseek` client.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import assert_never
+
+import msgspec
+
+from deepserve.core.errors import BackendFailure, DeepserveError
+from deepserve.core.events import (
+    Block,
+    BlockClosed,
+    BlockDelta,
+    BlockOpened,
+    Event,
+    Failed,
+    Finished,
+    ReasoningBlock,
+    ServerToolCallBlock,
+    ServerToolResultBlock,
+    Started,
+    TextBlock,
+    ToolCallBlock,
+    UsageReported,
+)
+from deepserve.core.messages import Part, Text, ToolCall
+from deepserve.core.provider import ServedBy
+from deepserve.core.request import Request
+from deepserve.core.usage import Usage
+from deepserve.core.verdict import Judgement, is_judged, judge
+from deepserve.dialects.chat.errors import decode_wire_error, encode_error
+from deepserve.dialects.chat.response import (
+    FAILED_WORD,
+    FINISH_WORDS,
+    AnswerHead,
+    decode_finish,
+    decode_logprobs,
+    decode_trace,
+    decode_usage,
+    encode_logprobs,
+    encode_usage,
+)
+from deepserve.dialects.chat.wire import WireChunk, WireFunction, WireLogprobs, WireMessage, WireToolCall
+
+KEEP_ALIVE = b": keep-alive\n\n"
+DONE = b"data: [DONE]\n\n"
+
+_encode = msgspec.json.Encoder().encode
+
+
+class _Result(msgspec.Struct):
+    """One result on its way out; parts are kept only where they will be judged."""
+
+    before: bytes
+    is_open: bool = True
+    block: Block | None = None
+    num_calls: int = 0
+    texts: list[str] = []
+    parts: list[Part] = []
+
+
+class StreamEncoder:
+    """Turns the events of one answer into frames. `encode` for each event, then `finish` once.
+
+    A failed result gets a last chunk with finish reason `insufficient_system_resource`; the error objects come after
+    all chunks, before the terminator, because most clients stop reading at an error.
+
+    Not carried, because the dialect has no word for it: signatures and sealed forms of reasoning, citations,
+    server-tool blocks, cost, seeds, log-probabilities of tool calls, and which stop string was met.
+    """
+
+    def __init__(self, request: Request, head: AnswerHead, *, include_usage: bool) -> None:
+        self._request = request
+        self._head = head
+        self._include_usage = include_usage
+        self._is_thinking = request.thinking.enabled and not request.thinking.exclude
+        self._keeps_parts = is_judged(request)
+        self._results: list[_Result] = []
+        self._num_open = request.num_results
+        self._usage: Usage | None = None
+        self._errors: list[DeepserveError] = []
+        self._judgements: list[Judgement] = []
+        self._rest = b',"usage":null}\n\n' if include_usage else b"}\n\n"
+
+    def encode(self, event: Event) -> bytes:
+        """Frames for one event; often none."""
+        match event:
+            case BlockDelta():
+                return self._delta(self._results[event.result], event)
+            case BlockOpened():
+                return self._open(self._results[event.result], event.block)
+            case BlockClosed():
+                self._close(self._results[event.result])
+                return b""
+            case Started():
+                self._usage = event.prompt_usage
+                return self._start(event.served_by)
+            case UsageReported():
+                self._usage = event.usage
+                return b""
+            case Finished():
+                return self._end(event.result, FINISH_WORDS[event.reason])
+            case Failed():
+                self._errors.append(event.error)
+                return self._end(event.result, FAILED_WORD) if self._results else b""
+            case _:
+                assert_never(event)
+
+    def finish(self, error: DeepserveError | None = None) -> bytes:
+        """The end of the stream; error: what was raised instead of a terminal event."""
+        frames = b""
+        if error is not None:
+            self._errors.append(error)
+            open_results = [index for index, result in enumerate(self._results) if result.is_open]
+            frames = b"".join(self._end(index, FAILED_WORD) for index in open_results)
+        seen: set[int] = set()
+        for one in self._errors:
+            if id(one) not in seen:
+                seen.add(id(one))
+                frames += b"data: " + encode_error(one, is_strict=self._request.is_strict) + b"\n\n"
+        return frames + DONE
+
+    def _start(self, served_by: ServedBy) -> bytes:
+        head = self._head
+        common = (
+            b'data: {"id":' + _encode(head.id) + b',"object":"chat.completion.chunk","created":' + _encode(head.created)
+        )
+        common += b',"model":' + _encode(head.model) + b',"system_fingerprint":' + _encode(served_by.fingerprint)
+        common += b',"choices":[{"index":'
+        self._results = [_Result(before=common + b'%d,"delta":' % index) for index in range(self._request.num_results)]
+        opening = (
+            b'{"role":"assistant","content":null,"reasoning_content":""}'
+            if self._is_thinking
+            else b'{"role":"assistant","content":""}'
+        )
+        return b"".join(self._frame(result, opening) for result in self._results)
+
+    def _frame(self, result: _Result, delta: bytes, logprobs: bytes = b"null") -> bytes:
+        return result.before + delta + b',"logprobs":' + logprobs + b',"finish_reason":null}]' + self._rest
+
+    def _open(self, result: _Result, block: Block) -> bytes:
+        result.block = block
+        if not isinstance(block, ToolCallBlock):
+            return b""
+        index, result.num_calls = result.num_calls, result.num_calls + 1
+        call = WireToolCall(
+            index=index, id=block.id, type="function", function=WireFunction(name=block.name, arguments="")
+        )
+        return self._frame(result, b'{"tool_calls":[' + _encode(call) + b"]}")
+
+    def _delta(self, result: _Result, delta: BlockDelta) -> bytes:
+        if self._keeps_parts:
+            result.texts.append(delta.text)
+        match result.block:
+            case TextBlock():
+                after = b',"reasoning_content":null}' if self._is_thinking else b"}"
+                piece = b'{"content":' + _encode(delta.text) + after
+                logprobs = encode_logprobs(delta.logprobs, (), self._request)
+            case ReasoningBlock():
+                if self._request.thinking.exclude:
+                    return b""
+                piece = b'{"content":null,"reasoning_content":' + _encode(delta.text) + b"}"
+                logprobs = encode_logprobs((), delta.logprobs, self._request)
+            case ToolCallBlock():
+                if not delta.text:
+                    return b""
+                index = result.num_calls - 1
+                arguments = _encode(delta.text)
+                return self._frame(
+                    result, b'{"tool_calls":[{"index":%d,"function":{"arguments":%b}}]}' % (index, arguments)
+                )
+            case ServerToolCallBlock() | ServerToolResultBlock() | None:
+                return b""
+            case _:
+                assert_never(result.block)
+        return self._frame(result, piece, b"null" if logprobs is None else _encode(logprobs))
+
+    def _close(self, result: _Result) -> None:
+        if self._keeps_parts:
+            text = "".join(result.texts)
+            match result.block:
+                case TextBlock():
+                    result.parts.append(Text(text))
+                case ToolCallBlock(id=id, name=name):
+                    result.parts.append(ToolCall(id=id, name=name, arguments=text))
+        result.block, result.texts = None, []
+
+    def _end(self, index: int, word: str) -> bytes:
+        """The last chunk of a result; the last of all carries the usage and the judgement."""
+        result = self._results[index]
+        result.is_open = False
+        self._num_open -= 1
+        if self._keeps_parts and word != FAILED_WORD:
+            self._judgements.extend(judge(self._request, result.parts))
+        result.texts, result.parts = [], []
+        delta = b'{"content":"","reasoning_content":null}' if self._is_thinking else b'{"content":""}'
+        frame = result.before + delta + b',"logprobs":null,"finish_reason":"%b"}]' % word.encode()
+        if self._num_open == 0 and self._usage is not None:
+            frame += b',"usage":' + _encode(encode_usage(self._usage, self._request))
+        elif self._include_usage:
+            frame += b',"usage":null'
+        if self._num_open == 0 and self._judgements:
+            frame += b',"x_deepserve_validated":' + _encode(validated_label(self._judgements))
+        return frame + b"}\n\n"
+
+
+def validated_label(judgements: list[Judgement] | tuple[Judgement, ...]) -> str:
+    """`json_object=valid, tool:get_weather=invalid`; of several judgements on one subject the worst counts."""
+    worst: dict[str, Judgement] = {}
+    for judgement in judgements:
+        known = worst.get(judgement.subject)
+        if known is None or _RANK[judgement.verdict] > _RANK[known.verdict]:
+            worst[judgement.subject] = judgement
+    return ", ".join(judgement.label for judgement in worst.values())
+
+
+_RANK: Mapping[str, int] = {"valid": 0, "unjudged": 1, "invalid": 2}
+
+
+class _Reading(msgspec.Struct):
+    """One result on its way in."""
+
+    block: Block | None = None
+    call_index: int | None = None
+    num_blocks: int = 0
+    is_finished: bool = False
+
+
+class StreamDecoder:
+    """Reads the frames of another server of this dialect. `feed` with bytes as they come, then `finish` once.
+
+    Raises BackendFailure for a frame that cannot be read, and when the stream stops without a terminator.
+    """
+
+    def __init__(self, *, provider: str) -> None:
+        self._provider = provider
+        self._text = b""
+        self._has_started = False
+        self._has_ended = False
+        self._results: dict[int, _Reading] = {}
+        self._finished: list[Finished] = []
+
+    def feed(self, data: bytes) -> list[Event]:
+        """Events of all lines that are complete."""
+        *lines, self._text = (self._text + data).split(b"\n")
+        events: list[Event] = []
+        for line in lines:
+            value = line.rstrip(b"\r")
+            if not value.startswith(b"data:"):
+                continue  # comments, event names and the blank lines between frames
+            value = value[5:].strip()
+            if value == b"[DONE]":
+                self._has_ended = True
+            elif value:
+                events.extend(self._chunk(value))
+        return events
+
+    def finish(self) -> list[Event]:
+        """What was held back for the usage; an open result has failed."""
+        events: list[Event] = list(self._finished)
+        self._finished = []
+        has_all = bool(self._results) and all(result.is_finished for result in self._results.values())
+        if not self._has_ended and not has_all:
+            raise BackendFailure(f"{self._provider} closed the stream before its end.")
+        return events
+
+    def _chunk(self, value: bytes) -> list[Event]:
+        try:
+            chunk = msgspec.json.decode(value, type=WireChunk)
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            raise BackendFailure(f"{self._provider} sent a chunk that cannot be read: {error}") from error
+        events: list[Event] = []
+        if chunk.error:
+            failure = decode_wire_error(chunk.error)
+            broken = [number for number, result in self._results.items() if not result.is_finished]
+            aborted = [finished.result for finished in self._finished if finished.native_reason == FAILED_WORD]
+            self._finished = [finished for finished in self._finished if finished.result not in aborted]
+            if not self._has_started:
+                raise failure
+            return [Failed(error=failure, result=number) for number in broken + aborted]
+        if not self._has_started:
+            self._has_started = True
+            served_by = ServedBy(provider=self._provider, model=chunk.model, fingerprint=chunk.system_fingerprint or "")
+            events.append(Started(served_by=served_by))
+        for choice in chunk.choices:
+            result = self._results.setdefault(choice.index, _Reading())
+            events.extend(self._delta(choice.index, result, choice.delta or WireMessage(), choice.logprobs))
+            if choice.finish_reason is not None and not result.is_finished:
+                events.extend(self._leave(choice.index, result))
+                result.is_finished = True
+                self._finished.append(decode_finish(choice.finish_reason, choice.index))
+        if chunk.usage is not None:
+            events.append(UsageReported(usage=decode_usage(chunk.usage)))
+            # A failed result waits for the error object that follows its last chunk.
+            events.extend(finished for finished in self._finished if finished.native_reason != FAILED_WORD)
+            self._finished = [finished for finished in self._finished if finished.native_reason == FAILED_WORD]
+        return events
+
+    def _delta(self, index: int, result: _Reading, delta: WireMessage, logprobs: WireLogprobs | None) -> list[Event]:
+        logprobs = logprobs or WireLogprobs()
+        events: list[Event] = []
+        trace = decode_trace(delta)
+        if trace or logprobs.reasoning_content:
+            events += self._enter(index, result, ReasoningBlock())
+            events.append(self._piece(index, result, trace or "", logprobs.reasoning_content))
+        if delta.content or logprobs.content:
+            events += self._enter(index, result, TextBlock())
+            events.append(self._piece(index, result, delta.content or "", logprobs.content))
+        for call in delta.tool_calls or ():
+            function = call.function or WireFunction()
+            number = call.index if isinstance(call.index, int) else (result.call_index or 0)
+            if number != result.call_index:
+                block = ToolCallBlock(id=call.id or "", name=function.name or "")
+                events += self._leave(index, result)
+                events += self._enter(index, result, block)
+                result.call_index = number
+            if function.arguments:
+                events.append(self._piece(index, result, function.arguments, None))
+        return events
+
+    def _piece(self, index: int, result: _Reading, text: str, logprobs: object) -> BlockDelta:
+        decoded = decode_logprobs(logprobs) if isinstance(logprobs, list) else ()
+        return BlockDelta(index=result.num_blocks - 1, text=text, logprobs=decoded, result=index)
+
+    def _enter(self, index: int, result: _Reading, block: Block) -> list[Event]:
+        """Open a block unless one of its kind is open."""
+        if type(result.block) is type(block):
+            return []
+        events = self._leave(index, result)
+        result.block = block
+        events.append(BlockOpened(index=result.num_blocks, block=block, result=index))
+        result.num_blocks += 1
+        return events
+
+    def _leave(self, index: int, result: _Reading) -> list[Event]:
+        if result.block is None:
+            return []
+        result.block, result.call_index = None, None
+        return [BlockClosed(index=result.num_blocks - 1, result=index)]
