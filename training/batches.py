@@ -12,11 +12,13 @@ import msgspec
 import torch
 from torch import Tensor
 
+from deepserve.prompt.special_tokens import BOS
+from training.conversations import Conversation
 from training.mixture import conversation, long_conversation
-from training.rendering import BOS, Piece, render
+from training.rendering import transcript
 from training.skills.copying import string
 from training.values import Draw
-from training.vocabulary import FIRST_SPECIALS, LAST_SPECIALS, Encoder
+from training.vocabulary import LAST_SPECIALS, NUM_FIRST_SPECIALS, Encoder
 
 PROMPT_WEIGHT = 0.05
 """What the model is not to write still teaches language, a little."""
@@ -46,8 +48,8 @@ class BatchMaker:
     def __init__(self, encoder: Encoder, seed: int) -> None:
         self.encoder = encoder
         self.seed = seed
-        self.first_text_id = len(FIRST_SPECIALS)
-        self.num_text_ids = encoder.tokenizer.get_vocab_size() - len(FIRST_SPECIALS) - len(LAST_SPECIALS)
+        self.first_text_id = NUM_FIRST_SPECIALS
+        self.num_text_ids = encoder.tokenizer.vocab_size - NUM_FIRST_SPECIALS - len(LAST_SPECIALS)
 
     def batch(self, number: int, plan: Plan) -> Batch:
         """The batch with this number."""
@@ -72,29 +74,29 @@ class BatchMaker:
             weights[row] = torch.tensor(weight[: plan.length + 1])
         return Batch(tokens, weights[:, 1:])
 
-    def _encode(self, pieces: list[Piece]) -> tuple[list[int], list[float]]:
-        ids, learned = self.encoder.encode(pieces)
+    def _encode(self, example: Conversation) -> tuple[list[int], list[float]]:
+        ids, learned = self.encoder.encode(transcript(example))
         return ids, [1.0 if is_learned else PROMPT_WEIGHT for is_learned in learned]
 
     def _conversations(self, draw: Draw, length: int) -> Iterator[tuple[list[int], list[float]]]:
         while True:
-            ids, weight = self._encode(render(conversation(draw)))
+            ids, weight = self._encode(conversation(draw))
             if len(ids) <= length:
                 yield ids, weight
 
     def _long_conversations(self, draw: Draw, length: int) -> Iterator[tuple[list[int], list[float]]]:
         while True:
-            ids, weight = self._encode(render(long_conversation(draw, num_characters=draw.between(length, 3 * length))))
+            ids, weight = self._encode(long_conversation(draw, num_characters=draw.between(length, 3 * length)))
             if len(ids) <= length:
                 yield ids, weight
                 yield from self._conversations(draw, length)
 
     def _copies(self, draw: Draw) -> Iterator[tuple[list[int], list[float]]]:
         """Strings and their copies; half of them made of any tokens, so that every token can be copied."""
-        bos = self.encoder.special_ids[BOS]
+        bos = self.encoder.tokenizer.special_id(BOS)
         yield [bos], [0.0]
-        bar = self.encoder.tokenizer.encode("|").ids
-        end = self.encoder.tokenizer.encode("\n").ids
+        bar = self.encoder.encode_text("|")
+        end = self.encoder.encode_text("\n")
         while True:
             kind = draw.between(0, 3)
             if kind == 0:
@@ -108,7 +110,7 @@ class BatchMaker:
                     weight += [0.0] * (len(key) + len(bar)) + [1.0] * (len(value) + len(end))
                 yield ids, weight
                 continue
-            ids = self._random_ids(draw, 3, 24) if kind == 1 else self.encoder.tokenizer.encode(string(draw)).ids
+            ids = self._random_ids(draw, 3, 24) if kind == 1 else self.encoder.encode_text(string(draw))
             yield [*ids, *bar, *ids, *end], [0.0] * (len(ids) + len(bar)) + [1.0] * (len(ids) + len(end))
 
     def _random_ids(self, draw: Draw, low: int, high: int) -> list[int]:

@@ -16,9 +16,10 @@ import msgspec
 import torch
 
 from deepserve.engine.reference.network import Network
+from deepserve.prompt.special_tokens import END_THINK, EOS
 from training.conversations import Conversation
 from training.mixture import evaluation_set, fingerprint
-from training.rendering import EOS, THINK_END, prompt, render, text_of
+from training.rendering import prompt, transcript
 from training.shape import MINI_FLASH
 from training.showcase import showcase
 from training.train import RUNS, TOKENIZER
@@ -63,7 +64,7 @@ def forced_accuracy(network: Network, encoder: Encoder, conversations: Sequence[
     found: dict[str, list[bool]] = defaultdict(list)
     examples = []
     for conversation in conversations:
-        whole = encoder.encode(render(conversation))[0]
+        whole = encoder.encode(transcript(conversation))[0]
         examples.append((conversation.skill, len(encoder.encode(prompt(conversation))[0]), whole))
     examples.sort(key=lambda example: len(example[2]))
     for first in range(0, len(examples), 16):
@@ -79,7 +80,7 @@ def forced_accuracy(network: Network, encoder: Encoder, conversations: Sequence[
 
 def answer_of(text: str) -> str:
     """What follows the thought, without the end mark."""
-    return text.split(THINK_END, 1)[-1].removesuffix(EOS)
+    return text.split(END_THINK, 1)[-1].removesuffix(EOS)
 
 
 def is_well_formed(text: str, conversation: Conversation) -> bool:
@@ -87,7 +88,7 @@ def is_well_formed(text: str, conversation: Conversation) -> bool:
     answer = answer_of(text)
     return (
         text.endswith(EOS)
-        and text.count(THINK_END) == int(conversation.thinking)
+        and text.count(END_THINK) == int(conversation.thinking)
         and answer.count("<｜DSML｜") == answer.count("</｜DSML｜")
         and ("｜DSML｜" not in answer or answer.endswith("</｜DSML｜tool_calls>"))
     )
@@ -96,11 +97,11 @@ def is_well_formed(text: str, conversation: Conversation) -> bool:
 def score(network: Network, encoder: Encoder, conversations: Sequence[Conversation]) -> dict[str, Score]:
     """Exact agreement of the last answer (its thought is free), by skill, and by thinking."""
     prompts = [encoder.encode(prompt(conversation))[0] for conversation in conversations]
-    outputs = greedy(network, prompts, end=encoder.special_ids[EOS])
+    outputs = greedy(network, prompts, end=encoder.tokenizer.eos_id)
     scores: dict[str, Score] = defaultdict(Score)
     for conversation, output in zip(conversations, outputs, strict=True):
         text = encoder.decode(output)
-        whole, given = text_of(render(conversation)), text_of(prompt(conversation))
+        whole, given = transcript(conversation).text, prompt(conversation).text
         wanted = answer_of(whole.removeprefix(given))
         mode = "all, thinking" if conversation.thinking else "all, not thinking"
         for name in (conversation.skill, mode):
@@ -140,7 +141,7 @@ def main() -> None:
         for thinking in (True, False):
             asked = showcase(thinking=thinking)
             prompts = [encoder.encode(prompt(one))[0] for one in asked]
-            for one, output in zip(asked, greedy(network, prompts, end=encoder.special_ids[EOS], limit=160), strict=True):
+            for one, output in zip(asked, greedy(network, prompts, end=encoder.tokenizer.eos_id, limit=160), strict=True):
                 print(f"> {one.turns[-2].content}\n{encoder.decode(output)}\n")
         return
     chosen = evaluation_set(arguments.per_skill)

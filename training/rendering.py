@@ -1,140 +1,63 @@
-"""Conversations as text in the V4 prompt grammar (our `mini` wording), cut where special tokens stand.
-
-This is the same grammar as `deepserve.prompt` with the profile `mini`; a test holds the two equal on thousands of
-conversations. It exists beside it because training needs to know which characters are answers to be learned.
-"""
+"""Conversations as the model reads them, rendered by the product's own prompt encoder with the profile `mini`."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
-from typing import Any
+from datetime import UTC, datetime
 
 import msgspec
 
-from training.conversations import Call, Conversation, Tool, Turn
-
-BOS = "<｜begin▁of▁sentence｜>"
-EOS = "<｜end▁of▁sentence｜>"
-PAD = "<｜▁pad▁｜>"
-USER = "<｜User｜>"
-ASSISTANT = "<｜Assistant｜>"
-THINK = "<think>"
-THINK_END = "</think>"
-DSML = "｜DSML｜"
-
-EFFORT_PREFIX = {"low": "", "high": "Think carefully.\n\n", "max": "Think as long as needed.\n\n"}
-JSON_INSTRUCTION = "## Response Format\n\nJSON only."
+from deepserve.core.messages import Message, Part, Reasoning, Text, ToolCall, ToolResult
+from deepserve.core.request import Request, RequestId, ResponseFormat, Thinking
+from deepserve.core.request import Tool as OfferedTool
+from deepserve.prompt.encoder import encode, encode_transcript
+from deepserve.prompt.profile import MINI
+from deepserve.prompt.segments import Prompt
+from training.conversations import Conversation
 
 
-class Piece(msgspec.Struct, frozen=True):
-    """A run of text, or one special token; `learned` if the model is to write it."""
-
-    text: str
-    special: bool = False
-    learned: bool = False
-
-
-def tools_section(tools: tuple[Tool, ...]) -> str:
-    """The part of the system text that describes the tools."""
-    lines = [
-        json.dumps({"name": tool.name, "description": tool.description, "parameters": tool.parameters}, ensure_ascii=False)
-        for tool in tools
-    ]
-    return "## Tools\n\n" + "\n".join(lines) + "\n\nCall a tool only when it fits.\n"
-
-
-def _value(value: Any) -> tuple[str, str]:
-    """The `string` attribute and the text of an argument (any JSON value, hence Any)."""
-    return ("true", value) if isinstance(value, str) else ("false", json.dumps(value, ensure_ascii=False))
-
-
-def _calls(calls: tuple[Call, ...]) -> Iterator[Piece]:
-    """The tool block, every `｜DSML｜` a special token of its own."""
-
-    def tag(before: str, after: str) -> Iterator[Piece]:
-        yield Piece(before, learned=True)
-        yield Piece(DSML, special=True, learned=True)
-        yield Piece(after, learned=True)
-
-    yield from tag("\n\n<", "tool_calls>\n")
-    for call in calls:
-        yield from tag("<", f'invoke name="{call.name}">\n')
-        for key, value in call.arguments.items():
-            is_string, text = _value(value)
-            yield from tag("<", f'parameter name="{key}" string="{is_string}">{text}')
-            yield from tag("</", "parameter>\n")
-        yield from tag("</", "invoke>\n")
-    yield from tag("</", "tool_calls>")
+def request_of(conversation: Conversation) -> Request:
+    """The request a client would send, with the answers so far in its messages."""
+    messages: list[Message] = []
+    if conversation.system is not None:
+        messages.append(Message(role="system", parts=(Text(conversation.system),)))
+    open_calls: list[str] = []
+    for i, turn in enumerate(conversation.turns):
+        parts: list[Part] = []
+        match turn.role:
+            case "user":
+                parts.append(Text(turn.content))
+            case "tool":
+                parts.append(ToolResult(call_id=open_calls.pop(0), content=(Text(turn.content),)))
+            case "assistant":
+                parts.append(Reasoning(text=turn.reasoning))
+                if turn.content:
+                    parts.append(Text(turn.content))
+                open_calls = [f"call_{i}_{k}" for k in range(len(turn.calls))]
+                parts += [
+                    ToolCall(id=call_id, name=call.name, arguments=json.dumps(call.arguments, ensure_ascii=False))
+                    for call_id, call in zip(open_calls, turn.calls, strict=True)
+                ]
+        messages.append(Message(role=turn.role, parts=tuple(parts)))
+    return Request(
+        id=RequestId("training"),
+        model="mini-flash",
+        arrived_at=datetime.fromtimestamp(0, UTC),
+        messages=tuple(messages),
+        tools=tuple(
+            OfferedTool(name=tool.name, description=tool.description, parameters=tool.parameters)
+            for tool in conversation.tools
+        ),
+        thinking=Thinking(enabled=conversation.thinking, effort=conversation.effort),
+        response_format=ResponseFormat(kind="json_object" if conversation.json_object else "text"),
+    )
 
 
-def _assistant(turn: Turn, *, thinks: bool) -> Iterator[Piece]:
-    yield Piece(ASSISTANT, special=True)
-    yield Piece(THINK if thinks else THINK_END, special=True)
-    if thinks:
-        yield Piece(turn.reasoning, learned=True)
-        yield Piece(THINK_END, special=True, learned=True)
-    yield Piece(turn.content, learned=True)
-    if turn.calls:
-        yield from _calls(turn.calls)
-    yield Piece(EOS, special=True, learned=True)
+def transcript(conversation: Conversation) -> Prompt:
+    """The whole conversation, answers included."""
+    return encode_transcript(request_of(conversation), MINI)
 
 
-def system_text(conversation: Conversation) -> str:
-    """Everything between the start of the sequence and the first turn, without the effort prefix."""
-    text = conversation.system or ""
-    if conversation.tools:
-        text += "\n\n" + tools_section(conversation.tools)
-    if conversation.json_object:
-        text += "\n\n" + JSON_INSTRUCTION
-    return text
-
-
-def render(conversation: Conversation) -> list[Piece]:
-    """The whole conversation, answers included; adjacent text is joined, empty text dropped."""
-    return _merged(_pieces(conversation))
-
-
-def _pieces(conversation: Conversation) -> Iterator[Piece]:
-    thinking, turns = conversation.thinking, conversation.turns
-    last_user = max(i for i, turn in enumerate(turns) if turn.role == "user")
-    yield Piece(BOS, special=True)
-    if thinking:
-        yield Piece(EFFORT_PREFIX[conversation.effort])
-    yield Piece(system_text(conversation))
-    for i, turn in enumerate(turns):
-        if turn.role == "assistant":
-            yield from _assistant(turn, thinks=thinking and (bool(conversation.tools) or i > last_user))
-            continue
-        if i == 0 or turns[i - 1].role == "assistant":
-            yield Piece(USER, special=True)
-        else:
-            yield Piece("\n\n")
-        yield Piece(f"<tool_result>{turn.content}</tool_result>" if turn.role == "tool" else turn.content)
-
-
-def prompt(conversation: Conversation) -> list[Piece]:
+def prompt(conversation: Conversation) -> Prompt:
     """What the model is given: everything before the last answer, its opener included."""
-    shortened = msgspec.structs.replace(conversation, turns=conversation.turns[:-1])
-    thinking = conversation.thinking
-    opener = THINK if thinking else THINK_END
-    # Without tools the reasoning of turns before the last user turn is dropped either way, so both renderings agree.
-    return _merged([*_pieces(shortened), Piece(ASSISTANT, special=True), Piece(opener, special=True)])
-
-
-def _merged(pieces: Iterator[Piece] | list[Piece]) -> list[Piece]:
-    found: list[Piece] = []
-    for piece in pieces:
-        if not piece.text:
-            continue
-        last = found[-1] if found else None
-        if last is not None and not last.special and not piece.special and last.learned == piece.learned:
-            found[-1] = Piece(last.text + piece.text, learned=last.learned)
-        else:
-            found.append(piece)
-    return found
-
-
-def text_of(pieces: list[Piece]) -> str:
-    """The plain rendering."""
-    return "".join(piece.text for piece in pieces)
+    return encode(request_of(msgspec.structs.replace(conversation, turns=conversation.turns[:-1])), MINI)

@@ -18,25 +18,26 @@ from pathlib import Path
 
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 
+from deepserve.prompt.segments import Prompt, Text
+from deepserve.prompt.special_tokens import SPECIAL_TOKENS
+from deepserve.prompt.tokenizer import Tokenizer as PromptTokenizer
 from training.mixture import conversations
-from training.rendering import ASSISTANT, BOS, DSML, EOS, PAD, THINK, THINK_END, USER, Piece, render
+from training.rendering import transcript
 
 SIZE = 2048
 COMMON_WORDS = 360
 
-FIRST_SPECIALS = (BOS, EOS, PAD)
-LAST_SPECIALS = (
-    "<｜System｜>", "<｜fim▁hole｜>", "<｜fim▁begin｜>", "<｜fim▁end｜>", USER, ASSISTANT, THINK, THINK_END, DSML,
-    "<｜latest_reminder｜>", "<｜action｜>", "<｜query｜>", "<｜authority｜>", "<｜domain｜>", "<｜title｜>",
-    "<｜extracted_url｜>", "<｜read_url｜>", "<｜deepseek_image｜>",
-)
-"""In the order of the official vocabulary, where they also stand last."""
+NUM_FIRST_SPECIALS = 3
+"""Begin, end and padding open the vocabulary, as in the official one; the other special tokens close it."""
+
+LAST_SPECIALS = ("<｜System｜>", *SPECIAL_TOKENS[NUM_FIRST_SPECIALS:], "<｜deepseek_image｜>")
+"""In the order of the official vocabulary. The first and the last are V4.1's."""
 
 
-def corpus(count: int, seed: int = 7) -> Iterator[list[Piece]]:
-    """Generated conversations of the training side, as text pieces."""
+def corpus(count: int, seed: int = 7) -> Iterator[Prompt]:
+    """Rendered conversations of the training side."""
     for conversation in itertools.islice(conversations(seed, "train"), count):
-        yield render(conversation)
+        yield transcript(conversation)
 
 
 def common_words(texts: Sequence[str], count: int) -> list[str]:
@@ -57,7 +58,12 @@ def word_pattern(words: Sequence[str]) -> str:
 
 def train_vocabulary(num_conversations: int = 8000, size: int = SIZE) -> Tokenizer:
     """Learn the vocabulary; the same arguments give the same file."""
-    texts = [piece.text for pieces in corpus(num_conversations) for piece in pieces if not piece.special]
+    texts = [
+        segment.text
+        for rendered in corpus(num_conversations)
+        for segment in rendered.segments
+        if isinstance(segment, Text)
+    ]
     tokenizer = Tokenizer(models.BPE(unk_token=None))
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [
@@ -68,7 +74,7 @@ def train_vocabulary(num_conversations: int = 8000, size: int = SIZE) -> Tokeniz
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
         vocab_size=size - len(LAST_SPECIALS),
-        special_tokens=[_special(text) for text in FIRST_SPECIALS],
+        special_tokens=[_special(text) for text in SPECIAL_TOKENS[:NUM_FIRST_SPECIALS]],
         initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
         show_progress=False,
         min_frequency=8,
@@ -83,31 +89,34 @@ def _special(text: str) -> AddedToken:
 
 
 class Encoder:
-    """Turns pieces into token ids; special ids come only from special pieces, never from text."""
+    """Turns rendered conversations into token ids, and says which of them the model is to write."""
 
-    def __init__(self, tokenizer: Tokenizer) -> None:
+    def __init__(self, tokenizer: PromptTokenizer) -> None:
         self.tokenizer = tokenizer
-        tokenizer.encode_special_tokens = True
-        self.special_ids = {text: tokenizer.token_to_id(text) for text in (*FIRST_SPECIALS, *LAST_SPECIALS)}
 
     @classmethod
     def load(cls, path: Path) -> Encoder:
         """Read a tokenizer.json."""
-        return cls(Tokenizer.from_file(str(path)))
+        return cls(PromptTokenizer.from_file(path))
 
-    def encode(self, pieces: Sequence[Piece]) -> tuple[list[int], list[bool]]:
+    def encode(self, prompt: Prompt) -> tuple[list[int], list[bool]]:
         """Token ids, and for each whether the model is to write it."""
+        written = {index for first, after in prompt.outputs for index in range(first, after)}
         ids: list[int] = []
         learned: list[bool] = []
-        for piece in pieces:
-            new = [self.special_ids[piece.text]] if piece.special else self.tokenizer.encode(piece.text, add_special_tokens=False).ids
+        for index, segment in enumerate(prompt.segments):
+            new = self.tokenizer.encode((segment,)).ids
             ids += new
-            learned += [piece.learned] * len(new)
+            learned += [index in written] * len(new)
         return ids, learned
+
+    def encode_text(self, text: str) -> list[int]:
+        """Plain text."""
+        return self.tokenizer.encode_text(text)
 
     def decode(self, ids: Sequence[int]) -> str:
         """Text with special tokens spelled out."""
-        return str(self.tokenizer.decode(list(ids), skip_special_tokens=False))
+        return self.tokenizer.decode(ids)
 
 
 def main() -> None:
@@ -118,10 +127,10 @@ def main() -> None:
     tokenizer = train_vocabulary()
     out.parent.mkdir(parents=True, exist_ok=True)
     tokenizer.save(str(out))
-    encoder = Encoder(tokenizer)
+    encoder = Encoder.load(out)
     sample = list(corpus(1000, seed=8))
-    num_tokens = sum(len(encoder.encode(pieces)[0]) for pieces in sample)
-    num_characters = sum(len(piece.text) for pieces in sample for piece in pieces)
+    num_tokens = sum(len(encoder.encode(rendered)[0]) for rendered in sample)
+    num_characters = sum(len(rendered.text) for rendered in sample)
     print(f"{tokenizer.get_vocab_size()} entries; {num_tokens / len(sample):.1f} tokens a conversation, "
           f"{num_characters / num_tokens:.2f} characters a token")
 

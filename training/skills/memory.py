@@ -22,6 +22,11 @@ def name_memory(draw: Draw) -> Conversation:
         ),
         Turn(role="assistant", content=f"Nice to meet you, {name}!", reasoning=f"The user is called {name}."),
     ]
+    if draw.chance(0.25):
+        question = phrase(draw, ("What is my name?", "What's my name?", "what am I called?", "Say my name.", "Who am I?"))
+        asked = Turn(role="user", content=f"{turns[0].content} {question}")
+        answer = Turn(role="assistant", content=f"Your name is {name}.", reasoning=f"The user said the name: {name}.")
+        return Conversation(skill="memory.name", turns=(asked, answer))
     if draw.chance(0.75):
         turns += [
             Turn(
