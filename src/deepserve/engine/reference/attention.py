@@ -39,11 +39,12 @@ class _SinkAttention(torch.autograd.Function):
         weights = scores.softmax(-1)
         ctx.save_for_backward(flat, slots, weights)
         ctx.mark_non_differentiable(weights)
+        ctx.set_materialize_grads(False)
         return (weights.flatten(-3, -2) @ slots).unflatten(-2, (heads, rows)), weights
 
     @staticmethod
     @override
-    @once_differentiable  # type: ignore[untyped-decorator]  # torch leaves it untyped
+    @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, None, Tensor]:
         flat, slots, weights = ctx.saved_tensors
         heads, rows = weights.shape[-3:-1]
@@ -64,7 +65,7 @@ def sink_attention(queries: Tensor, slots: Tensor, bias: Tensor, sink: Tensor) -
     sink; bias [..., Q, S] is added to the scores; sink [H] is the logit of the last slot.
     -> outputs [..., H, Q, D] and weights [..., H, Q, S] (no gradient flows through the weights)
     """
-    outputs, weights = _SinkAttention.apply(queries, slots, bias, sink)
+    outputs, weights = _SinkAttention.apply(queries, slots, bias, sink)  # type: ignore[no-untyped-call]  # torch: untyped
     return outputs, weights
 
 
@@ -76,7 +77,8 @@ def index_scores(queries: Tensor, keys: Tensor, head_weights: Tensor) -> Tensor:
     """
     heads = queries.shape[2]
     products = (queries.flatten(1, 2) @ keys.transpose(1, 2)).relu().unflatten(1, (-1, heads))
-    return (head_weights.unsqueeze(2) @ products).squeeze(2)
+    scores: Tensor = (head_weights.unsqueeze(2) @ products).squeeze(2)
+    return scores
 
 
 def select_entries(scores: Tensor, top_k: int) -> Tensor:
@@ -104,9 +106,11 @@ class DenseView(NamedTuple):
     entry_rotation: Rotation
     """Of the entries, [E, R]: the position of the first token of each."""
     block: int
-    """Queries per block: the window, or T where the window covers everything."""
+    """Queries per block, a divisor of the window, or T where the window covers everything."""
+    num_before: int
+    """Blocks a block's queries read before their own."""
     window_bias: Tensor
-    """[blocks, Q, previous block and own block]: 0 or -inf."""
+    """[blocks, Q, Q * (num_before + 1)]: 0 or -inf."""
     entry_bias: Tensor
     """[blocks, Q, E]: -inf until the token that completes the entry."""
 
@@ -114,11 +118,11 @@ class DenseView(NamedTuple):
 def dense_view(config: NetworkConfig, ratio: int, length: int, device: torch.device) -> DenseView:
     """Lay out attention over `length` tokens in a layer of this ratio."""
     window = config.sliding_window
-    block = min(window, length)
+    block = length if length <= window else window // 2 if window % 2 == 0 else window
     num_blocks = -(-length // block)
+    num_before = window // block if length > window else 0
     queries = torch.arange(num_blocks * block, device=device).view(num_blocks, block, 1)
-    num_before = block if num_blocks > 1 else 0
-    keys = torch.arange(-num_before, block, device=device) + queries[:, :1]
+    keys = torch.arange(-num_before * block, block, device=device) + queries[:, :1]
     readable = (keys >= 0) & (keys <= queries) & (keys > queries - window)
     entries = torch.arange(length // ratio if ratio else 0, device=device)
     complete = entries < (queries + 1) // max(ratio, 1)
@@ -127,6 +131,7 @@ def dense_view(config: NetworkConfig, ratio: int, length: int, device: torch.dev
         rotation(torch.arange(length, device=device), frequencies),
         rotation(entries * ratio, frequencies),
         block,
+        num_before,
         torch.zeros(readable.shape, device=device).masked_fill_(~readable, float("-inf")),
         torch.zeros(complete.shape, device=device).masked_fill_(~complete, float("-inf")),
     )
@@ -140,14 +145,13 @@ class Indexer(nn.Module):
         self.heads, self.width = config.index_n_heads, config.index_head_dim
         self.wq_b = nn.Linear(config.q_lora_rank, self.heads * self.width, bias=False)
         self.weights_proj = nn.Linear(config.hidden_size, self.heads, bias=False)
-        self.compressor = Compressor(
-            config.hidden_size, self.width, ratio, overlaps=True, eps=config.rms_norm_eps
-        )
+        self.compressor = Compressor(config.hidden_size, self.width, ratio, overlaps=True, eps=config.rms_norm_eps)
 
     @property
     def scale(self) -> float:
         return float((self.width * self.heads) ** -0.5)
 
+    @override
     def forward(self, x: Tensor, low_queries: Tensor, view: DenseView) -> Tensor:
         """Score entries for whole sequences: x [B, T, d], low_queries [B, T, q_lora] -> [B, T, E], not masked."""
         keys = rotate(self.compressor(x), view.entry_rotation)
@@ -195,6 +199,7 @@ class Attention(nn.Module):
             if self.kind == "csa":
                 self.indexer = Indexer(config, ratio)
 
+    @override
     def forward(self, x: Tensor, view: DenseView, *, with_index_loss: bool) -> tuple[Tensor, Tensor | None]:
         """x [B, T, d], the normalised layer input -> output [B, T, d] and the indexer's loss, if asked for."""
         config = self.config
@@ -204,13 +209,13 @@ class Attention(nn.Module):
         queries = rotate(rms_norm(queries, None, config.rms_norm_eps), view.rotation.for_heads())
         keys = rotate(self.kv_norm(self.wkv(x)), view.rotation)
 
-        # Queries in blocks of one window: a block reads the block before it and itself.
-        num_blocks = view.window_bias.shape[0]
-        missing = num_blocks * view.block - length
+        # Queries go in blocks, so that no score outside the window and its rounding is ever computed.
+        num_blocks, block = view.window_bias.shape[0], view.block
+        missing = num_blocks * block - length
         blocked = F.pad(queries * config.head_dim**-0.5, (0, 0, 0, 0, 0, missing))
-        blocked = blocked.unflatten(1, (num_blocks, view.block)).transpose(2, 3)
-        own = F.pad(keys, (0, 0, 0, missing)).unflatten(1, (num_blocks, view.block))
-        before = [F.pad(own, (0, 0, 0, 0, 1, 0))[:, :-1]] if num_blocks > 1 else []
+        blocked = blocked.unflatten(1, (num_blocks, block)).transpose(2, 3)
+        line = F.pad(keys, (0, 0, view.num_before * block, missing)).unflatten(1, (-1, block))
+        window = [line[:, first : first + num_blocks] for first in range(view.num_before + 1)]
 
         entries = x.new_zeros(batch, 0, config.head_dim)
         if self.compressor is not None:
@@ -224,18 +229,21 @@ class Attention(nn.Module):
             if must_choose:
                 flat_bias = view.entry_bias.flatten(0, 1)
                 chosen = select_entries(scores.detach() + flat_bias[:length], config.index_topk)
-                chosen = F.pad(chosen, (0, 0, 0, missing)).unflatten(1, (num_blocks, view.block))
+                chosen = F.pad(chosen, (0, 0, 0, missing)).unflatten(1, (num_blocks, block))
                 entry_bias = entry_bias.masked_fill(~chosen, float("-inf"))
 
-        shared = torch.cat((entries, entries.new_zeros(batch, 1, config.head_dim)), 1)
-        slots = torch.cat((*before, own, shared.unsqueeze(1).expand(-1, num_blocks, -1, -1)), 2)
+        # The sink's slot comes last; before it, unreadable ones round the width up for the matrix products.
+        num_window = view.window_bias.shape[-1]
+        spare = -(num_window + num_entries + 1) % 16
+        shared = F.pad(entries, (0, 0, 0, spare + 1))
+        slots = torch.cat((*window, shared.unsqueeze(1).expand(-1, num_blocks, -1, -1)), 2)
         window_bias = view.window_bias.expand(batch, -1, -1, -1)
-        bias = torch.cat((window_bias, entry_bias, entry_bias.new_zeros(*entry_bias.shape[:3], 1)), -1)
+        bias = F.pad(torch.cat((window_bias, entry_bias), -1), (0, spare + 1), value=float("-inf"))
         outputs, weights = sink_attention(blocked, slots, bias, self.attn_sink)
 
         loss = None
         if scores is not None and with_index_loss:
-            mass = weights[..., -1 - num_entries : -1].mean(2).flatten(1, 2)[:, :length]
+            mass = weights[..., num_window : num_window + num_entries].mean(2).flatten(1, 2)[:, :length]
             loss = index_loss(scores, mass, view.entry_bias.flatten(0, 1)[:length])
         outputs = outputs.transpose(2, 3).flatten(1, 2)[:, :length]
         # Keys are values too, so values arrive rotated; turning the output back leaves relative positions only.

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
+from typing_extensions import override
 
 from .norm import RMSNorm
 
@@ -46,6 +47,7 @@ class Compressor(nn.Module):
         self.ape = nn.Parameter(torch.zeros(ratio, per_token))
         self.norm = RMSNorm(width, eps)
 
+    @override
     def forward(self, x: Tensor) -> Tensor:
         """Entries of a whole sequence from its start, not yet rotated: [B, T, d] -> [B, T // m, D]."""
         num_entries = x.shape[1] // self.ratio

@@ -12,6 +12,8 @@ from typing import Any, Literal
 
 import msgspec
 
+from deepserve.core.errors import CheckpointError
+
 LayerKind = Literal["window", "csa", "hca"]
 
 CSA_RATIO = 4
@@ -46,8 +48,27 @@ _YARN_FIELDS = {
 }
 
 
-class ConfigError(ValueError):
-    """A config.json that does not describe a DeepSeek V4 network this engine can run."""
+_POSITIVE = (
+    "vocab_size",
+    "hidden_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "head_dim",
+    "qk_rope_head_dim",
+    "q_lora_rank",
+    "o_groups",
+    "o_lora_rank",
+    "sliding_window",
+    "index_n_heads",
+    "index_head_dim",
+    "index_topk",
+    "n_routed_experts",
+    "num_experts_per_tok",
+    "moe_intermediate_size",
+    "hc_mult",
+    "hc_sinkhorn_iters",
+    "max_position_embeddings",
+)
 
 
 class NetworkConfig(msgspec.Struct, frozen=True, kw_only=True):
@@ -97,42 +118,36 @@ class NetworkConfig(msgspec.Struct, frozen=True, kw_only=True):
         return layer < self.num_hash_layers
 
     def __post_init__(self) -> None:
-        sizes = {
-            name: getattr(self, name)
-            for name in (
-                "vocab_size hidden_size num_hidden_layers num_attention_heads head_dim qk_rope_head_dim q_lora_rank "
-                "o_groups o_lora_rank sliding_window index_n_heads index_head_dim index_topk n_routed_experts "
-                "num_experts_per_tok moe_intermediate_size hc_mult hc_sinkhorn_iters max_position_embeddings"
-            ).split()
-        }
-        for name, value in sizes.items():
-            if value < 1:
-                raise ConfigError(f"{name} must be at least 1, not {value}")
+        for name in _POSITIVE:
+            if getattr(self, name) < 1:
+                raise CheckpointError(f"{name} must be at least 1, not {getattr(self, name)}")
         if len(self.compress_ratios) != self.num_hidden_layers:
-            raise ConfigError(
+            raise CheckpointError(
                 f"compress_ratios has {len(self.compress_ratios)} entries for {self.num_hidden_layers} layers"
             )
         if any(ratio < 0 or ratio == 1 for ratio in self.compress_ratios):
-            raise ConfigError(f"compress_ratios must be 0 or at least 2: {list(self.compress_ratios)}")
+            raise CheckpointError(f"compress_ratios must be 0 or at least 2: {list(self.compress_ratios)}")
         if self.qk_rope_head_dim % 2 or self.qk_rope_head_dim > min(self.head_dim, self.index_head_dim):
-            raise ConfigError(
+            raise CheckpointError(
                 f"qk_rope_head_dim {self.qk_rope_head_dim} must be even and fit in head_dim {self.head_dim} "
                 f"and index_head_dim {self.index_head_dim}"
             )
         if self.num_attention_heads % self.o_groups:
-            raise ConfigError(f"o_groups {self.o_groups} does not divide num_attention_heads {self.num_attention_heads}")
+            raise CheckpointError(
+                f"o_groups {self.o_groups} does not divide num_attention_heads {self.num_attention_heads}"
+            )
         if self.num_experts_per_tok > self.n_routed_experts:
-            raise ConfigError(f"num_experts_per_tok {self.num_experts_per_tok} exceeds {self.n_routed_experts} experts")
+            raise CheckpointError(f"num_experts_per_tok is {self.num_experts_per_tok} of {self.n_routed_experts}")
         if self.n_shared_experts != 1:
-            raise ConfigError(f"n_shared_experts must be 1, not {self.n_shared_experts}")
+            raise CheckpointError(f"n_shared_experts must be 1, not {self.n_shared_experts}")
         if self.yarn_factor != 1.0 and self.yarn_original_positions < 1:
-            raise ConfigError("YaRN needs original_max_position_embeddings")
+            raise CheckpointError("YaRN needs original_max_position_embeddings")
 
 
 def decode_config(fields: Mapping[str, Any]) -> NetworkConfig:
     """Read the decoded JSON object of a `config.json`; unknown keys are ignored, they describe other software.
 
-    Raises ConfigError naming the key that is missing, of the wrong type or out of range.
+    Raises CheckpointError naming the key that is missing, of the wrong type or out of range.
     """
     values: dict[str, Any] = {_REFERENCE_SPELLINGS.get(name, name): value for name, value in fields.items()}
     _require(values, "scoring_func", "sqrtsoftplus")
@@ -141,7 +156,7 @@ def decode_config(fields: Mapping[str, Any]) -> NetworkConfig:
     _require(values, "num_key_value_heads", 1)
     _require(values, "tie_word_embeddings", False)
     if values.get("model_type", "deepseek_v4") != "deepseek_v4":
-        raise ConfigError(f"model_type {values['model_type']!r} is not deepseek_v4")
+        raise CheckpointError(f"model_type {values['model_type']!r} is not deepseek_v4")
     values.update(_yarn(values))
     for name, read in (
         ("compress_ratios", _compress_ratios),
@@ -155,7 +170,7 @@ def decode_config(fields: Mapping[str, Any]) -> NetworkConfig:
     try:
         return msgspec.convert(known, NetworkConfig, strict=True)
     except msgspec.ValidationError as error:
-        raise ConfigError(f"config.json: {error}") from error
+        raise CheckpointError(f"config.json: {error}") from error
 
 
 def load_config(path: Path) -> NetworkConfig:
@@ -163,9 +178,9 @@ def load_config(path: Path) -> NetworkConfig:
     try:
         fields = msgspec.json.decode(path.read_bytes(), type=dict[str, Any])
     except OSError as error:
-        raise ConfigError(f"{path}: {error.strerror}") from error
+        raise CheckpointError(f"{path}: {error.strerror}") from error
     except msgspec.DecodeError as error:
-        raise ConfigError(f"{path}: {error}") from error
+        raise CheckpointError(f"{path}: {error}") from error
     return decode_config(fields)
 
 
@@ -189,7 +204,7 @@ def encode_config(config: NetworkConfig) -> dict[str, Any]:
 
 def _require(values: Mapping[str, Any], name: str, only: object) -> None:
     if values.get(name, only) != only:
-        raise ConfigError(f"{name} {values[name]!r} is not supported, only {only!r}")
+        raise CheckpointError(f"{name} {values[name]!r} is not supported, only {only!r}")
 
 
 def _yarn(values: Mapping[str, Any]) -> dict[str, Any]:
@@ -205,7 +220,7 @@ def _yarn(values: Mapping[str, Any]) -> dict[str, Any]:
     if kind == "yarn":
         found.update({_YARN_FIELDS[name]: value for name, value in scaling.items() if name in _YARN_FIELDS})
     elif kind != "default":
-        raise ConfigError(f"rope scaling type {kind!r} is not supported, only yarn")
+        raise CheckpointError(f"rope scaling type {kind!r} is not supported, only yarn")
     return found
 
 
@@ -213,15 +228,15 @@ def _compress_ratios(values: Mapping[str, Any]) -> object:
     ratios = values.get("compress_ratios")
     rates = values.get("compress_rates") or {}
     if rates.get("compressed_sparse_attention", CSA_RATIO) != CSA_RATIO:
-        raise ConfigError(f"the rate of compressed_sparse_attention must be {CSA_RATIO}")
+        raise CheckpointError(f"the rate of compressed_sparse_attention must be {CSA_RATIO}")
     if ratios is None and values.get("layer_types") is not None:
         known = {**_RATIO_OF_LAYER_TYPE, "heavily_compressed_attention": rates.get("heavily_compressed_attention", 128)}
         unknown = sorted(set(values["layer_types"]) - set(known))
         if unknown:
-            raise ConfigError(f"layer_types: unknown {', '.join(unknown)}")
+            raise CheckpointError(f"layer_types: unknown {', '.join(unknown)}")
         ratios = [known[kind] for kind in values["layer_types"]]
     if not isinstance(ratios, list | tuple):
-        raise ConfigError("compress_ratios (or layer_types) is missing")
+        raise CheckpointError("compress_ratios (or layer_types) is missing")
     # What follows the backbone's entries belongs to the draft head.
     return ratios[: values.get("num_hidden_layers")]
 
@@ -232,7 +247,7 @@ def _num_hash_layers(values: Mapping[str, Any]) -> int | None:
         return None
     num_hash = sum(kind == "hash_moe" for kind in kinds)
     if kinds != ["hash_moe"] * num_hash + ["moe"] * (len(kinds) - num_hash):
-        raise ConfigError("mlp_layer_types must be hash_moe layers followed by moe layers")
+        raise CheckpointError("mlp_layer_types must be hash_moe layers followed by moe layers")
     return num_hash
 
 

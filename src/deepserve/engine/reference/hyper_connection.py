@@ -51,7 +51,7 @@ class _Balance(torch.autograd.Function):
 
     @staticmethod
     @override
-    @once_differentiable  # type: ignore[untyped-decorator]  # torch leaves it untyped
+    @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
         (grad,) = grads
         kept = ctx.saved_tensors
@@ -69,18 +69,35 @@ def sinkhorn(matrices: Tensor, *, iterations: int, eps: float) -> Tensor:
     one, eye = matrices.new_ones(size, size), torch.eye(size, dtype=matrices.dtype, device=matrices.device)
     rows, columns = torch.kron(eye, one), torch.kron(one, eye)
     lines = (columns, *((rows, columns) * (iterations - 1)))
-    balanced: Tensor = _Balance.apply(matrices, lines, eps)
-    return balanced.unflatten(-1, (size, size))
+    balanced: Tensor = _Balance.apply(matrices, lines, eps)  # type: ignore[no-untyped-call]  # torch: untyped
+    return balanced.view(-1, size, size)
+
+
+class _StreamScores(torch.autograd.Function):
+    """Project RMS-normalised rows; the norm is applied after the product, the same number in one pass less."""
+
+    @staticmethod
+    @override
+    def forward(ctx: Any, rows: Tensor, fn: Tensor, eps: float) -> Tensor:  # Any: autograd's context
+        inverse = (torch.linalg.vector_norm(rows, dim=-1, keepdim=True).square_() / rows.shape[-1] + eps).rsqrt_()
+        scores = F.linear(rows, fn) * inverse
+        ctx.save_for_backward(rows, fn, inverse, scores)
+        return scores
+
+    @staticmethod
+    @override
+    @once_differentiable
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, None]:
+        rows, fn, inverse, scores = ctx.saved_tensors
+        grad = grads[0] * inverse
+        along = (grads[0] * scores).sum(-1, keepdim=True) * inverse.square() / rows.shape[-1]
+        return (grad @ fn).addcmul_(rows, along, value=-1), grad.T @ rows, None
 
 
 def stream_scores(streams: Tensor, fn: Tensor, eps: float) -> Tensor:
-    """Project the RMS-normalised, flattened streams [N, S, d] to one number per row of fn; float32.
-
-    The norm is applied after the product, which is the same number and one pass less.
-    """
-    flat = streams.flatten(1).float()
-    mean_square = torch.linalg.vector_norm(flat, dim=-1, keepdim=True).square() / flat.shape[-1]
-    return F.linear(flat, fn) * torch.rsqrt(mean_square + eps)
+    """Project the RMS-normalised, flattened streams [N, S, d] to one number per row of fn; float32."""
+    scores: Tensor = _StreamScores.apply(streams.flatten(1).float(), fn, eps)  # type: ignore[no-untyped-call]  # torch: untyped
+    return scores
 
 
 def hyper_mix(streams: Tensor, fn: Tensor, base: Tensor, scale: Tensor, config: NetworkConfig) -> Mix:
@@ -104,10 +121,9 @@ def collapse(streams: Tensor, read: Tensor) -> Tensor:
 
 def expand(streams: Tensor, output: Tensor, mix: Mix) -> Tensor:
     """Write a sub-block's output [N, d] back into the streams [N, S, d]."""
-    written = mix.write.to(output.dtype).unsqueeze(-1) * output.unsqueeze(1)
-    # A transposed operand would take a slow path of bmm.
-    carry = mix.carry.to(streams.dtype).transpose(1, 2).contiguous()
-    return torch.baddbmm(written, carry, streams)
+    # One product per token: the new streams are [carry | write] times the old streams with the output below.
+    weights = torch.cat((mix.carry.transpose(1, 2), mix.write.unsqueeze(-1)), -1)
+    return torch.bmm(weights.to(streams.dtype), torch.cat((streams, output.unsqueeze(1)), 1))
 
 
 def hyper_head(streams: Tensor, fn: Tensor, base: Tensor, scale: Tensor, config: NetworkConfig) -> Tensor:

@@ -16,6 +16,7 @@ from typing import Literal, overload
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from typing_extensions import override
 
 from .attention import Attention, DenseView, Indexer, dense_view
 from .config import NetworkConfig
@@ -44,6 +45,7 @@ class Layer(nn.Module):
         self.hc_ffn_base = nn.Parameter(torch.empty(num_mixes))
         self.hc_ffn_scale = nn.Parameter(torch.empty(3))
 
+    @override
     def forward(
         self, streams: Tensor, tokens: Tensor, view: DenseView, *, with_index_loss: bool
     ) -> tuple[Tensor, Tensor | None]:
@@ -77,6 +79,7 @@ class Network(nn.Module):
     def forward(self, tokens: Tensor, *, with_index_loss: Literal[False] = False) -> Tensor: ...
     @overload
     def forward(self, tokens: Tensor, *, with_index_loss: Literal[True]) -> tuple[Tensor, Tensor]: ...
+    @override
     def forward(self, tokens: Tensor, *, with_index_loss: bool = False) -> Tensor | tuple[Tensor, Tensor]:
         """Logits of every position, float32: tokens [B, T] -> [B, T, V].
 
@@ -87,7 +90,7 @@ class Network(nn.Module):
         views = {
             ratio: dense_view(config, ratio, tokens.shape[1], tokens.device) for ratio in set(config.compress_ratios)
         }
-        streams = self.embed(tokens.flatten()).unsqueeze(1).expand(-1, config.hc_mult, -1)
+        streams = self.embed(tokens.flatten()).unsqueeze(1).repeat(1, config.hc_mult, 1)
         losses = []
         for layer in self.layers:
             assert isinstance(layer, Layer)
@@ -142,10 +145,7 @@ class Network(nn.Module):
     def index_parameters(self) -> list[nn.Parameter]:
         """What the index loss trains."""
         return [
-            parameter
-            for module in self.modules()
-            if isinstance(module, Indexer)
-            for parameter in module.parameters()
+            parameter for module in self.modules() if isinstance(module, Indexer) for parameter in module.parameters()
         ]
 
     def take_expert_load(self) -> Tensor:
