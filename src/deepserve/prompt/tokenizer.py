@@ -1,0 +1,190 @@
+"""Text to token ids and back, with special tokens kept apart from text.
+
+Wraps a byte-level BPE `tokenizer.json`. The special and other added tokens are taken out of it before it sees any
+text, so no text whatsoever encodes to one of them; their ids come from `Special` segments alone.
+"""
+
+from __future__ import annotations
+
+import codecs
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import msgspec
+import tokenizers
+
+from deepserve.core.errors import CheckpointError, UnsupportedFeature
+from deepserve.core.events import TokenLogprob
+from deepserve.prompt.decoder import Piece
+from deepserve.prompt.segments import Prompt, Segment, Special, Text, Tokens
+from deepserve.prompt.special_tokens import (
+    ASSISTANT,
+    BOS,
+    DSML,
+    END_THINK,
+    EOS,
+    LATEST_REMINDER,
+    SPECIAL_TOKENS,
+    THINK,
+    USER,
+)
+
+NEEDED_TOKENS: Final = (BOS, EOS, USER, ASSISTANT, THINK, END_THINK, DSML, LATEST_REMINDER)
+"""Without these no conversation can be written; a prompt that needs another one the file lacks is refused."""
+
+MAX_FILE_BYTES: Final = 64 * 2**20
+
+
+class Encoded(msgspec.Struct, frozen=True):
+    """A prompt as token ids. boundaries: numbers of tokens before each `<｜Assistant｜>`, rising."""
+
+    ids: list[int]
+    boundaries: tuple[int, ...]
+
+
+class Tokenizer:
+    """Immutable after construction; safe to share between threads.
+
+    Raises CheckpointError for a file that is no byte-level BPE tokenizer with the V4 special tokens.
+    """
+
+    def __init__(self, source: str) -> None:
+        """source: the text of a `tokenizer.json`."""
+        try:
+            # Any: a foreign file; each part is looked at where it is used.
+            content: dict[str, Any] = json.loads(source)
+            added = {str(token["content"]): int(token["id"]) for token in content["added_tokens"]}
+            vocabulary: dict[str, int] = content["model"]["vocab"]
+            if content["model"]["type"] != "BPE" or content["decoder"]["type"] != "ByteLevel":
+                raise CheckpointError("the tokenizer is not a byte-level BPE; V4 checkpoints have no other kind")
+            content["added_tokens"] = []
+            content["model"]["vocab"] = {token: id_ for token, id_ in vocabulary.items() if token not in added}
+            content["post_processor"] = content["truncation"] = content["padding"] = None
+            self._bpe = tokenizers.Tokenizer.from_str(json.dumps(content))
+        except (KeyError, TypeError, ValueError) as error:
+            raise CheckpointError(f"this is not a tokenizer.json: {error}") from error
+        except Exception as error:  # tokenizers raises a bare Exception for whatever it cannot build
+            if isinstance(error, CheckpointError):
+                raise
+            raise CheckpointError(f"the tokenizer cannot be built: {error}") from error
+
+        missing = [token for token in NEEDED_TOKENS if token not in added]
+        if missing:
+            raise CheckpointError(f"the tokenizer lacks the special tokens {', '.join(missing)}")
+        self.special_ids: Mapping[str, int] = {token: added[token] for token in SPECIAL_TOKENS if token in added}
+        """Ids of the V4 special tokens the file has."""
+        self.eos_id = added[EOS]
+        self.vocab_size = max(*added.values(), *vocabulary.values()) + 1
+        self._specials = {id_: token for token, id_ in self.special_ids.items()}
+        self._bytes = _token_bytes(vocabulary, added, self.vocab_size)
+
+    @classmethod
+    def from_file(cls, path: Path) -> Tokenizer:
+        try:
+            if path.stat().st_size > MAX_FILE_BYTES:
+                raise CheckpointError(f"{path} is larger than {MAX_FILE_BYTES >> 20} MiB")
+            return cls(path.read_text(encoding="utf-8"))
+        except OSError as error:
+            raise CheckpointError(f"cannot read the tokenizer {path}: {error}") from error
+
+    def encode(self, prompt: Prompt | Sequence[Segment]) -> Encoded:
+        """Token ids of a prompt, and the places where a cached prefix is worth keeping."""
+        ids: list[int] = []
+        boundaries: list[int] = []
+        for segment in prompt.segments if isinstance(prompt, Prompt) else prompt:
+            match segment:
+                case Special(token):
+                    if token == ASSISTANT:
+                        boundaries.append(len(ids))
+                    ids.append(self.special_id(token))
+                case Text(text):
+                    ids += self.encode_text(text)
+                case Tokens(known):
+                    ids += known
+        return Encoded(ids, tuple(boundaries))
+
+    def encode_text(self, text: str) -> list[int]:
+        """Token ids of plain text; lone surrogates, which no byte sequence stands for, become question marks."""
+        if not text.isascii():
+            text = text.encode("utf-8", "replace").decode("utf-8")
+        ids: list[int] = self._bpe.encode(text, add_special_tokens=False).ids
+        return ids
+
+    def special_id(self, token: str) -> int:
+        """The id of a special token; raises UnsupportedFeature when this vocabulary has none."""
+        found = self.special_ids.get(token)
+        if found is None:
+            raise UnsupportedFeature(f"the model's vocabulary has no token {token}")
+        return found
+
+    def special_token(self, token_id: int) -> str | None:
+        """The V4 special token of that id, None for any other token."""
+        return self._specials.get(token_id)
+
+    def token_bytes(self, token_id: int) -> bytes:
+        """The bytes a token stands for, a special token's spelling included; raises IndexError outside the vocabulary.
+
+        They need not be whole characters. Ids that the vocabulary leaves out have none.
+        """
+        if token_id < 0:
+            raise IndexError(token_id)
+        return self._bytes[token_id]
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """The text of whole token sequences, special tokens spelled; broken characters become U+FFFD."""
+        return b"".join(map(self.token_bytes, ids)).decode("utf-8", "replace")
+
+    def logprob(self, token_id: int, logprob: float, top: Sequence[tuple[int, float]] = ()) -> TokenLogprob:
+        """A drawn token with its log-probability as clients see it."""
+        own = self.token_bytes(token_id)
+        return TokenLogprob(
+            token=own.decode("utf-8", "replace"),
+            logprob=logprob,
+            bytes=own,
+            top=tuple(self.logprob(other, value) for other, value in top),
+        )
+
+
+class Detokenizer:
+    """One answer's tokens to pieces of text, as they come.
+
+    A character whose bytes are spread over several tokens comes out with the last of them; until then a piece with
+    empty text carries the token's log-probability.
+    """
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self._tokenizer = tokenizer
+        self._utf8 = codecs.getincrementaldecoder("utf-8")("replace")
+
+    def push(self, token_id: int, logprob: TokenLogprob | None = None) -> list[Piece]:
+        """The pieces that one more token makes certain."""
+        logprobs = (logprob,) if logprob is not None else ()
+        special = self._tokenizer.special_token(token_id)
+        if special is None:
+            text = self._utf8.decode(self._tokenizer.token_bytes(token_id))
+            return [Piece(text, logprobs=logprobs, num_tokens=1)]
+        return [*self.finish(), Piece(special, is_special=True, logprobs=logprobs, num_tokens=1)]
+
+    def finish(self) -> list[Piece]:
+        """What is left of a broken character, as U+FFFD."""
+        rest = self._utf8.decode(b"", final=True)
+        return [Piece(rest)] if rest else []
+
+
+def _token_bytes(vocabulary: dict[str, int], added: dict[str, int], size: int) -> list[bytes]:
+    """The bytes of every id, by the byte-level alphabet of GPT-2 in which the file spells its tokens."""
+    printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    others = [byte for byte in range(256) if byte not in printable]
+    letters = {chr(byte): byte for byte in printable} | {chr(256 + index): byte for index, byte in enumerate(others)}
+    found = [b""] * size
+    for token, id_ in vocabulary.items():
+        if token not in added:
+            try:
+                found[id_] = bytes(letters[letter] for letter in token)
+            except KeyError as error:
+                raise CheckpointError(f"the tokenizer's entry {token!r} is not byte-level") from error
+    for token, id_ in added.items():
+        found[id_] = token.encode()
+    return found
