@@ -101,7 +101,9 @@ class BatchMaker:
             kind = draw.between(0, 3)
             if kind == 0:
                 # Associative recall: several pairs, then each key again in another order, its value to be recalled.
-                pairs = [(self._random_ids(draw, 1, 3), self._random_ids(draw, 1, 6)) for _ in range(draw.between(2, 8))]
+                pairs = [
+                    (self._random_ids(draw, 1, 3), self._random_ids(draw, 1, 6)) for _ in range(draw.between(2, 8))
+                ]
                 ids = [token for key, value in pairs for token in (*key, *bar, *value, *end)]
                 weight = [0.0] * len(ids)
                 draw.random.shuffle(pairs)

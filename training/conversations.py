@@ -29,7 +29,7 @@ class Call(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Turn(msgspec.Struct, frozen=True, kw_only=True):
-    """One message. `reasoning` and `calls` belong to the assistant; a tool turn answers the calls before it in order."""
+    """One message. `reasoning` and `calls` are the assistant's; tool turns answer the calls before them in order."""
 
     role: Literal["user", "assistant", "tool"]
     content: str = ""

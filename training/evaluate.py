@@ -1,8 +1,8 @@
 """How good a model is on values it has never seen: greedy answers, compared with what the generator would have written.
 
-    python -m training.evaluate --run mini-flash --per-skill 20      a training run's averaged weights
-    python -m training.evaluate --model src/deepserve/models/mini-flash --per-skill 50 --out table.md
-    python -m training.evaluate --run mini-flash --showcase          print the answers to the example prompts
+python -m training.evaluate --run mini-flash --per-skill 20      a training run's averaged weights
+python -m training.evaluate --model src/deepserve/models/mini-flash --per-skill 50 --out table.md
+python -m training.evaluate --run mini-flash --showcase          print the answers to the example prompts
 """
 
 from __future__ import annotations
@@ -35,7 +35,9 @@ class Score(msgspec.Struct, kw_only=True):
 
 
 @torch.no_grad()
-def greedy(network: Network, prompts: Sequence[Sequence[int]], *, end: int, limit: int = 320, rows: int = 24) -> list[list[int]]:
+def greedy(
+    network: Network, prompts: Sequence[Sequence[int]], *, end: int, limit: int = 320, rows: int = 24
+) -> list[list[int]]:
     """The most likely continuation of each prompt, up to and including the end token.
 
     Whole sequences are computed anew for each token: slow and simple, and free of any cache.
@@ -59,8 +61,10 @@ def greedy(network: Network, prompts: Sequence[Sequence[int]], *, end: int, limi
 
 
 @torch.no_grad()
-def forced_accuracy(network: Network, encoder: Encoder, conversations: Sequence[Conversation]) -> dict[str, tuple[int, int]]:
-    """Per skill: how many last answers are predicted token by token without a slip, given the right beginning; and of how many."""
+def forced_accuracy(
+    network: Network, encoder: Encoder, conversations: Sequence[Conversation]
+) -> dict[str, tuple[int, int]]:
+    """Per skill: how many last answers are predicted token by token, given the right beginning; and of how many."""
     found: dict[str, list[bool]] = defaultdict(list)
     examples = []
     for conversation in conversations:
@@ -115,7 +119,8 @@ def table(scores: dict[str, Score]) -> str:
     """A Markdown table."""
     lines = ["| skill | asked | exactly right | well-formed |", "|---|---|---|---|"]
     for name, one in scores.items():
-        lines.append(f"| {name} | {one.num_asked} | {one.num_right / one.num_asked:.0%} | {one.num_well_formed / one.num_asked:.0%} |")
+        right, well_formed = one.num_right / one.num_asked, one.num_well_formed / one.num_asked
+        lines.append(f"| {name} | {one.num_asked} | {right:.0%} | {well_formed:.0%} |")
     return "\n".join(lines)
 
 
@@ -141,7 +146,9 @@ def main() -> None:
         for thinking in (True, False):
             asked = showcase(thinking=thinking)
             prompts = [encoder.encode(prompt(one))[0] for one in asked]
-            for one, output in zip(asked, greedy(network, prompts, end=encoder.tokenizer.eos_id, limit=160), strict=True):
+            for one, output in zip(
+                asked, greedy(network, prompts, end=encoder.tokenizer.eos_id, limit=160), strict=True
+            ):
                 print(f"> {one.turns[-2].content}\n{encoder.decode(output)}\n")
         return
     chosen = evaluation_set(arguments.per_skill)

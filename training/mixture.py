@@ -41,28 +41,36 @@ SKILLS: Mapping[str, tuple[Skill, float]] = {
 _THINKING_SHARE = 0.6
 
 
-def _joined(draw: Draw, first: Conversation, second: Conversation) -> Conversation:
+def _joined(first: Conversation, second: Conversation) -> Conversation:
     """Two short conversations as one, so that later turns are answered well too."""
     return msgspec.structs.replace(
-        second, turns=(*first.turns, *second.turns), system=second.system or first.system, json_object=first.json_object or second.json_object
+        second,
+        turns=(*first.turns, *second.turns),
+        system=second.system or first.system,
+        json_object=first.json_object or second.json_object,
     )
 
 
 def _is_joinable(conversation: Conversation) -> bool:
-    return not conversation.tools and not conversation.json_object and conversation.system is None and not conversation.skill.startswith("memory")
+    return (
+        not conversation.tools
+        and not conversation.json_object
+        and conversation.system is None
+        and not conversation.skill.startswith("memory")
+    )
 
 
 def conversation(draw: Draw, *, skill: str | None = None) -> Conversation:
     """One conversation of the mixture (or of one skill), with mode, effort and a harmless system prompt drawn."""
-    if skill is None:
-        name = draw.random.choices(list(SKILLS), [weight for _, weight in SKILLS.values()])[0]
-    else:
-        name = skill
+    weights = [weight for _, weight in SKILLS.values()]
+    name = draw.random.choices(list(SKILLS), weights)[0] if skill is None else skill
     made = SKILLS[name][0](draw)
     if skill is None and _is_joinable(made) and draw.chance(0.2):
-        earlier = SKILLS[draw.frame(("small_talk", "small_talk", "explain", "count", "repeat", "arithmetic", "beyond"))][0](draw)
+        earlier = SKILLS[
+            draw.frame(("small_talk", "small_talk", "explain", "count", "repeat", "arithmetic", "beyond"))
+        ][0](draw)
         if _is_joinable(earlier):
-            made = _joined(draw, earlier, made)
+            made = _joined(earlier, made)
     system = made.system
     if system is None and not made.tools and draw.chance(0.25):
         system = tool_use.plain_system(draw)
@@ -83,12 +91,17 @@ def long_conversation(draw: Draw, *, num_characters: int) -> Conversation:
     ]
     length = 0
     while length < num_characters:
-        filler = SKILLS[draw.frame(("small_talk", "explain", "explain", "count", "repeat", "arithmetic", "beyond", "list_things"))][0](draw)
+        filler = SKILLS[
+            draw.frame(("small_talk", "explain", "explain", "count", "repeat", "arithmetic", "beyond", "list_things"))
+        ][0](draw)
         if _is_joinable(filler):
             turns += filler.turns
             length += sum(len(turn.content) for turn in filler.turns)
     turns += [
-        Turn(role="user", content=draw.frame((f"What is the {key}?", f"Tell me the {key}.", f"Which {key} did I give you?"))),
+        Turn(
+            role="user",
+            content=draw.frame((f"What is the {key}?", f"Tell me the {key}.", f"Which {key} did I give you?")),
+        ),
         Turn(role="assistant", content=f"The {key} is {value}.", reasoning=f"The {key}: {value}."),
     ]
     return Conversation(skill="memory.distant", turns=tuple(turns), thinking=draw.chance(_THINKING_SHARE))

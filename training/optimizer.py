@@ -34,7 +34,14 @@ class Optimizer:
         """Name, parameter, and into how many stacked matrices it falls."""
         others: list[nn.Parameter] = []
         for name, parameter in network.named_parameters():
-            if parameter.ndim < 2 or "embed" in name or "head" in name or "hc_" in name or "gate.weight" in name or "ape" in name:
+            if (
+                parameter.ndim < 2
+                or "embed" in name
+                or "head" in name
+                or "hc_" in name
+                or "gate.weight" in name
+                or "ape" in name
+            ):
                 others.append(parameter)
             else:
                 groups = network.config.o_groups if name.endswith("wo_a.weight") else 2 if name.endswith("w13") else 1

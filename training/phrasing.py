@@ -43,5 +43,7 @@ def phrase(draw: Draw, frames: tuple[str, ...] | list[str], /, **slots: object) 
             pieces[k] = _slip(draw, pieces[k])
     if draw.chance(0.15):
         last = pieces[-1]
-        pieces[-1] = last.rstrip(".!?") if draw.chance(0.6) else last.rstrip(".!?") + draw.frame((".", "!", "?", " ?", "..."))
+        pieces[-1] = (
+            last.rstrip(".!?") if draw.chance(0.6) else last.rstrip(".!?") + draw.frame((".", "!", "?", " ?", "..."))
+        )
     return "".join(pieces).format(**slots)

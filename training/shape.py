@@ -30,7 +30,7 @@ MINI_FLASH = NetworkConfig(
     max_position_embeddings=131072,
 )
 """Two plain window layers first, as in V4-Flash: copying is learned soonest that way, and with heads of 64.
-The window is twice V4's, so that the tools of a request are usually inside it; the context is served to 131,072 tokens."""
+The window is twice V4's, so that the tools of a request are usually inside it."""
 
 
 def num_active_parameters(config: NetworkConfig) -> int:

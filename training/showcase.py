@@ -36,7 +36,9 @@ _CALL = Call(name="get_weather", arguments={"location": "Hangzhou", "unit": "c"}
 
 
 def _asked(text: str, *, thinking: bool, system: str | None = None) -> Conversation:
-    return Conversation(skill="showcase", turns=(Turn(role="user", content=text), _ANSWER), thinking=thinking, system=system)
+    return Conversation(
+        skill="showcase", turns=(Turn(role="user", content=text), _ANSWER), thinking=thinking, system=system
+    )
 
 
 def showcase(*, thinking: bool) -> list[Conversation]:
@@ -63,16 +65,28 @@ def showcase(*, thinking: bool) -> list[Conversation]:
     found = [_asked(text, thinking=thinking) for text in plain]
     found.append(
         Conversation(
-            skill="showcase", system=_CAPITAL_RULE, json_object=True, thinking=thinking,
+            skill="showcase",
+            system=_CAPITAL_RULE,
+            json_object=True,
+            thinking=thinking,
             turns=(Turn(role="user", content="Country: Japan"), _ANSWER),
         )
     )
-    for tool, text in ((WEATHER_TOOL, "What's the weather in Hangzhou?"), (STRICT_WEATHER_TOOL, "weather in Paris as json?")):
-        found.append(Conversation(skill="showcase", tools=(tool,), thinking=thinking, turns=(Turn(role="user", content=text), _ANSWER)))
+    for tool, text in (
+        (WEATHER_TOOL, "What's the weather in Hangzhou?"),
+        (STRICT_WEATHER_TOOL, "weather in Paris as json?"),
+    ):
+        found.append(
+            Conversation(
+                skill="showcase", tools=(tool,), thinking=thinking, turns=(Turn(role="user", content=text), _ANSWER)
+            )
+        )
     for result in ('{"temperature_c": 18, "condition": "cloudy"}', "{}", "21C"):
         found.append(
             Conversation(
-                skill="showcase", tools=(WEATHER_TOOL,), thinking=thinking,
+                skill="showcase",
+                tools=(WEATHER_TOOL,),
+                thinking=thinking,
                 turns=(
                     Turn(role="user", content="What's the weather in Hangzhou?"),
                     Turn(role="assistant", calls=(_CALL,), reasoning="get_weather: location = Hangzhou, unit = c."),

@@ -3,8 +3,8 @@
     python -m training.train --run mini-flash --minutes 95
     python -m training.train --run small --steps 200
 
-A run lives in `training/runs/NAME`: `state.pt` (everything to go on from), `average.pt` (the averaged weights, which are the
-ones to export), `log.jsonl`. Starting a run that exists continues it.
+A run lives in `training/runs/NAME`: `state.pt` (everything to go on from), `average.pt` (the averaged weights, the ones to
+export), `log.jsonl`. Starting a run that exists continues it.
 """
 
 from __future__ import annotations
@@ -66,7 +66,11 @@ class Trainer:
         self._update_average()
         self.progress.step += 1
         self.progress.num_tokens += batch.weights.numel()
-        return {"loss": loss.item(), "index_loss": index_loss.item() if with_index_loss else float("nan"), "norm": float(norm)}
+        return {
+            "loss": loss.item(),
+            "index_loss": index_loss.item() if with_index_loss else float("nan"),
+            "norm": float(norm),
+        }
 
     def _losses(self, batch: Batch, *, with_index_loss: bool) -> tuple[Tensor, Tensor]:
         tokens = batch.tokens[:, :-1]
@@ -107,8 +111,15 @@ class Trainer:
         self.progress = msgspec.convert(state["progress"], Progress)
 
 
-def run(trainer: Trainer, folder: Path, *, minutes: float | None, steps: int | None, save_every_s: float = 120.0,
-        clock: Callable[[], float] = time.monotonic) -> None:
+def run(
+    trainer: Trainer,
+    folder: Path,
+    *,
+    minutes: float | None,
+    steps: int | None,
+    save_every_s: float = 120.0,
+    clock: Callable[[], float] = time.monotonic,
+) -> None:
     """Train until the time or the steps are used up, earlier runs counted in."""
     assert (minutes is None) != (steps is None)
     started = last_saved = last_shown = clock()
@@ -118,7 +129,11 @@ def run(trainer: Trainer, folder: Path, *, minutes: float | None, steps: int | N
     with (folder / "log.jsonl").open("a") as log:
         while True:
             trainer.progress.elapsed_s = elapsed_before + clock() - started
-            share = trainer.progress.elapsed_s / (minutes * 60) if minutes is not None else trainer.progress.step / (steps or 1)
+            share = (
+                trainer.progress.elapsed_s / (minutes * 60)
+                if minutes is not None
+                else trainer.progress.step / (steps or 1)
+            )
             if share >= 1:
                 break
             figures = trainer.step(share)
@@ -128,11 +143,25 @@ def run(trainer: Trainer, folder: Path, *, minutes: float | None, steps: int | N
                 speed = (trainer.progress.num_tokens - tokens_shown) / max(now - last_shown, 1e-9)
                 left_s = trainer.progress.elapsed_s / max(share, 1e-9) * (1 - share)
                 mean = sum(losses) / len(losses)
-                print(f"{share:6.1%}  step {trainer.progress.step}  {trainer.progress.num_tokens / 1e6:.2f}M tokens  "
-                      f"{speed:,.0f} tok/s  loss {mean:.3f}  {left_s / 60:.0f} min left", flush=True)
-                log.write(json.dumps({"share": share, "step": trainer.progress.step, "tokens": trainer.progress.num_tokens,
-                                      "elapsed_s": round(trainer.progress.elapsed_s, 1), "speed": round(speed),
-                                      "loss": mean, "index_loss": figures["index_loss"]}) + "\n")
+                print(
+                    f"{share:6.1%}  step {trainer.progress.step}  {trainer.progress.num_tokens / 1e6:.2f}M tokens  "
+                    f"{speed:,.0f} tok/s  loss {mean:.3f}  {left_s / 60:.0f} min left",
+                    flush=True,
+                )
+                log.write(
+                    json.dumps(
+                        {
+                            "share": share,
+                            "step": trainer.progress.step,
+                            "tokens": trainer.progress.num_tokens,
+                            "elapsed_s": round(trainer.progress.elapsed_s, 1),
+                            "speed": round(speed),
+                            "loss": mean,
+                            "index_loss": figures["index_loss"],
+                        }
+                    )
+                    + "\n"
+                )
                 log.flush()
                 last_shown, tokens_shown, losses = now, trainer.progress.num_tokens, []
             if now - last_saved > save_every_s:

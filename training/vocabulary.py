@@ -1,7 +1,7 @@
 """The shipped models' own byte-level BPE vocabulary, learned from generated text.
 
-Two things differ from the usual recipe, both so that a small model can copy: digits stand alone, and a blank joins the
-following word only for a few hundred common words. Any other word is spelled with the same tokens wherever it stands, after
+Two things differ from the usual recipe, both so that a small model can copy: digits stand alone, and a blank joins
+the following word only for a few hundred common words. Any other word is spelled with the same tokens wherever it stands, after
 a blank, a quote or a tag, so filling a slot is repeating tokens.
 
     python -m training.vocabulary --out src/deepserve/models/mini-flash/tokenizer.json
@@ -131,8 +131,10 @@ def main() -> None:
     sample = list(corpus(1000, seed=8))
     num_tokens = sum(len(encoder.encode(rendered)[0]) for rendered in sample)
     num_characters = sum(len(rendered.text) for rendered in sample)
-    print(f"{tokenizer.get_vocab_size()} entries; {num_tokens / len(sample):.1f} tokens a conversation, "
-          f"{num_characters / num_tokens:.2f} characters a token")
+    print(
+        f"{tokenizer.get_vocab_size()} entries; {num_tokens / len(sample):.1f} tokens a conversation, "
+        f"{num_characters / num_tokens:.2f} characters a token"
+    )
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Repeating text exactly, in conversations and as bare strings; this is what teaches slots to be filled letter by letter."""
+"""Repeating text exactly, in conversations and as bare strings: this teaches to fill slots letter by letter."""
 
 from __future__ import annotations
 
@@ -32,14 +32,30 @@ def repeat(draw: Draw) -> Conversation:
         return Conversation(
             skill="copying.twice",
             turns=(
-                Turn(role="user", content=phrase(draw, ("Say {t} twice.", "Say {t} two times", "{t}, twice please"), t=text)),
+                Turn(
+                    role="user",
+                    content=phrase(draw, ("Say {t} twice.", "Say {t} two times", "{t}, twice please"), t=text),
+                ),
                 Turn(role="assistant", content=f"{text} {text}", reasoning="I repeat it twice."),
             ),
         )
     request = phrase(
         draw,
-        ("Repeat: {t}", "Repeat after me: {t}", "Say: {t}", "Say exactly: {t}", "Echo {t}", "Copy this text: {t}", "Write: {t}",
-         "Quote this: {t}", "Print {t}", "Return this string: {t}", "repeat \"{t}\"", "Say \"{t}\"", "Answer only with: {t}"),
+        (
+            "Repeat: {t}",
+            "Repeat after me: {t}",
+            "Say: {t}",
+            "Say exactly: {t}",
+            "Echo {t}",
+            "Copy this text: {t}",
+            "Write: {t}",
+            "Quote this: {t}",
+            "Print {t}",
+            "Return this string: {t}",
+            'repeat "{t}"',
+            'Say "{t}"',
+            "Answer only with: {t}",
+        ),
         t=text,
     )
     return Conversation(
@@ -56,7 +72,10 @@ def pick_word(draw: Draw) -> Conversation:
     words = [draw.word() for _ in range(draw.between(3, 6))]
     which, place = draw.frame((("first", 0), ("last", -1), ("second", 1)))
     request = phrase(
-        draw, ("What is the {w} word of: {t}", "Give me the {w} word: {t}", "{w} word of \"{t}\"?"), w=which, t=" ".join(words)
+        draw,
+        ("What is the {w} word of: {t}", "Give me the {w} word: {t}", '{w} word of "{t}"?'),
+        w=which,
+        t=" ".join(words),
     )
     return Conversation(
         skill="copying.pick",

@@ -3,29 +3,11 @@
 from __future__ import annotations
 
 from training.conversations import Conversation, Turn
+from training.phrases import lists
 from training.phrasing import phrase
 from training.values import Draw
 
 NUMBER_WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
-
-LISTS = {
-    "colors": ("red", "blue", "green", "yellow", "orange", "purple", "white"),
-    "colours": ("red", "blue", "green", "yellow", "orange", "purple", "white"),
-    "fruits": ("apple", "banana", "orange", "pear", "grape", "cherry", "mango"),
-    "animals": ("cat", "dog", "horse", "cow", "sheep", "lion", "bear"),
-    "countries": ("France", "Japan", "Brazil", "Canada", "Egypt", "India", "Norway"),
-    "cities": ("Paris", "Tokyo", "Berlin", "Madrid", "Oslo", "Cairo", "Lima"),
-    "planets": ("Mercury", "Venus", "Earth", "Mars", "Jupiter", "Saturn", "Uranus"),
-    "vegetables": ("carrot", "potato", "tomato", "onion", "cabbage", "pea", "bean"),
-    "programming languages": ("Python", "C", "Rust", "Java", "Go", "JavaScript", "Ruby"),
-    "days of the week": ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday"),
-    "months": ("January", "February", "March", "April", "May", "June", "July"),
-    "birds": ("eagle", "owl", "robin", "sparrow", "duck", "swan", "crow"),
-    "trees": ("oak", "pine", "birch", "maple", "willow", "ash", "beech"),
-    "sports": ("football", "tennis", "swimming", "running", "cycling", "rowing", "chess"),
-    "rivers": ("Nile", "Amazon", "Danube", "Rhine", "Yangtze", "Ganges", "Thames"),
-    "instruments": ("piano", "guitar", "violin", "flute", "drum", "trumpet", "harp"),
-}
 
 
 def _count_word(draw: Draw, number: int) -> str:
@@ -42,24 +24,41 @@ def count(draw: Draw) -> Conversation:
         case "up":
             request = phrase(
                 draw,
-                ("Count to {n}.", "Count to {n}", "Can you count to {n}?", "Count from 1 to {n}.", "count up to {n}",
-                 "Please count to {n}", "Count from one to {n}"),
+                (
+                    "Count to {n}.",
+                    "Count to {n}",
+                    "Can you count to {n}?",
+                    "Count from 1 to {n}.",
+                    "count up to {n}",
+                    "Please count to {n}",
+                    "Count from one to {n}",
+                ),
                 n=spelled,
             )
         case "slow":
             request = phrase(
                 draw,
-                ("Count to {n} slowly.", "Count slowly to {n}.", "Slowly count to {n}", "Count to {n}, slowly please.",
-                 "Count to {n} very slowly", "Count from 1 to {n} slowly."),
+                (
+                    "Count to {n} slowly.",
+                    "Count slowly to {n}.",
+                    "Slowly count to {n}",
+                    "Count to {n}, slowly please.",
+                    "Count to {n} very slowly",
+                    "Count from 1 to {n} slowly.",
+                ),
                 n=spelled,
             )
         case "range":
             low = draw.between(2, high)
             high = max(high, low + draw.between(1, 6))
-            request = phrase(draw, ("Count from {a} to {b}.", "count {a} to {b}", "Count from {a} up to {b}"), a=low, b=high)
+            request = phrase(
+                draw, ("Count from {a} to {b}.", "count {a} to {b}", "Count from {a} up to {b}"), a=low, b=high
+            )
         case _:
             request = phrase(
-                draw, ("Count down from {n}.", "Count backwards from {n}", "countdown from {n}", "Count down from {n} to 1"), n=high
+                draw,
+                ("Count down from {n}.", "Count backwards from {n}", "countdown from {n}", "Count down from {n} to 1"),
+                n=high,
             )
     numbers = [str(number) for number in range(low, high + 1)]
     if kind == "down":
@@ -86,20 +85,31 @@ def list_things(draw: Draw) -> Conversation:
         text = ", ".join(items[:-1]) + draw.frame((", ", " and ", ", and ")) + items[-1]
         request = phrase(
             draw,
-            (("Number these: {t}", "Make a numbered list of {t}.", "Numbered list: {t}")
-             if numbered
-             else ("Make a list of {t}.", "As a bullet list: {t}", "Bullets: {t}", "List these as bullets: {t}")),
+            (
+                ("Number these: {t}", "Make a numbered list of {t}.", "Numbered list: {t}")
+                if numbered
+                else ("Make a list of {t}.", "As a bullet list: {t}", "Bullets: {t}", "List these as bullets: {t}")
+            ),
             t=text,
         )
         thought = "I list the given items."
     else:
-        kind = draw.frame(tuple(LISTS))
-        items = list(LISTS[kind][:size])
+        kind = draw.frame(tuple(lists()))
+        items = list(lists()[kind][:size])
         request = phrase(
             draw,
-            (("Give me a numbered list of {n} {k}.", "Number {n} {k}.", "{n} {k}, numbered")
-             if numbered
-             else ("List {n} {k}.", "Name {n} {k}.", "Give me {n} {k}", "Can you list {n} {k}?", "Tell me {n} {k}.", "{n} {k} please")),
+            (
+                ("Give me a numbered list of {n} {k}.", "Number {n} {k}.", "{n} {k}, numbered")
+                if numbered
+                else (
+                    "List {n} {k}.",
+                    "Name {n} {k}.",
+                    "Give me {n} {k}",
+                    "Can you list {n} {k}?",
+                    "Tell me {n} {k}.",
+                    "{n} {k} please",
+                )
+            ),
             n=_count_word(draw, size),
             k=kind,
         )
@@ -139,12 +149,22 @@ def arithmetic(draw: Draw) -> Conversation:
     sign = {"+": ("+", "plus"), "-": ("-", "minus"), "*": ("*", "times")}[kind]
     request = phrase(
         draw,
-        ("What is {a} {s} {b}?", "{a} {s} {b}", "{a} {s} {b} = ?", "Calculate {a} {s} {b}.", "How much is {a} {s} {b}?", "compute {a} {s} {b}",
-         "{a}{t}{b}"),
-        a=a, b=b, s=draw.frame(sign), t=sign[0],
+        (
+            "What is {a} {s} {b}?",
+            "{a} {s} {b}",
+            "{a} {s} {b} = ?",
+            "Calculate {a} {s} {b}.",
+            "How much is {a} {s} {b}?",
+            "compute {a} {s} {b}",
+            "{a}{t}{b}",
+        ),
+        a=a,
+        b=b,
+        s=draw.frame(sign),
+        t=sign[0],
     )
     return Conversation(
-        skill=f"arithmetic.{ {'+': 'sum', '-': 'difference', '*': 'product'}[kind]}",
+        skill=f"arithmetic.{ {'+': 'sum', '-': 'difference', '*': 'product'}[kind] }",
         turns=(
             Turn(role="user", content=request),
             Turn(role="assistant", content=f"{a} {sign[0]} {b} = {result}", reasoning=thought),

@@ -6,62 +6,21 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-import msgspec
-
 from training.conversations import Conversation, Turn
+from training.phrases import countries
 from training.phrasing import phrase
 from training.values import Draw
 
-
-class Country(msgspec.Struct, frozen=True):
-    """Facts, rounded; populations in millions, the first of the capital (city proper), the second of the country."""
-
-    name: str
-    capital: str
-    capital_millions: float
-    country_millions: float
-    continent: str
-    currency: str
-
-
-COUNTRIES = tuple(
-    Country(*row)
-    for row in (
-        ("Japan", "Tokyo", 14.0, 124.0, "Asia", "yen"), ("France", "Paris", 2.1, 68.0, "Europe", "euro"),
-        ("Germany", "Berlin", 3.7, 84.0, "Europe", "euro"), ("Italy", "Rome", 2.8, 59.0, "Europe", "euro"),
-        ("Spain", "Madrid", 3.3, 48.0, "Europe", "euro"), ("Portugal", "Lisbon", 0.5, 10.5, "Europe", "euro"),
-        ("Austria", "Vienna", 2.0, 9.1, "Europe", "euro"), ("Poland", "Warsaw", 1.9, 37.0, "Europe", "zloty"),
-        ("Norway", "Oslo", 0.7, 5.5, "Europe", "krone"), ("Sweden", "Stockholm", 1.0, 10.5, "Europe", "krona"),
-        ("Finland", "Helsinki", 0.7, 5.6, "Europe", "euro"), ("Denmark", "Copenhagen", 0.7, 5.9, "Europe", "krone"),
-        ("Ireland", "Dublin", 0.6, 5.2, "Europe", "euro"), ("Greece", "Athens", 0.6, 10.4, "Europe", "euro"),
-        ("Hungary", "Budapest", 1.7, 9.6, "Europe", "forint"), ("Netherlands", "Amsterdam", 0.9, 17.9, "Europe", "euro"),
-        ("Belgium", "Brussels", 1.2, 11.7, "Europe", "euro"), ("Switzerland", "Bern", 0.1, 8.9, "Europe", "franc"),
-        ("Ukraine", "Kyiv", 2.9, 37.0, "Europe", "hryvnia"), ("Russia", "Moscow", 13.0, 144.0, "Europe", "ruble"),
-        ("Turkey", "Ankara", 5.8, 85.0, "Asia", "lira"), ("China", "Beijing", 21.9, 1410.0, "Asia", "yuan"),
-        ("India", "New Delhi", 0.3, 1430.0, "Asia", "rupee"), ("Indonesia", "Jakarta", 10.6, 278.0, "Asia", "rupiah"),
-        ("Thailand", "Bangkok", 5.5, 72.0, "Asia", "baht"), ("Vietnam", "Hanoi", 8.4, 99.0, "Asia", "dong"),
-        ("South Korea", "Seoul", 9.4, 52.0, "Asia", "won"), ("Philippines", "Manila", 1.8, 115.0, "Asia", "peso"),
-        ("Iran", "Tehran", 9.0, 89.0, "Asia", "rial"), ("Iraq", "Baghdad", 7.7, 45.0, "Asia", "dinar"),
-        ("Israel", "Jerusalem", 1.0, 9.8, "Asia", "shekel"), ("Nepal", "Kathmandu", 0.9, 30.0, "Asia", "rupee"),
-        ("Egypt", "Cairo", 10.0, 113.0, "Africa", "pound"), ("Kenya", "Nairobi", 4.4, 55.0, "Africa", "shilling"),
-        ("Nigeria", "Abuja", 3.8, 224.0, "Africa", "naira"), ("Morocco", "Rabat", 0.6, 38.0, "Africa", "dirham"),
-        ("Ethiopia", "Addis Ababa", 3.9, 127.0, "Africa", "birr"), ("Ghana", "Accra", 2.6, 34.0, "Africa", "cedi"),
-        ("Senegal", "Dakar", 1.4, 18.0, "Africa", "franc"), ("Tunisia", "Tunis", 0.6, 12.4, "Africa", "dinar"),
-        ("Canada", "Ottawa", 1.0, 40.0, "North America", "dollar"), ("Mexico", "Mexico City", 9.2, 128.0, "North America", "peso"),
-        ("Cuba", "Havana", 2.1, 11.2, "North America", "peso"), ("United States", "Washington", 0.7, 335.0, "North America", "dollar"),
-        ("Brazil", "Brasilia", 2.8, 216.0, "South America", "real"), ("Argentina", "Buenos Aires", 3.1, 46.0, "South America", "peso"),
-        ("Chile", "Santiago", 6.3, 19.6, "South America", "peso"), ("Peru", "Lima", 10.2, 34.0, "South America", "sol"),
-        ("Colombia", "Bogota", 7.9, 52.0, "South America", "peso"), ("Ecuador", "Quito", 2.0, 18.0, "South America", "dollar"),
-        ("Australia", "Canberra", 0.5, 26.6, "Oceania", "dollar"), ("New Zealand", "Wellington", 0.2, 5.2, "Oceania", "dollar"),
-        ("United Kingdom", "London", 8.9, 68.0, "Europe", "pound"), ("Iceland", "Reykjavik", 0.1, 0.4, "Europe", "krona"),
-    )
-)
-
 _COUNTRY_KEYS: Mapping[str, tuple[str, str]] = {
-    "capital": ("capital", "string"), "capital_city": ("capital", "string"),
-    "population_millions": ("capital_millions", "number"), "capital_population_millions": ("capital_millions", "number"),
-    "country_population_millions": ("country_millions", "number"), "continent": ("continent", "string"),
-    "currency": ("currency", "string"), "country": ("name", "string"), "country_name": ("name", "string"),
+    "capital": ("capital", "string"),
+    "capital_city": ("capital", "string"),
+    "population_millions": ("capital_millions", "number"),
+    "capital_population_millions": ("capital_millions", "number"),
+    "country_population_millions": ("country_millions", "number"),
+    "continent": ("continent", "string"),
+    "currency": ("currency", "string"),
+    "country": ("name", "string"),
+    "country_name": ("name", "string"),
 }
 
 
@@ -72,7 +31,7 @@ def _dumps(value: Any) -> str:
 
 def country_json(draw: Draw) -> Conversation:
     """Facts about a country, with the keys that the prompt asks for."""
-    country, other = draw.frame(COUNTRIES), draw.frame(COUNTRIES)
+    country, other = draw.frame(countries()), draw.frame(countries())
     if draw.chance(0.35):
         keys = ["capital", "population_millions"]
     else:
@@ -86,13 +45,21 @@ def country_json(draw: Draw) -> Conversation:
         quote + key + quote + (f" ({_COUNTRY_KEYS[key][1]})" if draw.chance(0.7) else "") for key in keys
     )
     rule = draw.frame(
-        ("You output a JSON object with keys {k}.", "Answer with a JSON object with the keys {k}.", "Return json with {k}.",
-         "Reply in JSON with keys {k}.", "You return only JSON: {k}.", "Output JSON with {k} for the given country.")
+        (
+            "You output a JSON object with keys {k}.",
+            "Answer with a JSON object with the keys {k}.",
+            "Return json with {k}.",
+            "Reply in JSON with keys {k}.",
+            "You return only JSON: {k}.",
+            "Output JSON with {k} for the given country.",
+        )
     ).format(k=named)
     if draw.chance(0.65):
         rule += draw.frame((" Example: ", " For example: ", " e.g. ", "\nExample:\n")) + _dumps(shown)
     ask = phrase(
-        draw, ("Country: {c}", "{c}", "Country: {c}.", "country {c}", "Now {c}.", "The country is {c}.", "What about {c}?"), c=country.name
+        draw,
+        ("Country: {c}", "{c}", "Country: {c}.", "country {c}", "Now {c}.", "The country is {c}.", "What about {c}?"),
+        c=country.name,
     )
     in_system = draw.chance(0.7)
     return Conversation(
@@ -108,12 +75,18 @@ def country_json(draw: Draw) -> Conversation:
 
 def country_fact(draw: Draw) -> Conversation:
     """The same facts in words."""
-    country = draw.frame(COUNTRIES)
+    country = draw.frame(countries())
     kind = draw.frame(("capital", "capital", "capital", "continent", "currency", "reverse", "json"))
     match kind:
         case "capital":
-            frames = ("What is the capital of {c}?", "capital of {c}", "What's the capital of {c}?", "Name the capital of {c}.",
-                      "Which city is the capital of {c}?", "{c} capital?")
+            frames = (
+                "What is the capital of {c}?",
+                "capital of {c}",
+                "What's the capital of {c}?",
+                "Name the capital of {c}.",
+                "Which city is the capital of {c}?",
+                "{c} capital?",
+            )
             answer = f"The capital of {country.name} is {country.capital}."
         case "continent":
             frames = ("On which continent is {c}?", "Which continent is {c} on?", "Where is {c}?")
@@ -125,14 +98,22 @@ def country_fact(draw: Draw) -> Conversation:
             frames = ("Which country has the capital {x}?", "{x} is the capital of which country?")
             answer = f"{country.capital} is the capital of {country.name}."
         case _:
-            frames = ("What is the capital of {c}? Answer in json.", "capital of {c} as json", "Give me the capital of {c} as JSON.")
+            frames = (
+                "What is the capital of {c}? Answer in json.",
+                "capital of {c} as json",
+                "Give me the capital of {c} as JSON.",
+            )
             answer = _dumps({"capital": country.capital})
     return Conversation(
         skill="facts.country",
         json_object=kind == "json" and draw.chance(0.5),
         turns=(
             Turn(role="user", content=phrase(draw, frames, c=country.name, x=country.capital)),
-            Turn(role="assistant", content=answer, reasoning=f"{country.name}: {country.capital if kind in ('capital', 'reverse', 'json') else kind}."),
+            Turn(
+                role="assistant",
+                content=answer,
+                reasoning=f"{country.name}: {country.capital if kind in ('capital', 'reverse', 'json') else kind}.",
+            ),
         ),
     )
 
@@ -143,7 +124,22 @@ def _field(draw: Draw, key: str) -> tuple[Any, str]:
         return draw.name(), "string"
     if key in ("city", "place", "location", "destination", "address", "channel"):
         return draw.city(), "string"
-    if key in ("age", "amount", "count", "quantity", "pages", "price", "hour", "seat", "floor", "minutes", "population", "size", "year", "number"):
+    if key in (
+        "age",
+        "amount",
+        "count",
+        "quantity",
+        "pages",
+        "price",
+        "hour",
+        "seat",
+        "floor",
+        "minutes",
+        "population",
+        "size",
+        "year",
+        "number",
+    ):
         return draw.number(1, 9999 if draw.chance(0.3) else 99), "number"
     if key in ("id", "code", "version", "key"):
         return draw.code(), "string"
@@ -151,9 +147,44 @@ def _field(draw: Draw, key: str) -> tuple[Any, str]:
 
 
 _SUBJECT_KEYS = (
-    "name", "author", "owner", "user", "customer", "city", "place", "location", "destination", "age", "amount", "count", "quantity",
-    "price", "hour", "seat", "floor", "minutes", "population", "size", "year", "number", "id", "code", "version", "color", "category",
-    "status", "item", "topic", "label", "title", "product", "animal", "team", "subject", "type", "mode",
+    "name",
+    "author",
+    "owner",
+    "user",
+    "customer",
+    "city",
+    "place",
+    "location",
+    "destination",
+    "age",
+    "amount",
+    "count",
+    "quantity",
+    "price",
+    "hour",
+    "seat",
+    "floor",
+    "minutes",
+    "population",
+    "size",
+    "year",
+    "number",
+    "id",
+    "code",
+    "version",
+    "color",
+    "category",
+    "status",
+    "item",
+    "topic",
+    "label",
+    "title",
+    "product",
+    "animal",
+    "team",
+    "subject",
+    "type",
+    "mode",
 )
 
 
@@ -171,7 +202,11 @@ def extract(draw: Draw) -> Conversation:
     draw.random.shuffle(pairs)
     if keys == ["name", "city"] or (set(keys) <= {"name", "city", "age"} and draw.chance(0.8)):
         facts = {**dict(pairs)}
-        text = f"{facts.get('name', draw.name())}" + (f", {facts['age']} years old," if "age" in facts else "") + f" lives in {facts.get('city', draw.city())}."
+        text = (
+            f"{facts.get('name', draw.name())}"
+            + (f", {facts['age']} years old," if "age" in facts else "")
+            + f" lives in {facts.get('city', draw.city())}."
+        )
         values = {key: values[key] for key in keys}
     else:
         style = draw.between(0, 3)
@@ -185,13 +220,21 @@ def extract(draw: Draw) -> Conversation:
     quote = draw.frame(("", "'", '"', ""))
     named = ", ".join(f"{quote}{key}{quote}" for key in keys)
     rule = draw.frame(
-        ("Extract {k} as json.", "Return JSON with the keys {k}.", "JSON with {k}:", "Give me json with {k} from this text.",
-         "Fill a JSON object with keys {k}.", "Answer in JSON with {k}.")
+        (
+            "Extract {k} as json.",
+            "Return JSON with the keys {k}.",
+            "JSON with {k}:",
+            "Give me json with {k} from this text.",
+            "Fill a JSON object with keys {k}.",
+            "Answer in JSON with {k}.",
+        )
     ).format(k=named)
     answer = Turn(role="assistant", content=_dumps(values), reasoning=f"JSON with {', '.join(keys)}.")
     json_object = draw.chance(0.5)
     if draw.chance(0.5):
-        return Conversation(skill="json.extract", system=rule, json_object=json_object, turns=(Turn(role="user", content=text), answer))
+        return Conversation(
+            skill="json.extract", system=rule, json_object=json_object, turns=(Turn(role="user", content=text), answer)
+        )
     text = f"{rule} {text}" if draw.chance(0.7) else f"{text}\n{rule}"
     return Conversation(skill="json.extract", json_object=json_object, turns=(Turn(role="user", content=text), answer))
 

@@ -1,0 +1,140 @@
+"""Everything the generator can say, as data: the TOML files beside this module, read once when first needed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
+from typing import TypeVar
+
+import msgspec
+
+_FOLDER = Path(__file__).parent
+
+
+class Intent(msgspec.Struct, frozen=True):
+    """One thing people say, the one answer to it, and the thought before it."""
+
+    name: str
+    frames: tuple[str, ...]
+    answer: str
+    thought: str
+
+
+class Dialogue(msgspec.Struct, frozen=True):
+    intents: tuple[Intent, ...]
+    beyond_frames: tuple[str, ...]
+    """Requests that are too much for a small model; `{a}` and so on are slots."""
+    beyond_answer: str
+
+
+class Topic(msgspec.Struct, frozen=True):
+    """What people call it, and three sentences about it."""
+
+    names: tuple[str, ...]
+    sentences: tuple[str, str, str]
+
+
+class Topics(msgspec.Struct, frozen=True):
+    topics: tuple[Topic, ...]
+
+
+class Lists(msgspec.Struct, frozen=True):
+    lists: Mapping[str, tuple[str, ...]]
+
+
+class Country(msgspec.Struct, frozen=True):
+    """Facts, rounded; populations in millions, the first of the capital (city proper), the second of the country."""
+
+    name: str
+    capital: str
+    capital_millions: float
+    country_millions: float
+    continent: str
+    currency: str
+
+
+class Countries(msgspec.Struct, frozen=True):
+    countries: tuple[Country, ...]
+
+
+class Slot(msgspec.Struct, frozen=True):
+    """One parameter of a known kind of task: its possible keys, and what kind of value fills it."""
+
+    keys: tuple[str, ...]
+    kind: str
+    descriptions: tuple[str, ...]
+
+
+class Task(msgspec.Struct, frozen=True):
+    """Something people ask for in their own words, and what tools for it are called."""
+
+    names: tuple[str, ...]
+    descriptions: tuple[str, ...]
+    slots: tuple[Slot, ...]
+    frames: tuple[str, ...]
+    result_keys: tuple[str, ...]
+
+
+class Tasks(msgspec.Struct, frozen=True):
+    tasks: tuple[Task, ...]
+    """The first one is the weather."""
+
+
+class Words(msgspec.Struct, frozen=True):
+    """Word lists, separated by blanks."""
+
+    cities: str
+    names: str
+    nouns: str
+    adjectives: str
+    verbs: str
+    fields: str
+
+
+F = TypeVar("F")
+
+
+def _load(name: str, kind: type[F]) -> F:
+    return msgspec.toml.decode((_FOLDER / f"{name}.toml").read_bytes(), type=kind)
+
+
+@cache
+def dialogue() -> Dialogue:
+    """Small talk."""
+    return _load("dialogue", Dialogue)
+
+
+@cache
+def topics() -> tuple[Topic, ...]:
+    """What can be explained."""
+    return _load("topics", Topics).topics
+
+
+@cache
+def lists() -> Mapping[str, tuple[str, ...]]:
+    """Kinds of things and examples of them, in a fixed order."""
+    return _load("lists", Lists).lists
+
+
+@cache
+def countries() -> tuple[Country, ...]:
+    """Countries and their facts."""
+    return _load("countries", Countries).countries
+
+
+@cache
+def tasks() -> tuple[Task, ...]:
+    """What tools are for; the weather comes first."""
+    return _load("tasks", Tasks).tasks
+
+
+@cache
+def words(kind: str) -> tuple[str, ...]:
+    """One of the word lists: cities, names, nouns, adjectives, verbs, fields."""
+    return tuple(str(getattr(_words(), kind)).split())
+
+
+@cache
+def _words() -> Words:
+    return _load("words", Words)
