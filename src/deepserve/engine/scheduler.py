@@ -96,6 +96,7 @@ class Scheduler:
         self._clock = clock
         info = engine.info
         self._bytes_per_token = info.state_bytes_per_token
+        self._block_bytes = CHUNK_TOKENS * info.state_bytes_per_token
         self._bytes_fixed = info.state_bytes_fixed
         self.snapshot_interval = snapshot_interval(info, memory_bytes)
         self._index = PrefixIndex(info=info, max_bytes=int(memory_bytes * _CACHE_SHARE), release=engine.release)
@@ -113,8 +114,8 @@ class Scheduler:
         """The longest history that fits into the memory when it has the machine to itself."""
         if self._bytes_per_token <= 0:
             return self._engine.info.max_context
-        # One fixed part for the sequence, one for a fork or snapshot beside it, and a block of rounding.
-        usable = self._memory_bytes - 2 * self._bytes_fixed - CHUNK_TOKENS * self._bytes_per_token
+        # Fixed parts and a block of rounding, for the sequence and for one fork or snapshot beside it.
+        usable = self._memory_bytes - 2 * (self._bytes_fixed + self._block_bytes)
         return max(0, min(self._engine.info.max_context, int(usable / self._bytes_per_token)))
 
     def stats(self) -> SchedulerStats:
@@ -216,6 +217,7 @@ class Scheduler:
         # Looking it up marks the prefix as used, so that it is evicted last.
         restored = self._index.match(key, state.packed(num_tokens), limit=num_tokens - 1).position
         need = self._bytes_fixed + (promised + num_tokens - restored) * self._bytes_per_token
+        need += (len(self._running) + 1) * self._block_bytes  # rounding
         while need > self._free_bytes():
             if not self._index.evict(key.tenant):
                 return not self._running
@@ -372,7 +374,7 @@ class Scheduler:
         key, packed = state.generation.cache_key, state.packed(state.computed)
         if self._index.has(key, packed):
             return
-        while self._bytes_fixed > self._free_bytes():
+        while self._bytes_fixed + self._block_bytes > self._free_bytes():
             if not self._index.evict(key.tenant):
                 return
         try:
@@ -459,9 +461,9 @@ class Scheduler:
         return self._engine.free_blocks_ratio() * self._memory_bytes
 
     def _growth_bytes(self, state: ResultState) -> float:
-        """Memory of the blocks that the next row begins."""
-        blocks = -(-state.next_end // CHUNK_TOKENS) - -(-state.computed // CHUNK_TOKENS)
-        return blocks * CHUNK_TOKENS * self._bytes_per_token
+        """Memory of the blocks that the next row writes to; a block begun earlier may be shared and be copied first."""
+        blocks = -(-state.next_end // CHUNK_TOKENS) - state.computed // CHUNK_TOKENS
+        return blocks * self._block_bytes
 
     def _report(self, state: ResultState, progress: Progress) -> None:
         self._updates.append((state.id, progress))
