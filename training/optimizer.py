@@ -23,7 +23,8 @@ def orthogonalise(matrices: Tensor, rounds: int = 5) -> Tensor:
     for _ in range(rounds):
         gram = x @ x.mT
         x = a * x + (b * gram + c * gram @ gram) @ x
-    return x.mT if is_tall else x
+    result: Tensor = x.mT if is_tall else x
+    return result
 
 
 class Optimizer:
@@ -62,7 +63,7 @@ class Optimizer:
             buffer = self.momentum[name].lerp_(parameter.grad, 1 - momentum)
             update = torch.lerp(parameter.grad, buffer, momentum)
             if groups > 1:
-                update = update.unflatten(-2, (groups, -1))
+                update = update.reshape(*update.shape[:-2], groups, -1, update.shape[-1])
             rows, columns = update.shape[-2:]
             update = orthogonalise(update) * max(1.0, rows / columns) ** 0.5
             parameter.mul_(1 - matrix_rate * decay).add_(update.reshape(parameter.shape), alpha=-matrix_rate)

@@ -3,8 +3,8 @@
     python -m training.train --run mini-flash --minutes 95
     python -m training.train --run small --steps 200
 
-A run lives in `training/runs/NAME`: `state.pt` (everything to go on from), `average.pt` (the averaged weights, the ones to
-export), `log.jsonl`. Starting a run that exists continues it.
+A run lives in `training/runs/NAME`: `state.pt` (everything to go on from), `average.pt` (the averaged weights, the ones
+to export), `log.jsonl`. Starting a run that exists continues it.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ class Trainer:
         batch = self.batches.batch(number, schedule.plan(share, number))
         with_index_loss = number % schedule.INDEX_LOSS_EVERY == 0
         loss, index_loss = self._losses(batch, with_index_loss=with_index_loss)
-        (loss + index_loss).backward()
+        torch.autograd.backward(loss + index_loss)
         norm = torch.nn.utils.clip_grad_norm_(self.network.language_parameters(), 1.0)
         factor = schedule.rate(share, number)
         self.optimizer.step(matrix_rate=schedule.MATRIX_RATE * factor, other_rate=schedule.OTHER_RATE * factor)

@@ -1,8 +1,8 @@
 """The shipped models' own byte-level BPE vocabulary, learned from generated text.
 
 Two things differ from the usual recipe, both so that a small model can copy: digits stand alone, and a blank joins
-the following word only for a few hundred common words. Any other word is spelled with the same tokens wherever it stands, after
-a blank, a quote or a tag, so filling a slot is repeating tokens.
+the following word only for a few hundred common words. Any other word is spelled with the same tokens wherever it
+stands, after a blank, a quote or a tag, so filling a slot is repeating tokens.
 
     python -m training.vocabulary --out src/deepserve/models/mini-flash/tokenizer.json
 """

@@ -77,6 +77,7 @@ def country_fact(draw: Draw) -> Conversation:
     """The same facts in words."""
     country = draw.frame(countries())
     kind = draw.frame(("capital", "capital", "capital", "continent", "currency", "reverse", "json"))
+    frames: tuple[str, ...]
     match kind:
         case "capital":
             frames = (
