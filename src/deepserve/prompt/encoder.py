@@ -221,18 +221,15 @@ class _Encoder:
             yield _ordered(open_turn, call_order)
 
     def _continued_turn(self) -> _AssistantTurn | None:
-        messages = [message for message in self.request.messages if message.role != "system"]
-        if not messages or not messages[-1].prefix:
+        messages = [(index, message) for index, message in enumerate(self.request.messages) if message.role != "system"]
+        if not messages or not messages[-1][1].prefix:
             return None
-        turn = self.turns[-1] if self.turns else None
+        field = f"messages[{messages[-1][0]}].prefix"
+        turn = self.turns[-1]
         if not isinstance(turn, _AssistantTurn):
-            raise InvalidField(
-                "only a message of the assistant can be continued", field=f"messages[{len(messages) - 1}].prefix"
-            )
+            raise InvalidField("only a message of the assistant can be continued", field=field)
         if turn.calls:
-            raise InvalidField(
-                "a message with tool calls cannot be continued", field=f"messages[{len(messages) - 1}].prefix"
-            )
+            raise InvalidField("a message with tool calls cannot be continued", field=field)
         return turn
 
     # Turns to segments

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Mapping
 from typing import NoReturn
 
 from deepserve.core.messages import Json
@@ -47,7 +48,7 @@ def _write(value: Json, pieces: list[str]) -> None:
             pieces.append(str(value) if _MIN_INTEGER <= value <= _MAX_INTEGER else _float_text(float(value)))
         case float():
             pieces.append(_float_text(value))
-        case dict():
+        case Mapping():
             pieces.append("{")
             for index, (key, item) in enumerate(value.items()):
                 pieces.append(f"{', ' if index else ''}{json.dumps(str(key), ensure_ascii=False)}: ")

@@ -67,8 +67,49 @@ def _tool_line(tool: Tool) -> str:
     parameters: Mapping[str, Json] = tool.parameters if tool.parameters is not None else {}
     if tool.kind == "custom" and tool.parameters is None:
         parameters = _CUSTOM_PARAMETERS
+    shown = _ordered_schema(parameters) if tool.strict else parameters
     name = tool_name(tool.name, tool.namespace)
-    return write_json({"name": name, "description": tool.description, "parameters": dict(parameters)})
+    return write_json({"name": name, "description": tool.description, "parameters": dict(shown)})
+
+
+_SCHEMA_ORDER: Final = (
+    "type",
+    "properties",
+    "additionalProperties",
+    "required",
+    "items",
+    "anyOf",
+    "$ref",
+    "description",
+    "pattern",
+    "format",
+    "enum",
+    "const",
+    "default",
+    "minimum",
+    "maximum",
+    "exclusiveMinimum",
+    "exclusiveMaximum",
+    "multipleOf",
+    "$def",
+    "$defs",
+)
+
+
+def _ordered_schema(schema: Mapping[str, Json]) -> Mapping[str, Json]:
+    """A strict tool's schema with its keywords in the vendor's order; unlike there, none is left out."""
+    known = [key for key in _SCHEMA_ORDER if key in schema]
+    ordered: dict[str, Json] = {}
+    for key in (*known, *(key for key in schema if key not in _SCHEMA_ORDER)):
+        value = schema[key]
+        if key in ("properties", "$def", "$defs") and isinstance(value, Mapping):
+            value = {name: _ordered_schema(item) if isinstance(item, Mapping) else item for name, item in value.items()}
+        elif key == "anyOf" and isinstance(value, list):
+            value = [_ordered_schema(item) if isinstance(item, Mapping) else item for item in value]
+        elif key == "items" and isinstance(value, Mapping):
+            value = _ordered_schema(value)
+        ordered[key] = value
+    return ordered
 
 
 def _arguments(call: ToolCall) -> Mapping[str, Json]:
