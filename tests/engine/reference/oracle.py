@@ -51,7 +51,8 @@ def oracle(seed: int = 0, **changes: Any) -> Any:  # Any: transformers has no ty
     fields["layer_types"] = [names[ratio] for ratio in fields.pop("compress_ratios")]
     rates = {"compressed_sparse_attention": 4, "heavily_compressed_attention": rate}
     config = DeepseekV4Config(**fields, compress_rates=rates, rope_parameters=rope)
-    model = DeepseekV4ForCausalLM(config).eval()
+    model: Any = DeepseekV4ForCausalLM(config)
+    model.eval()
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for name, tensor in [*model.named_parameters(), *model.named_buffers()]:

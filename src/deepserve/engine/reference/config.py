@@ -242,7 +242,7 @@ def _compress_ratios(values: Mapping[str, Any]) -> object:
 
 
 def _num_hash_layers(values: Mapping[str, Any]) -> int | None:
-    kinds = values.get("mlp_layer_types")
+    kinds: list[str] | None = values.get("mlp_layer_types")
     if kinds is None:
         return None
     num_hash = sum(kind == "hash_moe" for kind in kinds)

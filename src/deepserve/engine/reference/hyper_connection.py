@@ -80,7 +80,7 @@ class _StreamScores(torch.autograd.Function):
     @override
     def forward(ctx: Any, rows: Tensor, fn: Tensor, eps: float) -> Tensor:  # Any: autograd's context
         inverse = (torch.linalg.vector_norm(rows, dim=-1, keepdim=True).square_() / rows.shape[-1] + eps).rsqrt_()
-        scores = F.linear(rows, fn) * inverse
+        scores: Tensor = F.linear(rows, fn) * inverse
         ctx.save_for_backward(rows, fn, inverse, scores)
         return scores
 
@@ -91,7 +91,8 @@ class _StreamScores(torch.autograd.Function):
         rows, fn, inverse, scores = ctx.saved_tensors
         grad = grads[0] * inverse
         along = (grads[0] * scores).sum(-1, keepdim=True) * inverse.square() / rows.shape[-1]
-        return (grad @ fn).addcmul_(rows, along, value=-1), grad.T @ rows, None
+        grad_rows: Tensor = (grad @ fn).addcmul_(rows, along, value=-1)
+        return grad_rows, grad.T @ rows, None
 
 
 def stream_scores(streams: Tensor, fn: Tensor, eps: float) -> Tensor:

@@ -98,7 +98,7 @@ class Network(nn.Module):
             if loss is not None:
                 losses.append(loss)
         x = hyper_head(streams, self.hc_head_fn, self.hc_head_base, self.hc_head_scale, config)
-        logits = F.linear(self.norm(x).float(), self.head.weight.float()).unflatten(0, tokens.shape)
+        logits = F.linear(self.norm(x).float(), self.head.weight.float()).view(*tokens.shape, -1)
         if not with_index_loss:
             return logits
         return logits, torch.stack(losses).mean() if losses else logits.new_zeros(())
