@@ -18,7 +18,6 @@ from deepserve.core.events import Event, Failed, Finished
 from deepserve.core.provider import ServedModel
 from deepserve.core.request import Request
 
-
 _log = logging.getLogger(__name__)
 
 

@@ -410,7 +410,7 @@ def _example(schema: Json, depth: int = 0) -> Json:
         case "object":
             properties, required = schema.get("properties"), schema.get("required")
             if isinstance(properties, Mapping) and isinstance(required, list):
-                return {name: _example(properties.get(name), depth + 1) for name in required}
+                return {name: _example(properties.get(name), depth + 1) for name in required if isinstance(name, str)}
             return {}
         case _:
             return "example"

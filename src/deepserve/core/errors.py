@@ -115,6 +115,10 @@ class RouteNotFound(RequestError):
 class MethodNotAllowed(RequestError):
     code = "method_not_allowed"
 
+    def __init__(self, message: str, *, field: str | None = None, allowed: tuple[str, ...] = ()) -> None:
+        super().__init__(message, field=field)
+        self.allowed = allowed
+
 
 class AccessError(DeepserveError):
     code = "access"

@@ -1,0 +1,124 @@
+"""Who may come in: keys where there are any, else everybody on this machine but no web page of somebody else.
+
+Looks at the raw path and the raw headers, never at a URL put together from them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import hmac
+import ipaddress
+import re
+from collections.abc import Sequence
+from typing import Protocol
+
+from starlette.datastructures import Headers
+from starlette.types import Scope
+
+from deepserve.core.errors import AuthenticationFailed, OriginRefused
+from deepserve.core.tenant import LOCAL_TENANT, Tenant, TenantId
+
+_PUBLIC = frozenset((b"/health", b"/ready"))
+"""Raw paths that answer without a key; they say nothing about anybody."""
+
+_NO_KEY = "Authentication Fails (governor)"
+_WRONG_KEY = "Authentication Fails, Your api key: ****{} is invalid"
+
+
+class KeyLookup(Protocol):
+    """Where keys are kept."""
+
+    def find(self, key: str) -> Tenant | None:
+        """The tenant of a valid key. May block for a database's time: it is called in a thread."""
+        ...
+
+
+class ConfiguredKeys:
+    """The keys of the settings, each a tenant of its own. Only digests are kept; comparison takes constant time."""
+
+    def __init__(self, keys: Sequence[str]) -> None:
+        self._tenants = [(_digest(key), _tenant_of(key)) for key in keys]
+
+    def find(self, key: str) -> Tenant | None:
+        wanted, found = _digest(key), None
+        for digest, tenant in self._tenants:
+            if hmac.compare_digest(digest, wanted):
+                found = tenant
+        return found
+
+
+def _digest(key: str) -> bytes:
+    return hashlib.sha256(key.encode("utf-8", "surrogateescape")).digest()
+
+
+def _tenant_of(key: str) -> Tenant:
+    name = "key-" + _digest(key).hex()[:12]
+    return Tenant(id=TenantId(name), name=name)
+
+
+class Access:
+    """Decides about one request. Without places to look keys up in, every bearer token is the local tenant."""
+
+    def __init__(self, lookups: Sequence[KeyLookup]) -> None:
+        self._lookups = lookups
+
+    async def admit(self, scope: Scope) -> Tenant:
+        """Raises AuthenticationFailed or OriginRefused."""
+        headers = Headers(scope=scope)
+        if not self._lookups:
+            _refuse_foreign(headers)
+            return LOCAL_TENANT
+        if scope.get("raw_path", b"") in _PUBLIC:
+            return LOCAL_TENANT
+        key = _key_of(headers)
+        if not key:
+            raise AuthenticationFailed(_NO_KEY)
+        for lookup in self._lookups:
+            tenant = (
+                lookup.find(key) if isinstance(lookup, ConfiguredKeys) else await asyncio.to_thread(lookup.find, key)
+            )
+            if tenant is not None:
+                return tenant
+        shown = "".join(character if character.isprintable() else "?" for character in key[-4:])
+        raise AuthenticationFailed(_WRONG_KEY.format(shown))
+
+
+def _key_of(headers: Headers) -> str:
+    """`Authorization: Bearer` wins over `x-api-key`."""
+    scheme, _, key = headers.get("authorization", "").partition(" ")
+    if scheme.lower() == "bearer" and key.strip():
+        return key.strip()
+    return headers.get("x-api-key", "").strip()
+
+
+def _refuse_foreign(headers: Headers) -> None:
+    """A page of another site, or a name that was pointed at this machine (DNS rebinding), does not get in."""
+    host = headers.get("host")
+    if host is not None and not is_loopback(_name_of(host)):
+        raise OriginRefused(
+            "The Host header does not name this machine. Without API keys the server answers only to 127.0.0.1, "
+            "localhost and [::1]."
+        )
+    origin = headers.get("origin")
+    if origin is not None and not is_loopback(_name_of(origin.partition("://")[2])):
+        raise OriginRefused("Requests from web pages of other sites are refused while no API keys are configured.")
+
+
+_HOST = re.compile(r"(\[[0-9a-fA-F:.]+\]|[^:\[\]/@]+)(?::\d+)?")
+
+
+def _name_of(authority: str) -> str:
+    """The host of `host:port`; empty for anything else."""
+    match = _HOST.fullmatch(authority)
+    return match[1].strip("[]") if match else ""
+
+
+def is_loopback(name: str) -> bool:
+    """Whether a host name or address can only mean this machine."""
+    if name.lower() == "localhost" or name.lower().endswith(".localhost"):
+        return True
+    try:
+        return ipaddress.ip_address(name).is_loopback
+    except ValueError:
+        return False

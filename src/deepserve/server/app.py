@@ -1,0 +1,123 @@
+"""The web application: every address the server answers at."""
+
+from __future__ import annotations
+
+import difflib
+import time
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
+from uuid import UUID, uuid4
+
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import BaseRoute, Route
+
+from deepserve.catalog.models import ModelCatalog
+from deepserve.config import Settings
+from deepserve.core.errors import MethodNotAllowed, RouteNotFound
+from deepserve.dialects.chat.flavour import DEEPSEEK
+from deepserve.gateway import Gateway
+from deepserve.server.access import Access, KeyLookup
+from deepserve.server.chat import ChatCompletions
+from deepserve.server.closing import Closing
+from deepserve.server.door import Door
+from deepserve.server.metrics import Metrics
+from deepserve.server.models import Models
+from deepserve.server.site import Site
+
+PREFIXES = ("", "/v1", "/beta", "/beta/v1")
+"""Base addresses of the DeepSeek dialect; those with `beta` check strict tools in strict mode."""
+
+_PLANNED = {
+    "/responses": "the Responses API",
+    "/completions": "plain completion",
+    "/user/balance": "the balance",
+    "/anthropic": "the Anthropic dialect",
+    "/messages": "the Anthropic dialect",
+    "/files": "files",
+}
+"""Ends or beginnings of addresses that clients of the vendor know and this server does not serve yet."""
+
+
+def create_app(
+    settings: Settings,
+    gateway: Gateway,
+    *,
+    names: ModelCatalog,
+    metrics: Metrics,
+    lookups: Sequence[KeyLookup] = (),
+    closing: Closing | None = None,
+    new_id: Callable[[], UUID] = uuid4,
+    now: Callable[[], datetime] = lambda: datetime.now(UTC),
+    clock: Callable[[], float] = time.monotonic,
+) -> Starlette:
+    """lookups: where keys are found; none means that everybody on this machine is one tenant.
+
+    metrics must also observe the gateway.
+    """
+    site = Site(settings=settings, gateway=gateway, names=names, closing=closing or Closing(), now=now, clock=clock)
+    models, monitoring = Models(site), _Monitoring(site, metrics)
+    routes: list[BaseRoute] = [
+        Route("/health", _health),
+        Route("/ready", monitoring.ready),
+        Route("/metrics", monitoring.metrics),
+    ]
+    for prefix in PREFIXES:
+        chat = ChatCompletions(site, DEEPSEEK, is_beta="beta" in prefix)
+        routes += [
+            Route(f"{prefix}/chat/completions", chat, methods=["POST"]),
+            Route(f"{prefix}/models", models.list),
+            Route(f"{prefix}/models/{{model:path}}", models.retrieve),
+        ]
+    paths = [route.path for route in routes if isinstance(route, Route) and "{" not in route.path]
+    door = Middleware(Door, settings=settings, access=Access(lookups), new_id=new_id, on_status=metrics.on_status)
+    app = Starlette(routes=routes, middleware=[door], exception_handlers={HTTPException: _Refusal(paths)})
+    # A redirect to the address without a slash would be built from the Host header.
+    app.router.redirect_slashes = False
+    return app
+
+
+async def _health(_: Request) -> Response:
+    """The process answers; nothing more is looked at."""
+    return Response(b'{"status":"ok"}', media_type="application/json")
+
+
+class _Monitoring:
+    """What watches the server from outside."""
+
+    def __init__(self, site: Site, metrics: Metrics) -> None:
+        self._site = site
+        self._metrics = metrics
+
+    async def ready(self, _: Request) -> Response:
+        """Whether new requests would be answered."""
+        is_ready = self._site.gateway.is_ready() and not self._site.closing.is_draining
+        body = b'{"status":"ready"}' if is_ready else b'{"status":"not ready"}'
+        return Response(body, status_code=200 if is_ready else 503, media_type="application/json")
+
+    async def metrics(self, _: Request) -> Response:
+        return Response(self._metrics.render(), media_type="text/plain; version=0.0.4; charset=utf-8")
+
+
+class _Refusal:
+    """Unknown addresses and methods, as errors that say where to go instead."""
+
+    def __init__(self, paths: Sequence[str]) -> None:
+        self._paths = paths
+
+    async def __call__(self, request: Request, exception: Exception) -> Response:
+        assert isinstance(exception, HTTPException)
+        path = request.url.path[:200]
+        if exception.status_code == 405:
+            allowed = tuple((exception.headers or {}).get("Allow", "").split(", "))
+            raise MethodNotAllowed(
+                f"{request.method} is not possible at {path}; allowed: {', '.join(allowed)}.", allowed=allowed
+            )
+        planned = next((text for end, text in _PLANNED.items() if path.endswith(end) or path.startswith(end)), None)
+        if planned is not None:
+            raise RouteNotFound(f"There is nothing at {path}: this server does not serve {planned} yet.")
+        near = difflib.get_close_matches(path, self._paths, n=1, cutoff=0.0)
+        raise RouteNotFound(f"There is nothing at {path}. The nearest address is {near[0]}.")

@@ -1,0 +1,46 @@
+"""The body of a request, whole and within its limits."""
+
+from __future__ import annotations
+
+import asyncio
+
+from starlette.datastructures import Headers
+from starlette.types import Receive, Scope
+
+from deepserve.config import Limits
+from deepserve.core.errors import BodyTooLarge, BodyTooSlow, Cancelled, UnsupportedMedia
+
+
+async def read_body(scope: Scope, receive: Receive, limits: Limits) -> bytes:
+    """Raises BodyTooLarge (by announcement or by count), BodyTooSlow, UnsupportedMedia, Cancelled.
+
+    The content type is not looked at: `curl -d` says it sends a form, and means JSON.
+    """
+    headers = Headers(scope=scope)
+    encoding = headers.get("content-encoding", "identity").strip().lower()
+    if encoding not in ("", "identity"):
+        raise UnsupportedMedia(f"Content-Encoding {encoding[:32]} is not supported: send the body uncompressed.")
+    announced = headers.get("content-length", "")
+    if announced.isdigit() and int(announced) > limits.body_bytes:
+        raise _too_large(limits)
+    pieces: list[bytes] = []
+    num_bytes = 0
+    while True:
+        try:
+            async with asyncio.timeout(limits.body_timeout_s):
+                message = await receive()
+        except TimeoutError:
+            raise BodyTooSlow(f"No byte of the request body arrived for {limits.body_timeout_s:g} seconds.") from None
+        if message["type"] == "http.disconnect":
+            raise Cancelled("The client left while sending.")
+        piece = message.get("body", b"")
+        num_bytes += len(piece)
+        if num_bytes > limits.body_bytes:
+            raise _too_large(limits)
+        pieces.append(piece)
+        if not message.get("more_body", False):
+            return b"".join(pieces)
+
+
+def _too_large(limits: Limits) -> BodyTooLarge:
+    return BodyTooLarge(f"The request body is larger than {limits.body_bytes} bytes.")

@@ -1,0 +1,146 @@
+"""The outermost layer: every request gets an id and an identity here, every failure a body.
+
+Answers carry the id as `x-request-id` and as `x-ds-trace-id`, the vendor's name for it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+from collections.abc import Callable
+from uuid import UUID
+
+from starlette.datastructures import Headers
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from deepserve.config import Settings
+from deepserve.core.errors import (
+    Cancelled,
+    CapacityError,
+    DeepserveError,
+    EngineFailure,
+    InvalidField,
+    MethodNotAllowed,
+)
+from deepserve.dialects.chat.errors import encode_error, form_of
+from deepserve.server.access import Access
+from deepserve.server.visit import Visit, remember
+
+_log = logging.getLogger(__name__)
+
+_DRAIN_BYTES = 64 * 1024 * 1024
+_DRAIN_S = 5.0
+
+
+class Door:
+    """ASGI middleware around all routes."""
+
+    def __init__(
+        self,
+        app: ASGIApp,
+        *,
+        settings: Settings,
+        access: Access,
+        new_id: Callable[[], UUID],
+        on_status: Callable[[int], None],
+    ) -> None:
+        self._app = app
+        self._settings = settings
+        self._access = access
+        self._new_id = new_id
+        self._on_status = on_status
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        visit = Visit(id=self._new_id(), is_strict=self._settings.is_strict)
+        remember(scope, visit)
+        trace = visit.id.hex.encode()
+        has_started = has_read_all = False
+
+        async def receive_counted() -> Message:
+            nonlocal has_read_all
+            message = await receive()
+            has_read_all = has_read_all or not message.get("more_body", False)
+            return message
+
+        async def send_marked(message: Message) -> None:
+            nonlocal has_started
+            if message["type"] == "http.response.start":
+                has_started = True
+                self._on_status(message["status"])
+                message["headers"] = [
+                    *message.get("headers", ()),
+                    (b"x-request-id", trace),
+                    (b"x-ds-trace-id", trace),
+                    (b"x-content-type-options", b"nosniff"),
+                ]
+            await send(message)
+
+        try:
+            tenant = await self._access.admit(scope)
+            is_strict = _is_strict(Headers(scope=scope), self._settings)
+            visit = Visit(id=visit.id, tenant=tenant, is_strict=is_strict)
+            remember(scope, visit)
+            await self._app(scope, receive_counted, send_marked)
+        except Cancelled:
+            return  # nobody is there to be told
+        except DeepserveError as error:
+            assert not has_started, "after its first byte an answer carries its own errors"
+            has_more = not has_read_all and _has_body(Headers(scope=scope))
+            await _send_error(error, visit, send_marked, receive if has_more else None)
+        except Exception:  # the last boundary: logged in full, shown in general
+            _log.exception("Request %s met a fault of the server", visit.id.hex)
+            if has_started:
+                raise
+            await _send_error(EngineFailure("The server met an internal fault."), visit, send_marked, None)
+
+
+def _is_strict(headers: Headers, settings: Settings) -> bool:
+    value = headers.get("x-deepserve-strict")
+    if value is None:
+        return settings.is_strict
+    match value.strip().lower():
+        case "1" | "true":
+            return True
+        case "0" | "false":
+            return False
+        case _:
+            raise InvalidField("The header x-deepserve-strict is 1 or 0.", field="x-deepserve-strict")
+
+
+def _has_body(headers: Headers) -> bool:
+    return headers.get("content-length", "0") != "0" or "transfer-encoding" in headers
+
+
+async def _send_error(error: DeepserveError, visit: Visit, send: Send, unread: Receive | None) -> None:
+    """unread: where the rest of the request comes from. It is read and dropped after the answer is out, because a
+    client that is still sending would otherwise see a reset connection instead of the answer."""
+    body = encode_error(error, is_strict=visit.is_strict)
+    headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
+    if isinstance(error, CapacityError):
+        headers.append((b"retry-after", str(math.ceil(error.retry_after_s)).encode()))
+    if isinstance(error, MethodNotAllowed):
+        headers.append((b"allow", ", ".join(error.allowed).encode()))
+    if unread is not None:
+        headers.append((b"connection", b"close"))
+    await send({"type": "http.response.start", "status": form_of(error).status, "headers": headers})
+    await send({"type": "http.response.body", "body": body, "more_body": unread is not None})
+    if unread is not None:
+        await _drain(unread)
+        await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+
+async def _drain(receive: Receive) -> None:
+    num_bytes = 0
+    try:
+        async with asyncio.timeout(_DRAIN_S):
+            while num_bytes < _DRAIN_BYTES:
+                message = await receive()
+                num_bytes += len(message.get("body", b""))
+                if message["type"] != "http.request" or not message.get("more_body", False):
+                    return
+    except TimeoutError:
+        return

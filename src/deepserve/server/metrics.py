@@ -1,0 +1,120 @@
+"""What Prometheus reads. Labels come from closed sets: served models, outcomes of the core, HTTP statuses."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import msgspec
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+
+from deepserve.core.errors import DeepserveError
+from deepserve.core.events import BlockDelta, Event, Failed, Finished, Started, UsageReported
+from deepserve.core.request import Request, RequestId
+from deepserve.core.usage import Usage
+
+_SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 600)
+_TOKEN_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5)
+
+
+class _Running(msgspec.Struct):
+    """One request the gateway has accepted. Times are of the monotonic clock, seconds."""
+
+    accepted_at: float
+    first_token_at: float | None = None
+    has_started: bool = False
+    outcome: str = "client_left"
+    usage: Usage = Usage()
+
+
+class Metrics:
+    """Hears the gateway and the door. Holds its own registry: two servers in one process do not mix."""
+
+    def __init__(self, models: Sequence[str], *, clock: Callable[[], float]) -> None:
+        self._models = frozenset(models)
+        self._clock = clock
+        self._running: dict[RequestId, _Running] = {}
+        self._registry = CollectorRegistry()
+        self._requests = Counter(
+            "deepserve_requests",
+            "Requests a back end was asked to answer, by how they ended.",
+            ("model", "outcome"),
+            registry=self._registry,
+        )
+        self._tokens = Counter(
+            "deepserve_tokens",
+            "Tokens: hit and miss of prompts, reasoning and answer of outputs.",
+            ("model", "kind"),
+            registry=self._registry,
+        )
+        self._active = Gauge("deepserve_active_requests", "Requests being answered now.", registry=self._registry)
+        self._queued = Gauge("deepserve_queue_depth", "Requests waiting to begin.", registry=self._registry)
+        self._first_token = Histogram(
+            "deepserve_time_to_first_token_seconds",
+            "From acceptance to the first piece of an answer.",
+            ("model",),
+            buckets=_SECONDS,
+            registry=self._registry,
+        )
+        self._per_token = Histogram(
+            "deepserve_time_per_output_token_seconds",
+            "Mean time between the tokens of one answer, after the first.",
+            ("model",),
+            buckets=_TOKEN_SECONDS,
+            registry=self._registry,
+        )
+        self._responses = Counter(
+            "deepserve_http_responses", "HTTP responses by status.", ("status",), registry=self._registry
+        )
+
+    def render(self) -> bytes:
+        """The exposition text, version 0.0.4."""
+        return generate_latest(self._registry)
+
+    def on_status(self, status: int) -> None:
+        self._responses.labels(str(status)).inc()
+
+    def on_accepted(self, request: Request) -> None:
+        self._running[request.id] = _Running(accepted_at=self._clock())
+        self._queued.inc()
+
+    def on_event(self, request: Request, event: Event) -> None:
+        running = self._running.get(request.id)
+        if running is None:
+            return
+        if isinstance(event, BlockDelta):
+            if running.first_token_at is None:
+                running.first_token_at = self._clock()
+                self._first_token.labels(self._label(request)).observe(running.first_token_at - running.accepted_at)
+        elif isinstance(event, Started):
+            running.has_started = True
+            running.usage = event.prompt_usage or running.usage
+            self._queued.dec()
+            self._active.inc()
+        elif isinstance(event, UsageReported):
+            running.usage = event.usage
+        elif isinstance(event, Finished):
+            running.outcome = event.reason
+        elif isinstance(event, Failed):
+            running.outcome = event.error.code
+
+    def on_ended(self, request: Request, error: DeepserveError | None) -> None:
+        running = self._running.pop(request.id, None)
+        if running is None:
+            return
+        (self._active if running.has_started else self._queued).dec()
+        model, usage = self._label(request), running.usage
+        self._requests.labels(model, running.outcome if error is None else error.code).inc()
+        counts = {
+            "hit": usage.hit_tokens,
+            "miss": usage.miss_tokens,
+            "reasoning": usage.reasoning_tokens,
+            "answer": usage.answer_tokens,
+        }
+        for kind, count in counts.items():
+            self._tokens.labels(model, kind).inc(count)
+        if running.first_token_at is not None and usage.output_tokens > 1:
+            elapsed = self._clock() - running.first_token_at
+            self._per_token.labels(model).observe(elapsed / (usage.output_tokens - 1))
+
+    def _label(self, request: Request) -> str:
+        return request.model if request.model in self._models else "other"

@@ -1,0 +1,179 @@
+"""Run a server: bind, start the back end, answer until told to stop, end what is in flight."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import logging
+import signal
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+
+import uvicorn
+from typing_extensions import override
+
+from deepserve.backends.backend import Backend
+from deepserve.catalog.models import ModelCatalog, load_models
+from deepserve.config import Settings
+from deepserve.core.errors import ConfigurationError
+from deepserve.gateway import Gateway, Observer
+from deepserve.server.access import ConfiguredKeys, KeyLookup, is_loopback
+from deepserve.server.app import create_app
+from deepserve.server.closing import Closing
+from deepserve.server.metrics import Metrics
+from deepserve.server.protocol import limited_http
+
+_log = logging.getLogger(__name__)
+
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+_IDLE_CONNECTION_S = 75
+_LAST_WORDS_S = 5.0
+"""After `shutdown_grace_s`: time for the ended streams to send their terminal events."""
+
+
+def serve(
+    settings: Settings,
+    backend: Backend,
+    *,
+    lookups: Sequence[KeyLookup] = (),
+    observers: Sequence[Observer] = (),
+    names: ModelCatalog | None = None,
+    on_ready: Callable[[str], None] = lambda _: None,
+) -> None:
+    """Serve until SIGINT or SIGTERM. Blocks; call it in the main thread for the signals to work.
+
+    lookups   where keys are found besides the settings
+    on_ready  called with the base address once requests are answered
+
+    Raises ConfigurationError for an address that cannot be used, and what `backend.start` raises.
+    """
+    found = (*((ConfiguredKeys(settings.api_keys),) if settings.api_keys else ()), *lookups)
+    listening = bind(settings, has_keys=bool(found))
+    try:
+        loop_factory = uvicorn.Config(app="", loop="auto").get_loop_factory()
+        with asyncio.Runner(loop_factory=loop_factory) as runner:
+            runner.run(_serve(settings, backend, listening, found, observers, names or load_models(), on_ready))
+    finally:
+        listening.close()
+
+
+def bind(settings: Settings, *, has_keys: bool) -> socket.socket:
+    """The listening socket. Raises ConfigurationError, in words for the operator."""
+    host, port = settings.host, settings.port
+    if not has_keys and not is_loopback(host.strip("[]")):
+        raise ConfigurationError(
+            f"Without API keys the server listens on this machine only, and {host} is reachable from others. "
+            "Configure at least one key, or use the host 127.0.0.1."
+        )
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(
+            host.strip("[]"), port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+    except (OSError, UnicodeError) as error:
+        raise ConfigurationError(f"The host {host} with port {port} is not an address to listen on.") from error
+    listening = socket.socket(family, kind, protocol)
+    try:
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listening.bind(address)
+        listening.listen(2048)
+        listening.setblocking(False)
+    except (OSError, OverflowError) as error:
+        listening.close()
+        raise ConfigurationError(_bind_problem(host, port, error)) from error
+    return listening
+
+
+def _bind_problem(host: str, port: int, error: Exception) -> str:
+    match getattr(error, "errno", None):
+        case errno.EADDRINUSE:
+            return f"Port {port} on {host} is in use by another program. Stop it, or choose another port."
+        case errno.EACCES:
+            return f"Port {port} on {host} needs more rights than this program has. Choose a port above 1023."
+        case errno.EADDRNOTAVAIL:
+            return f"{host} is not an address of this machine."
+        case _:
+            return f"The server cannot listen on {host}, port {port}: {error}."
+
+
+async def _serve(
+    settings: Settings,
+    backend: Backend,
+    listening: socket.socket,
+    lookups: Sequence[KeyLookup],
+    observers: Sequence[Observer],
+    names: ModelCatalog,
+    on_ready: Callable[[str], None],
+) -> None:
+    closing = Closing()
+    await backend.start()
+    try:
+        metrics = Metrics([model.id for model in backend.models()], clock=time.monotonic)
+        gateway = Gateway(backend, observers=(metrics, *observers))
+        app = create_app(settings, gateway, names=names, metrics=metrics, lookups=lookups, closing=closing)
+        server = Server(server_config(app, settings), closing, settings.shutdown_grace_s, on_ready=on_ready)
+        await server.serve(sockets=[listening])
+    finally:
+        await backend.close()
+
+
+def server_config(app: object, settings: Settings) -> uvicorn.Config:
+    """uvicorn, with our limits, without its own logs and headers."""
+    return uvicorn.Config(
+        app=app,  # type: ignore[arg-type]  # any ASGI application; uvicorn's own type is private
+        http=limited_http(settings.limits),
+        ws="none",
+        lifespan="off",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,
+        timeout_keep_alive=_IDLE_CONNECTION_S,
+        timeout_graceful_shutdown=int(settings.shutdown_grace_s + _LAST_WORDS_S),
+    )
+
+
+class Server(uvicorn.Server):
+    """uvicorn's server, which gives streams in flight a grace and then a proper end."""
+
+    def __init__(
+        self, config: uvicorn.Config, closing: Closing, grace_s: float, *, on_ready: Callable[[str], None]
+    ) -> None:
+        super().__init__(config)
+        self._closing = closing
+        self._grace_s = grace_s
+        self._on_ready = on_ready
+
+    @override
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        if sockets and self.started:
+            host, port = sockets[0].getsockname()[:2]
+            address = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+            _log.info("Serving at %s", address)
+            self._on_ready(address)
+
+    @override
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        self._closing.drain()
+        ending = asyncio.get_running_loop().call_later(self._grace_s, self._closing.end)
+        try:
+            await super().shutdown(sockets)
+        finally:
+            ending.cancel()
+
+    @contextmanager
+    @override
+    def capture_signals(self) -> Iterator[None]:
+        """Like uvicorn's, but the signal is not raised again at the end: the caller still has to close things."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        previous = {number: signal.signal(number, self.handle_exit) for number in _SIGNALS}
+        try:
+            yield
+        finally:
+            for number, handler in previous.items():
+                signal.signal(number, handler)

@@ -1,0 +1,24 @@
+"""What all routes of one server share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import datetime
+
+import msgspec
+
+from deepserve.catalog.models import ModelCatalog
+from deepserve.config import Settings
+from deepserve.gateway import Gateway
+from deepserve.server.closing import Closing
+
+
+class Site(msgspec.Struct, frozen=True, kw_only=True):
+    """now is the wall clock, in UTC; clock is monotonic seconds."""
+
+    settings: Settings
+    gateway: Gateway
+    names: ModelCatalog
+    closing: Closing
+    now: Callable[[], datetime]
+    clock: Callable[[], float]
