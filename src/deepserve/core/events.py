@@ -63,11 +63,24 @@ class ServerToolResultBlock(msgspec.Struct, frozen=True, kw_only=True, tag="serv
 Block = ReasoningBlock | TextBlock | ToolCallBlock | ServerToolCallBlock | ServerToolResultBlock
 
 
+class PastReasoning(msgspec.Struct, frozen=True, kw_only=True):
+    """Earlier turns of the assistant by what became of their thinking traces: sent by the client, restored, lost."""
+
+    sent: int = 0
+    restored: int = 0
+    missing: int = 0
+
+
 class Started(msgspec.Struct, frozen=True, kw_only=True):
-    """The back end accepted the request. prompt_usage holds hit and miss where they are known this early."""
+    """The back end accepted the request.
+
+    prompt_usage    hit and miss where they are known this early
+    past_reasoning  None when past traces play no part (no tools, or not thinking)
+    """
 
     served_by: ServedBy
     prompt_usage: Usage | None = None
+    past_reasoning: PastReasoning | None = None
 
 
 class BlockOpened(msgspec.Struct, frozen=True, kw_only=True):
