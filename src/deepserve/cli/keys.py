@@ -5,6 +5,7 @@ from __future__ import annotations
 import secrets
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
@@ -12,6 +13,9 @@ from deepserve.cli.settings import state_option
 from deepserve.core.tenant import TenantId
 from deepserve.store.database import open_database
 from deepserve.store.keys import KeyStore
+
+if TYPE_CHECKING:
+    from sqlalchemy import Engine
 
 
 @click.group()
@@ -28,7 +32,9 @@ def keys() -> None:
 def create(tenant: str, state_dir: Path) -> None:
     """Make a key for TENANT. It is shown once and stored as a digest."""
     click.echo(open_keys(state_dir).create(TenantId(tenant)))
-    click.echo("Keep it: it cannot be shown again.", err=True)
+    click.echo(
+        "Keep it: it cannot be shown again. A running server that had no keys asks for them after a restart.", err=True
+    )
 
 
 @keys.command(name="list")
@@ -54,4 +60,8 @@ def revoke(shown: str, state_dir: Path) -> None:
 
 
 def open_keys(state_dir: Path) -> KeyStore:
-    return KeyStore(open_database(state_dir), random_hex=secrets.token_hex, now=lambda: datetime.now(UTC))
+    return open_key_store(open_database(state_dir))
+
+
+def open_key_store(database: Engine) -> KeyStore:
+    return KeyStore(database, random_hex=secrets.token_hex, now=lambda: datetime.now(UTC))

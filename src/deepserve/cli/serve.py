@@ -1,0 +1,92 @@
+"""`deepserve serve`: the main job."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import click
+
+from deepserve import __version__
+from deepserve.backends.selection import select_backend
+from deepserve.cli.keys import open_key_store
+from deepserve.cli.settings import model_options, settings_from, state_option
+from deepserve.cli.table import format_table
+from deepserve.core.provider import ServedModel
+from deepserve.server.run import serve as run_server
+from deepserve.store.answers import AnswerLog
+from deepserve.store.database import open_database
+from deepserve.store.writer import Writer
+
+
+@click.command()
+@click.option(
+    "--host", default="127.0.0.1", show_default=True, help="Address to listen on; others than loopback need keys."
+)
+@click.option("--port", type=click.IntRange(0, 65535), default=8000, show_default=True, help="0 picks a free one.")
+@click.option(
+    "--api-key",
+    "api_keys",
+    multiple=True,
+    envvar="DEEPSERVE_API_KEYS",
+    help="A key clients must send; may be repeated. Better kept in DEEPSERVE_API_KEYS or made by `deepserve keys`.",
+)
+@model_options
+@state_option
+@click.option(
+    "--max-concurrency",
+    type=click.IntRange(min=1),
+    default=8,
+    show_default=True,
+    help="Answers computed side by side; more wait their turn.",
+)
+@click.option("--strict", "is_strict", is_flag=True, help="Reproduce every refusal of the vendor's API.")
+@click.option(
+    "--log-level",
+    type=click.Choice(["debug", "info", "warning", "error"]),
+    default="warning",
+    show_default=True,
+)
+def serve(state_dir: Path, log_level: str, **options: Any) -> None:  # Any: the options, as click hands them over
+    """Answer the DeepSeek V4 API on this machine.
+
+    \b
+    Clients:  base URL http://127.0.0.1:8000/v1, any API key
+    Stop:     Ctrl-C; answers in flight are finished first
+    """
+    logging.basicConfig(level=log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    settings = settings_from(state_dir=state_dir, **options)
+    database = open_database(state_dir)
+    keys = open_key_store(database)
+    stored_keys = (keys,) if keys.has_any() else ()
+    backend = select_backend(settings)
+    writer = Writer(database)
+
+    def announce(address: str) -> None:
+        access = "keys required" if stored_keys or settings.api_keys else "any key works, from this machine only"
+        click.echo(_banner(address, backend.models(), access))
+
+    try:
+        run_server(settings, backend, lookups=stored_keys, observers=(AnswerLog(writer),), on_ready=announce)
+    finally:
+        writer.close()
+
+
+def _banner(address: str, models: tuple[ServedModel, ...], access: str) -> str:
+    """What a person should know at start: where, who may, and what really answers."""
+    notes = dict.fromkeys(model.note for model in models if model.note)
+    return "\n".join(
+        [
+            f"deepserve {__version__} at {address}/v1  ({access})",
+            "",
+            format_table(
+                ("model", "answered by", "context"),
+                [(model.id, model.served_by.label, f"{model.context_tokens:,}") for model in models],
+            ),
+            "",
+            *(f"{note}\n" for note in notes),
+            f"Try: curl {address}/v1/chat/completions -H 'Content-Type: application/json' \\",
+            f'       -d \'{{"model": "{models[0].id}", "messages": [{{"role": "user", "content": "Hello!"}}]}}\'',
+        ]
+    )

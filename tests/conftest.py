@@ -1,0 +1,59 @@
+"""Fixtures that many tests share."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import subprocess
+import sys
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from deepserve import __file__ as package_file
+
+MINI_FLASH = Path(package_file).parent / "models" / "mini-flash"
+
+
+@contextlib.contextmanager
+def running_server(*arguments: str, state_dir: Path) -> Iterator[str]:
+    """Run `deepserve serve` as a user would; yields its base URL once it is ready."""
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port = probe.getsockname()[1]
+    base = f"http://127.0.0.1:{port}"
+    log = state_dir / "server.log"
+    command = [sys.executable, "-m", "deepserve", "serve", "--port", str(port), "--state-dir", str(state_dir)]
+    with (
+        log.open("w") as output,
+        subprocess.Popen([*command, *arguments], stdout=output, stderr=output, env=os.environ) as process,
+    ):
+        try:
+            while process.poll() is None:
+                with contextlib.suppress(urllib.error.URLError, ConnectionError):
+                    if urllib.request.urlopen(f"{base}/ready").status == 200:
+                        break
+            assert process.poll() is None, log.read_text()
+            yield base
+        finally:
+            process.terminate()
+            process.wait()
+
+
+@pytest.fixture(scope="session")
+def scripted_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    with running_server("--backend", "scripted", state_dir=tmp_path_factory.mktemp("scripted")) as base:
+        yield base
+
+
+@pytest.fixture(scope="session")
+def mini_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A server with the model that ships."""
+    pytest.importorskip(
+        "torch", reason="the shipped model needs the reference engine: pip install deepserve[reference]"
+    )
+    with running_server(state_dir=tmp_path_factory.mktemp("mini")) as base:
+        yield base
