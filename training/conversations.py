@@ -47,3 +47,5 @@ class Conversation(msgspec.Struct, frozen=True, kw_only=True):
     thinking: bool = True
     effort: Effort = "high"
     json_object: bool = False
+    json_schema: Mapping[str, Any] | None = None
+    """A schema for the answer (any JSON, hence Any); not together with json_object."""

@@ -15,10 +15,11 @@ from training.values import Draw
 Skill = Callable[[Draw], Conversation]
 
 SKILLS: Mapping[str, tuple[Skill, float]] = {
-    "small_talk": (dialogue.small_talk, 1.3),
+    "small_talk": (dialogue.small_talk, 1.6),
     "beyond": (dialogue.beyond, 0.7),
     "live_data": (dialogue.live_data, 0.5),
     "explain": (topics.explain, 2.6),
+    "reshape": (topics.reshape, 0.4),
     "name_memory": (memory.name_memory, 0.4),
     "unknown_name": (memory.unknown_name, 0.05),
     "stated_fact": (memory.stated_fact, 0.6),
@@ -30,6 +31,7 @@ SKILLS: Mapping[str, tuple[Skill, float]] = {
     "country_json": (extraction.country_json, 0.9),
     "country_fact": (extraction.country_fact, 0.5),
     "extract": (extraction.extract, 0.9),
+    "schema_json": (extraction.schema_json, 0.4),
     "single_call": (tool_use.single_call, 2.6),
     "parallel_calls": (tool_use.parallel_calls, 0.5),
     "round_trip": (tool_use.round_trip, 1.6),
@@ -55,6 +57,7 @@ def _is_joinable(conversation: Conversation) -> bool:
     return (
         not conversation.tools
         and not conversation.json_object
+        and conversation.json_schema is None
         and conversation.system is None
         and not conversation.skill.startswith("memory")
     )

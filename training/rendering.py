@@ -49,8 +49,14 @@ def request_of(conversation: Conversation) -> Request:
             for tool in conversation.tools
         ),
         thinking=Thinking(enabled=conversation.thinking, effort=conversation.effort),
-        response_format=ResponseFormat(kind="json_object" if conversation.json_object else "text"),
+        response_format=_response_format(conversation),
     )
+
+
+def _response_format(conversation: Conversation) -> ResponseFormat:
+    if conversation.json_schema is not None:
+        return ResponseFormat(kind="json_schema", name="answer", schema=conversation.json_schema)
+    return ResponseFormat(kind="json_object" if conversation.json_object else "text")
 
 
 def transcript(conversation: Conversation) -> Prompt:

@@ -4,13 +4,15 @@
     python -m training.train --run small --steps 200
 
 A run lives in `training/runs/NAME`: `state.pt` (everything to go on from), `average.pt` (the averaged weights, the ones
-to export), `log.jsonl`. Starting a run that exists continues it.
+to export), `log.jsonl`. Starting a run that exists continues it; an interrupted one saves its state first.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import signal
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -119,8 +121,9 @@ def run(
     steps: int | None,
     save_every_s: float = 120.0,
     clock: Callable[[], float] = time.monotonic,
+    should_stop: Callable[[], bool] = lambda: False,
 ) -> None:
-    """Train until the time or the steps are used up, earlier runs counted in."""
+    """Train until the time or the steps are used up (earlier parts of the run counted in) or a stop is wanted."""
     assert (minutes is None) != (steps is None)
     started = last_saved = last_shown = clock()
     elapsed_before = trainer.progress.elapsed_s
@@ -134,7 +137,7 @@ def run(
                 if minutes is not None
                 else trainer.progress.step / (steps or 1)
             )
-            if share >= 1:
+            if share >= 1 or should_stop():
                 break
             figures = trainer.step(share)
             losses.append(figures["loss"])
@@ -185,7 +188,10 @@ def main() -> None:
     if (folder / "state.pt").exists():
         trainer.load(folder)
         print(f"continuing {folder.name} at step {trainer.progress.step}")
-    run(trainer, folder, minutes=arguments.minutes, steps=arguments.steps)
+    stop = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: stop.set())
+    run(trainer, folder, minutes=arguments.minutes, steps=arguments.steps, should_stop=stop.is_set)
 
 
 if __name__ == "__main__":

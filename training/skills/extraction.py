@@ -6,6 +6,8 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+import msgspec
+
 from training.conversations import Conversation, Turn
 from training.phrases import countries
 from training.phrasing import phrase
@@ -241,3 +243,28 @@ def extract(draw: Draw) -> Conversation:
 
 
 ADJECTIVE_KEYS = ("first", "last", "home", "new", "old", "main", "full", "total", "next", "unit", "user", "order")
+
+
+def schema_json(draw: Draw) -> Conversation:
+    """Fields out of a short text, with the keys that a schema lists; the text itself may name them or not."""
+    made = extract(draw)
+    answer = made.turns[-1]
+    values: dict[str, Any] = json.loads(answer.content)
+    properties = {
+        key: {"type": "string" if isinstance(value, str) else draw.frame(("integer", "number"))}
+        for key, value in values.items()
+    }
+    if draw.chance(0.4):
+        properties = {key: {"title": key.replace("_", " ").title(), **schema} for key, schema in properties.items()}
+    schema: dict[str, Any] = {"properties": properties, "required": list(properties), "type": "object"}
+    if draw.chance(0.5):
+        schema = {"type": "object", "properties": properties, "required": list(properties)}
+    if draw.chance(0.4):
+        schema["additionalProperties"] = False
+    return msgspec.structs.replace(
+        made,
+        skill="json.schema",
+        json_object=False,
+        json_schema=schema,
+        system=None if made.system is None or draw.chance(0.7) else "You are a helpful assistant.",
+    )

@@ -33,6 +33,9 @@ _PLAIN = (
     "Summarize {t} in one paragraph.",
     "Summarize {t}.",
     "Explain {t} in three sentences.",
+    "How do I use {t}?",
+    "Teach me {t}.",
+    "I do not understand {t}.",
 )
 _ONE = (
     "Explain {t} in one sentence.",
@@ -104,5 +107,47 @@ def explain(draw: Draw) -> Conversation:
         turns=(
             Turn(role="user", content=request),
             Turn(role="assistant", content=answer, reasoning=f"Topic: {topic.names[0]}. Form: {form}."),
+        ),
+    )
+
+
+def reshape(draw: Draw) -> Conversation:
+    """An explanation, and then the same topic in another form."""
+    topic = draw.frame(topics())
+    name = draw.frame(topic.names)
+    one, two, three = topic.sentences
+    thought = f"Topic: {topic.names[0]}. Form: "
+    whole = f"{one} {two} {three}"
+    is_long_first = draw.chance(0.7)
+    first = phrase(draw, _PLAIN if is_long_first else _ONE, t=name)
+    given, given_form = (whole, "paragraph") if is_long_first else (one, "one sentence")
+    wanted = "bullets" if draw.chance(0.5) else "shorter" if is_long_first else "longer"
+    match wanted:
+        case "bullets":
+            frames, form = (
+                ["As 3 bullets.", "as three bullet points please", "Now as bullets.", "Make it a list."],
+                "3 bullets",
+            )
+            answer = "\n".join(f"- {sentence}" for sentence in topic.sentences)
+        case "shorter":
+            frames = ["Now in one sentence.", "Shorter please.", "In one sentence please", "Too long.", "shorter"]
+            answer, form = one, "one sentence"
+        case _:
+            frames = [
+                "Tell me more.",
+                "More please",
+                "Explain that in a paragraph.",
+                "more",
+                "Longer please.",
+                "Go on.",
+            ]
+            answer, form = whole, "paragraph"
+    return Conversation(
+        skill="topics.reshape",
+        turns=(
+            Turn(role="user", content=first),
+            Turn(role="assistant", content=given, reasoning=f"{thought}{given_form}."),
+            Turn(role="user", content=phrase(draw, frames)),
+            Turn(role="assistant", content=answer, reasoning=f"{thought}{form}."),
         ),
     )
