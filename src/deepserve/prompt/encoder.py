@@ -243,7 +243,9 @@ class _Encoder:
             case _UserTurn():
                 writer.special(USER)
                 blocks = [f"<tool_result>{_join_parts(result.content)}</tool_result>" for result in turn.results]
-                writer.text(PARAGRAPH.join([*blocks, *(text for text in turn.texts if text)]))
+                if turn.texts:
+                    blocks.append(PARAGRAPH.join(text for text in turn.texts if text))
+                writer.text(PARAGRAPH.join(blocks))
                 if turn.task is not None and turn.task != "action":
                     writer.special(TASK_TOKENS[turn.task])
             case _AssistantTurn():
