@@ -131,6 +131,25 @@ def test_a_stream_that_is_closed_unread_is_cancelled(served: Served) -> None:
     assert served.loop.stats().running == 0
 
 
+def test_one_result_can_be_left_while_the_others_go_on(served: Served) -> None:
+    async def main() -> None:
+        endless = generation_of(prompt_of(200), seeds=range(3), max_tokens=300)
+        found: list[Progress] = []
+        async with aclosing(served.loop.submit(endless)) as stream:
+            async for batch in stream:
+                found += batch
+                if any(isinstance(item, TokenDrawn) and item.result == 1 for item in batch):
+                    stream.cancel_result(1)
+        ended = {item.result for item in found if isinstance(item, ResultEnded)}
+        assert {0, 2} <= ended
+        tokens = [item.result for item in found if isinstance(item, TokenDrawn)]
+        assert tokens.count(0) == tokens.count(2) == 300
+        await read(served.loop, generation_of([1]))
+
+    run(main())
+    assert served.loop.stats().running == 0
+
+
 def test_too_many_waiting_tokens_are_refused_with_a_time_to_retry() -> None:
     gate = Gate()
     served = Served(FakeEngine(fail_step=gate), max_queue_tokens=1000, max_sequences=1)

@@ -147,6 +147,12 @@ class Scheduler:
                 self._remove(state)
             self._release_trunk(group)
 
+    def cancel_result(self, generation_id: GenerationId, result: int) -> None:
+        """The same for one result that has begun; the others go on."""
+        group = self._groups.get(generation_id)
+        if group is not None and result < len(group.results) and not group.results[result].is_ended:
+            self._retire(group.results[result], group)
+
     def pause(self, generation_id: GenerationId) -> None:
         """Compute nothing for it until `resume`: its reader is slow."""
         if generation_id in self._groups:
@@ -412,11 +418,13 @@ class Scheduler:
 
     def _end(self, state: ResultState, ended: ResultEnded) -> None:
         group = self._groups.get(state.id)
-        if group is None or state.is_ended:
-            return
+        if group is not None and not state.is_ended:
+            self._report(state, ended)
+            self._retire(state, group)
+
+    def _retire(self, state: ResultState, group: _Group) -> None:
         self._remove(state)
         state.is_ended = True
-        self._report(state, ended)
         if all(other.is_ended for other in group.results) and len(group.results) == len(state.generation.draws):
             self._release_trunk(group)
             del self._groups[state.id]

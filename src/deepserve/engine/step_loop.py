@@ -37,9 +37,9 @@ class GenerationStream:
         self.id = generation_id
         self.generation = generation
         self.loop = asyncio.get_running_loop()
-        self.num_running = len(generation.draws)
-        """As the step loop sees it."""
-        self._num_open = len(generation.draws)
+        self.running = set(range(len(generation.draws)))
+        """Results that the step loop has not ended; touched by its thread only."""
+        self._open = set(self.running)
         self._command = command
         self._unread: list[Progress] = []
         self._has_news = asyncio.Event()
@@ -49,7 +49,7 @@ class GenerationStream:
         return self
 
     async def __anext__(self) -> list[Progress]:
-        if not self._num_open:
+        if not self._open:
             raise StopAsyncIteration
         await self._has_news.wait()
         self._has_news.clear()
@@ -57,13 +57,19 @@ class GenerationStream:
         if self._is_paused:
             self._is_paused = False
             self._command(lambda loop: loop.resume(self.id))
-        self._num_open -= sum(isinstance(progress, ResultEnded) for progress in batch)
+        self._open -= {progress.result for progress in batch if isinstance(progress, ResultEnded)}
         return batch
 
     async def aclose(self) -> None:
-        if self._num_open:
-            self._num_open = 0
+        if self._open:
+            self._open.clear()
             self._command(lambda loop: loop.cancel(self.id))
+
+    def cancel_result(self, result: int) -> None:
+        """Go on without one result; what was on its way from it may still arrive."""
+        if result in self._open:
+            self._open.remove(result)
+            self._command(lambda loop: loop.cancel_result(self, result))
 
     def receive(self, progress: Progress) -> None:
         """Put progress before the reader."""
@@ -171,6 +177,10 @@ class _Inside:
         self._forget(generation_id)
         self._scheduler.cancel(generation_id)
 
+    def cancel_result(self, stream: GenerationStream, result: int) -> None:
+        self._scheduler.cancel_result(stream.id, result)
+        self._ended(stream, result)
+
     def pause(self, generation_id: GenerationId) -> None:
         self._scheduler.pause(generation_id)
 
@@ -187,15 +197,18 @@ class _Inside:
                 case Admitted():
                     self._no_longer_waiting(stream)
                 case ResultEnded():
-                    stream.num_running -= 1
-                    if not stream.num_running:
-                        self._forget(generation_id)
+                    self._ended(stream, progress.result)
         for loop, parcel in parcels.items():
             try:
                 loop.call_soon_threadsafe(_hand_over, parcel)
             except RuntimeError:  # the event loop is closed: nobody is left to read
                 for stream, _ in parcel:
                     self.cancel(stream.id)
+
+    def _ended(self, stream: GenerationStream, result: int) -> None:
+        stream.running.discard(result)
+        if not stream.running:
+            self._forget(stream.id)
 
     def _forget(self, generation_id: GenerationId) -> None:
         stream = self._streams.pop(generation_id, None)

@@ -1,0 +1,386 @@
+"""The back end that answers with our own engine, in this process.
+
+    request -> lost reasoning put back -> prompt -> tokens -> scheduler -> drawn tokens -> events
+
+Honoured: every sampling knob but top_a, logit_bias, seeds, several results, log-probabilities, stop strings, output
+limits, the thinking budget, prefix continuation, tools by `auto` and `none`, parallel calls on and off, JSON mode by
+instruction. Refused by name: what only a grammar could enforce (forced tools, json_schema, regex, choice), top_a,
+server tools, echo. Not this back end's affair: `strict` of tools (checked above when finished), `thinking.exclude`
+(dialects leave the trace out), provider preferences, fallback models, cost.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import secrets
+import time
+from collections.abc import AsyncGenerator, Callable, Mapping
+from contextlib import aclosing
+
+import msgspec
+
+from deepserve.backends.embedded_answer import AnswerRules, AnswerWriter
+from deepserve.backends.embedded_model import EmbeddedModel, load_model
+from deepserve.backends.turn_memory import RememberedTurn, TurnMemory
+from deepserve.catalog.models import load_models
+from deepserve.config import Settings
+from deepserve.core.errors import BackendFailure, ContextOverflow, InvalidField, UnsupportedFeature
+from deepserve.core.events import Event, Failed, Finished, PastReasoning, Started, UsageReported
+from deepserve.core.messages import Message
+from deepserve.core.provider import ServedBy, ServedModel
+from deepserve.core.request import Request
+from deepserve.core.usage import Usage
+from deepserve.engine.generation import Admitted, Generation, ResultEnded, TokenDrawn
+from deepserve.engine.interface import Draw, Engine
+from deepserve.engine.loader import load_engine
+from deepserve.engine.prefix_index import CacheKey
+from deepserve.engine.scheduler import Scheduler, SchedulerStats
+from deepserve.engine.step_loop import GenerationStream, StepLoop
+from deepserve.engine.thinking_budget import ThinkingBudget
+from deepserve.prompt.decoder import mint_call_id
+from deepserve.prompt.encoder import SampledTurn, encode
+from deepserve.prompt.segments import Start
+from deepserve.prompt.special_tokens import END_THINK
+
+DEFAULT_OUTPUT_TOKENS = 8_192
+DEFAULT_THINKING_TOKENS = 65_536
+DEFAULT_MAX_EFFORT_TOKENS = 131_072
+MAX_OUTPUT_TOKENS = 393_216
+"""Limits on reasoning and answer together (api-docs.deepseek.com/api/create-chat-completion, November 2026)."""
+
+SEVERAL_RESULTS_TEMPERATURE = 0.7
+"""For models that answer greedily by default: several equal answers would be of no use to anybody."""
+
+_LONG_PROMPT_BYTES = 100_000
+"""From here on a prompt is tokenised outside the event loop: it takes more than a few milliseconds."""
+
+_SEED_BITS = 53
+"""Seeds we draw are exact in JSON everywhere."""
+
+
+class EmbeddedStats(msgspec.Struct, frozen=True, kw_only=True):
+    """For metrics: the scheduler's counters and the queue."""
+
+    scheduler: SchedulerStats
+    waiting_tokens: int
+    turns_remembered: int
+
+
+class _Work(msgspec.Struct, frozen=True, kw_only=True):
+    """A request, ready for the engine."""
+
+    generation: Generation
+    rules: AnswerRules
+    past_reasoning: PastReasoning | None
+
+
+class EmbeddedBackend:
+    """Serves every model of the catalogue with one checkpoint, and says so.
+
+    draw_seed  a fresh seed for a request that brings none
+    call_id    names tool calls; must be unguessable, because turns are remembered by it
+    clock      seconds, monotonic; only measures steps
+    """
+
+    def __init__(
+        self,
+        model: EmbeddedModel,
+        engine: Engine,
+        settings: Settings,
+        *,
+        clock: Callable[[], float] = time.perf_counter,
+        draw_seed: Callable[[], int] = lambda: secrets.randbits(_SEED_BITS),
+        call_id: Callable[[int], str] = mint_call_id,
+    ) -> None:
+        self._model = model
+        self._engine_info = engine.info
+        self._draw_seed = draw_seed
+        self._call_id = call_id
+        self._memory = TurnMemory()
+        scheduler = Scheduler(
+            engine, memory_bytes=settings.cache_bytes, max_sequences=settings.max_concurrency, clock=clock
+        )
+        self._loop = StepLoop(scheduler, max_queue_tokens=settings.max_queue_tokens)
+        self._context_tokens = min(model.context_tokens, scheduler.capacity_tokens)
+        fingerprint = hashlib.sha256(f"{engine.info.fingerprint} {model.fingerprint}".encode()).hexdigest()
+        self._served_by = ServedBy(
+            provider="deepserve", model=model.name, fingerprint=f"fp_deepserve_{model.name}_{fingerprint[:10]}"
+        )
+        self._models = tuple(
+            ServedModel(
+                id=row.id,
+                display_name=f"{row.display_name} (answered by {model.name})",
+                served_by=self._served_by,
+                context_tokens=self._context_tokens,
+                max_output_tokens=min(MAX_OUTPUT_TOKENS, self._context_tokens),
+                note=self._note(),
+            )
+            for row in load_models().models
+        )
+
+    @classmethod
+    def load(cls, settings: Settings) -> EmbeddedBackend:
+        """Read the checkpoint the settings name. Raises SetupError."""
+        model = load_model(settings.model_path, settings.profile)
+        engine = load_engine(model.folder, memory_bytes=settings.cache_bytes, num_threads=settings.num_threads)
+        return cls(model, engine, settings)
+
+    def models(self) -> tuple[ServedModel, ...]:
+        return self._models
+
+    async def start(self) -> None:
+        self._loop.start()
+
+    async def close(self) -> None:
+        if self._loop.is_alive():
+            await asyncio.to_thread(self._loop.stop)
+
+    def is_ready(self) -> bool:
+        return self._loop.is_alive()
+
+    def stats(self) -> EmbeddedStats:
+        return EmbeddedStats(
+            scheduler=self._loop.stats(),
+            waiting_tokens=self._loop.waiting_tokens,
+            turns_remembered=self._memory.num_turns,
+        )
+
+    async def count(self, request: Request) -> int:
+        restored, _, replays = self._memory.restore(request)
+        ids, _, _ = await self._encode(restored, replays)
+        return len(ids)
+
+    async def answer(self, request: Request) -> AsyncGenerator[Event]:
+        _check_supported(request)
+        work = await self._prepare(request)
+        writers = [
+            AnswerWriter(work.rules, self._model.tokenizer, result=result, seed=draw.seed, call_id=self._call_id)
+            for result, draw in enumerate(work.generation.draws)
+        ]
+        async with (
+            aclosing(self._loop.submit(work.generation)) as stream,
+            aclosing(self._tell(request, work, stream, writers)) as events,
+        ):
+            async for event in events:
+                yield event
+
+    async def _tell(
+        self, request: Request, work: _Work, stream: GenerationStream, writers: list[AnswerWriter]
+    ) -> AsyncGenerator[Event]:
+        """The stream's progress as events."""
+        prompt_usage: Usage | None = None
+
+        def report_usage() -> UsageReported:
+            assert prompt_usage is not None
+            return UsageReported(
+                usage=msgspec.structs.replace(
+                    prompt_usage,
+                    reasoning_tokens=sum(writer.num_reasoning_tokens for writer in writers),
+                    answer_tokens=sum(writer.num_answer_tokens for writer in writers),
+                )
+            )
+
+        async for batch in stream:
+            for progress in batch:
+                match progress:
+                    case Admitted(hit_tokens=hit_tokens):
+                        num_prompt = len(work.generation.prompt)
+                        prompt_usage = Usage(hit_tokens=hit_tokens, miss_tokens=num_prompt - hit_tokens)
+                        yield Started(
+                            served_by=self._served_by,
+                            prompt_usage=prompt_usage,
+                            past_reasoning=work.past_reasoning,
+                        )
+                    case TokenDrawn(result=result, drawn=drawn):
+                        writer = writers[result]
+                        if writer.has_ended_early:
+                            continue  # drawn before the step loop heard of it
+                        events = writer.push(drawn)
+                        if events and isinstance(events[-1], Finished):
+                            stream.cancel_result(result)
+                            events.insert(-1, report_usage())
+                            self._remember(request, writer, is_whole=False)
+                        for event in events:
+                            yield event
+                    case ResultEnded(result=result, reason=reason, error=error):
+                        writer = writers[result]
+                        if writer.has_ended_early:
+                            continue
+                        if reason == "failed":
+                            failure = error or BackendFailure("The engine gave up.")
+                            if prompt_usage is None:
+                                raise failure
+                            yield Failed(error=failure, result=result)
+                            continue
+                        events = writer.finish("length" if reason == "length" else "stop")
+                        self._remember(request, writer, is_whole=reason == "stop")
+                        events.insert(-1, report_usage())
+                        for event in events:
+                            yield event
+
+    # Before the engine
+
+    async def _prepare(self, request: Request) -> _Work:
+        restored, past_reasoning, replays = self._memory.restore(request)
+        ids, boundaries, start = await self._encode(restored, replays)
+        max_tokens = self._max_tokens(request, len(ids))
+        has_part = request.thinking.enabled and bool(request.tools) and request.tool_choice.mode != "none"
+        guide = None
+        if request.thinking.budget_tokens is not None and start.stage in ("reasoning", "reasoning_continued"):
+            guide = ThinkingBudget(
+                budget_tokens=request.thinking.budget_tokens,
+                end_token=self._model.tokenizer.special_id(END_THINK),
+                vocab_size=self._engine_info.vocab_size,
+            )
+        return _Work(
+            generation=Generation(
+                prompt=ids,
+                draws=self._draws(request),
+                max_tokens=max_tokens,
+                stop_tokens=self._model.stop_tokens,
+                # Earlier turns left their snapshots when they were made; this one is what the next turn shares.
+                boundaries=boundaries[-1:],
+                guide=guide,
+                cache_key=CacheKey(
+                    tenant=request.tenant.id,
+                    user_id=request.user_id,
+                    model=self._model.name,
+                    profile=self._model.profile.name,
+                    fingerprint=self._served_by.fingerprint,
+                ),
+            ),
+            rules=AnswerRules(
+                start=start,
+                stop=request.stop,
+                stop_tokens=self._model.stop_tokens,
+                is_parallel=request.tool_choice.is_parallel,
+            ),
+            past_reasoning=past_reasoning if has_part else None,
+        )
+
+    async def _encode(
+        self, request: Request, replays: Mapping[str, SampledTurn]
+    ) -> tuple[list[int], tuple[int, ...], Start]:
+        """Token ids, boundaries and the answer's start."""
+
+        def work() -> tuple[list[int], tuple[int, ...], Start]:
+            prompt = encode(request, self._model.profile, replay=replays.get)
+            encoded = self._model.tokenizer.encode(prompt)
+            return encoded.ids, encoded.boundaries, prompt.start
+
+        if _size(request) > _LONG_PROMPT_BYTES:
+            return await asyncio.to_thread(work)
+        return work()
+
+    def _max_tokens(self, request: Request, num_prompt: int) -> int:
+        """The output limit. An explicit one must fit the context; a default is cut to what is left of it."""
+        left = self._context_tokens - num_prompt
+        explicit = request.max_output_tokens
+        if left < 1 or (explicit is not None and explicit > left):
+            raise ContextOverflow(
+                limit_tokens=self._context_tokens, prompt_tokens=num_prompt, requested_tokens=explicit or 0
+            )
+        if explicit is not None:
+            return explicit
+        default = request.default_output_tokens
+        if default is None:
+            default = DEFAULT_OUTPUT_TOKENS
+            if request.thinking.enabled:
+                is_max = request.thinking.effort == "max"
+                default = DEFAULT_MAX_EFFORT_TOKENS if is_max else DEFAULT_THINKING_TOKENS
+        return min(default, left)
+
+    def _draws(self, request: Request) -> tuple[Draw, ...]:
+        """One for each result. Result i is drawn with seed + i, so that it can be asked for again by itself."""
+        asked, defaults = request.sampling, self._model.defaults
+        outside = [token for token in asked.logit_bias if not 0 <= token < self._engine_info.vocab_size]
+        if outside:
+            raise InvalidField(
+                f"logit_bias names the token {outside[0]}, but this model has the tokens 0 to "
+                f"{self._engine_info.vocab_size - 1}.",
+                field="logit_bias",
+            )
+        temperature = _first(asked.temperature, defaults.temperature if defaults.do_sample else 0.0, 1.0)
+        if asked.temperature is None and temperature == 0 and request.num_results > 1:
+            temperature = SEVERAL_RESULTS_TEMPERATURE
+        seed = asked.seed if asked.seed is not None else self._draw_seed()
+        draw = Draw(
+            temperature=temperature,
+            top_p=_first(asked.top_p, defaults.top_p, 1.0),
+            top_k=int(_first(asked.top_k, defaults.top_k, 0)),
+            min_p=_first(asked.min_p, defaults.min_p, 0.0),
+            repetition_penalty=_first(asked.repetition_penalty, defaults.repetition_penalty, 1.0),
+            frequency_penalty=_first(asked.frequency_penalty, 0.0),
+            presence_penalty=_first(asked.presence_penalty, 0.0),
+            logit_bias=dict(asked.logit_bias),
+            num_top_logprobs=asked.num_top_logprobs,
+        )
+        return tuple(
+            msgspec.structs.replace(draw, seed=(seed + result) % (1 << 64)) for result in range(request.num_results)
+        )
+
+    # After the engine
+
+    def _remember(self, request: Request, writer: AnswerWriter, *, is_whole: bool) -> None:
+        """Keep a finished turn for the next request of the conversation."""
+        if request.infill is not None or (request.messages and request.messages[-1].prefix):
+            return  # the turn began with the client's own words
+        is_thinking = request.thinking.enabled
+        if not writer.calls and not is_thinking:
+            return
+        sampled = None
+        if writer.calls and writer.is_well_formed and is_whole:
+            ids = [token for token in writer.token_ids if token not in self._model.stop_tokens]
+            sampled = SampledTurn(is_thinking=is_thinking, ids=tuple(ids), calls=tuple(writer.calls), text=writer.text)
+        self._memory.remember(
+            request,
+            RememberedTurn(reasoning=writer.reasoning if is_thinking else None, sampled=sampled),
+            call_ids=[call.id for call in writer.calls],
+            text=writer.text,
+        )
+
+    def _note(self) -> str:
+        info, model = self._engine_info, self._model
+        size = f"{info.total_parameters / 1e6:,.1f} million parameters"
+        if model.is_shipped:
+            return (
+                f"Answers come from {model.name}, a small model of the V4 architecture with {size} that ships with "
+                "deepserve. It was not made by DeepSeek and knows very little."
+            )
+        return f"Answers come from {model.name}, {size}, run by the {info.name} engine in {info.formats}."
+
+
+def _check_supported(request: Request) -> None:
+    """Refuse by name what this back end cannot honour. Raises UnsupportedFeature."""
+    if request.sampling.top_a:
+        raise UnsupportedFeature("`top_a` is not supported: use `min_p`.", field="top_a")
+    if request.tool_choice.mode in ("required", "named"):
+        raise UnsupportedFeature("Forced tool calls are not supported: use `auto`.", field="tool_choice")
+    if request.response_format.kind not in ("text", "json_object"):
+        raise UnsupportedFeature(
+            f"The response format `{request.response_format.kind}` is not supported: use `json_object`.",
+            field="response_format",
+        )
+    if request.server_tools:
+        raise UnsupportedFeature(f"The server tool `{request.server_tools[0].tool}` is not supported.", field="tools")
+    if request.infill is not None and request.infill.echo:
+        raise UnsupportedFeature("`echo` is not supported.", field="echo")
+
+
+def _first(*values: float | None) -> float:
+    """The first that is given."""
+    return next(value for value in values if value is not None)
+
+
+def _size(request: Request) -> int:
+    """Roughly the characters of a prompt."""
+
+    def of(message: Message) -> int:
+        results = sum(len(getattr(part, "text", "")) for result in message.tool_results for part in result.content)
+        calls = sum(len(call.arguments) for call in message.tool_calls)
+        return len(message.text) + len(message.reasoning or "") + results + calls
+
+    infill = request.infill
+    plain = len(infill.prompt) + len(infill.suffix or "") if infill is not None else 0
+    return plain + sum(map(of, request.messages)) + sum(len(str(tool.parameters)) for tool in request.tools)

@@ -1,0 +1,137 @@
+"""A model folder, read: everything about a checkpoint but its weights."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from importlib import resources
+from pathlib import Path
+from typing import TypeVar
+
+import msgspec
+
+from deepserve.core.errors import CheckpointError, ConfigurationError
+from deepserve.prompt.profile import PROFILE_NAMES, Profile, ProfileName, load_profile
+from deepserve.prompt.tokenizer import Tokenizer
+
+_Table = TypeVar("_Table", bound=msgspec.Struct)
+
+
+class GenerationDefaults(msgspec.Struct, frozen=True):
+    """`generation_config.json`: how the model's makers want it sampled when nobody says otherwise.
+
+    What the file leaves out is neutral, not what other libraries would put there.
+    """
+
+    do_sample: bool = True
+    temperature: float | None = None
+    top_p: float | None = None
+    top_k: int | None = None
+    min_p: float | None = None
+    repetition_penalty: float | None = None
+    eos_token_id: int | tuple[int, ...] | None = None
+
+
+class _NetworkFacts(msgspec.Struct, frozen=True):
+    """The part of `config.json` that serving depends on, whatever runs the network."""
+
+    max_position_embeddings: int
+    vocab_size: int
+
+
+class EmbeddedModel(msgspec.Struct, frozen=True, kw_only=True):
+    """name: the folder's. fingerprint: of tokenizer and profile; the engine has its own for the weights."""
+
+    name: str
+    folder: Path
+    is_shipped: bool
+    profile: Profile
+    tokenizer: Tokenizer
+    stop_tokens: frozenset[int]
+    defaults: GenerationDefaults
+    context_tokens: int
+    vocab_size: int
+    fingerprint: str
+
+
+def shipped_folder() -> Path:
+    """Where the model lies that comes with the package."""
+    return Path(str(resources.files("deepserve").joinpath("models", "mini-flash")))
+
+
+def load_model(folder: Path | None, profile: str | None = None) -> EmbeddedModel:
+    """Read a checkpoint folder, None for the shipped one.
+
+    Raises CheckpointError that names the file at fault, ConfigurationError for a profile that is unknown, cannot be
+    told from the name, or whose texts are not installed.
+    """
+    is_shipped = folder is None
+    folder = shipped_folder() if folder is None else folder
+    if not folder.is_dir():
+        raise CheckpointError(f"There is no model folder {folder}.")
+    name = _name_of(folder)
+    facts = _read_table(folder / "config.json", _NetworkFacts)
+    defaults = GenerationDefaults()
+    if (folder / "generation_config.json").exists():
+        defaults = _read_table(folder / "generation_config.json", GenerationDefaults)
+    loaded_profile = load_profile(_choose_profile(name, profile, is_shipped=is_shipped))
+    tokenizer_path = folder / "tokenizer.json"
+    tokenizer = Tokenizer.from_file(tokenizer_path)
+    if tokenizer.vocab_size > facts.vocab_size:
+        raise CheckpointError(
+            f"{tokenizer_path} has {tokenizer.vocab_size} tokens, but the network of {folder / 'config.json'} "
+            f"only {facts.vocab_size}."
+        )
+    if defaults.temperature is None and loaded_profile.name == "mini":
+        # Models this small are at their best when they say the likeliest.
+        defaults = msgspec.structs.replace(defaults, temperature=0.0)
+    stop_ids = defaults.eos_token_id if defaults.eos_token_id is not None else ()
+    digest = hashlib.sha256(tokenizer_path.read_bytes() + loaded_profile.name.encode())
+    return EmbeddedModel(
+        name=name,
+        folder=folder,
+        is_shipped=is_shipped,
+        profile=loaded_profile,
+        tokenizer=tokenizer,
+        stop_tokens=frozenset({tokenizer.eos_id, *((stop_ids,) if isinstance(stop_ids, int) else stop_ids)}),
+        defaults=defaults,
+        context_tokens=facts.max_position_embeddings,
+        vocab_size=facts.vocab_size,
+        fingerprint=digest.hexdigest(),
+    )
+
+
+def _name_of(folder: Path) -> str:
+    """The folder's name, as it may stand in a header."""
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", folder.resolve().name).strip("-") or "model"
+
+
+def _choose_profile(name: str, wanted: str | None, *, is_shipped: bool) -> ProfileName:
+    """Releases of one architecture differ in their prompt texts, and no file in the checkpoint says which it is."""
+    if wanted is not None:
+        for known in PROFILE_NAMES:
+            if known == wanted:
+                return known
+        raise ConfigurationError(f"There is no prompt profile {wanted}. There are: {', '.join(PROFILE_NAMES)}.")
+    lowered = name.lower()
+    if is_shipped or "mini" in lowered:
+        return "mini"
+    if re.search(r"0731|0813|vision-exp", lowered):
+        return "0731"
+    if re.search(r"deepseek-v4-(flash|pro)(-dspark|-base|-preview)?$", lowered):
+        return "preview"
+    raise ConfigurationError(
+        f"The prompt profile of {name} cannot be told from its name. Say it with --profile: "
+        f"{', '.join(PROFILE_NAMES)} (0731 for the releases since 31 July 2026, preview for those before)."
+    )
+
+
+def _read_table(path: Path, kind: type[_Table]) -> _Table:
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=kind)
+    except OSError as error:
+        raise CheckpointError(
+            f"The model folder lacks {path.name}: {path} cannot be read ({error.strerror})."
+        ) from error
+    except msgspec.MsgspecError as error:
+        raise CheckpointError(f"{path} is not what it should be: {error}.") from error

@@ -1,0 +1,139 @@
+"""What the model drew in earlier turns, for clients that do not send it back as it was.
+
+Two uses. Exact replay: a turn with tool calls, rendered anew from what the client sends, may differ from what was
+drawn in order and spacing, and then no cached prefix fits; so the drawn tokens are kept. Restored reasoning: many
+clients drop the thinking trace of earlier turns, which the model needs while tools are in play; so the trace is kept.
+
+A turn is found by the ids of its tool calls, which we mint from 128 random bits or more, and by the conversation that
+led to it together with its text. Both only ever within one tenant. Lives in memory, least recently used goes first.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import OrderedDict
+from collections.abc import Iterator, Sequence
+
+import msgspec
+
+from deepserve.core.events import PastReasoning
+from deepserve.core.messages import Message, Reasoning
+from deepserve.core.request import Request
+from deepserve.core.tenant import TenantId
+from deepserve.prompt.encoder import SampledTurn
+
+_ENTRY_BYTES = 200
+"""What an entry costs beside its tokens and texts, roughly."""
+
+
+class RememberedTurn(msgspec.Struct, frozen=True, kw_only=True):
+    """sampled: the turn's tokens; None when they should not be repeated (damaged markup, an answer cut off)."""
+
+    reasoning: str | None
+    sampled: SampledTurn | None
+
+    @property
+    def size_bytes(self) -> int:
+        if self.sampled is None:
+            return _ENTRY_BYTES + len(self.reasoning or "")
+        texts = [self.reasoning or "", self.sampled.text, *(call.arguments for call in self.sampled.calls)]
+        return _ENTRY_BYTES + 8 * len(self.sampled.ids) + sum(map(len, texts))
+
+
+class _Shelf:
+    """One tenant's turns."""
+
+    def __init__(self) -> None:
+        self.turns: OrderedDict[str, RememberedTurn] = OrderedDict()
+        self.size_bytes = 0
+
+
+class TurnMemory:
+    """tenant_bytes: most that one tenant's turns may take. max_tenants: the least recently active are forgotten."""
+
+    def __init__(self, *, tenant_bytes: int = 16 << 20, max_tenants: int = 1000) -> None:
+        self._tenant_bytes = tenant_bytes
+        self._max_tenants = max_tenants
+        self._shelves: OrderedDict[TenantId, _Shelf] = OrderedDict()
+
+    @property
+    def num_turns(self) -> int:
+        """Keys under which turns are found."""
+        return sum(len(shelf.turns) for shelf in self._shelves.values())
+
+    def remember(self, request: Request, turn: RememberedTurn, *, call_ids: Sequence[str], text: str) -> None:
+        """Keep the answer to a request under its call ids and under the conversation it continued."""
+        shelf = self._shelves.setdefault(request.tenant.id, _Shelf())
+        self._shelves.move_to_end(request.tenant.id)
+        if len(self._shelves) > self._max_tenants:
+            self._shelves.popitem(last=False)
+        *_, conversation = _digests(request.messages)
+        for key in (*call_ids, _turn_key(conversation, call_ids, text)):
+            replaced = shelf.turns.pop(key, None)
+            shelf.size_bytes += turn.size_bytes - (replaced.size_bytes if replaced is not None else 0)
+            shelf.turns[key] = turn
+        while shelf.size_bytes > self._tenant_bytes:
+            _, dropped = shelf.turns.popitem(last=False)
+            shelf.size_bytes -= dropped.size_bytes
+
+    def restore(self, request: Request) -> tuple[Request, PastReasoning, dict[str, SampledTurn]]:
+        """The request with lost traces put back, what became of each, and the turns to repeat token by token.
+
+        What the client sends wins: over a trace of ours, and, where it differs, over the drawn tokens.
+        """
+        shelf = self._shelves.get(request.tenant.id, _Shelf())
+        sent = restored = missing = 0
+        messages: list[Message] = []
+        replays: dict[str, SampledTurn] = {}
+        for message, before in zip(request.messages, _digests(request.messages), strict=False):
+            if message.role != "assistant" or message.prefix:
+                messages.append(message)
+                continue
+            turn = _find(shelf, message, before)
+            if message.reasoning is not None:
+                sent += 1
+            elif turn is not None and turn.reasoning is not None:
+                restored += 1
+                message = msgspec.structs.replace(message, parts=(Reasoning(text=turn.reasoning), *message.parts))
+            else:
+                missing += 1
+            if turn is not None and turn.sampled is not None and _has_same_reasoning(message, turn):
+                replays |= {call.id: turn.sampled for call in message.tool_calls}
+            messages.append(message)
+        counts = PastReasoning(sent=sent, restored=restored, missing=missing)
+        return msgspec.structs.replace(request, messages=tuple(messages)), counts, replays
+
+
+def _find(shelf: _Shelf, message: Message, conversation: bytes) -> RememberedTurn | None:
+    call_ids = [call.id for call in message.tool_calls]
+    for key in (*call_ids[:1], _turn_key(conversation, call_ids, message.text)):
+        if key in shelf.turns:
+            shelf.turns.move_to_end(key)
+            return shelf.turns[key]
+    return None
+
+
+def _has_same_reasoning(message: Message, turn: RememberedTurn) -> bool:
+    return (message.reasoning or "").strip() == (turn.reasoning or "").strip()
+
+
+def _turn_key(conversation: bytes, call_ids: Sequence[str], text: str) -> str:
+    """Never equal to a call id: no client can make one up that leads here."""
+    digest = hashlib.blake2b(conversation, digest_size=16)
+    digest.update(msgspec.msgpack.encode((call_ids, text.strip())))
+    return f"turn {digest.hexdigest()}"
+
+
+def _digests(messages: Sequence[Message]) -> Iterator[bytes]:
+    """A digest of the conversation before each message, and at last of all of it.
+
+    Traces are left out: whether a client sends an earlier one must not decide whether a later one is found. Neither
+    do leading and trailing blanks count, which clients trim.
+    """
+    digest = hashlib.blake2b(digest_size=16)
+    for message in messages:
+        yield digest.digest()
+        results = [(result.call_id, result.content) for result in message.tool_results]
+        calls = [call.id for call in message.tool_calls]
+        digest.update(msgspec.msgpack.encode((message.role, message.text.strip(), calls, results)))
+    yield digest.digest()
