@@ -1,0 +1,109 @@
+"""The training loop, on a network small enough for seconds."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from pathlib import Path
+
+import msgspec
+import pytest
+import torch
+from training.batches import Plan
+from training.export import export
+from training.optimizer import orthogonalise
+from training.shape import MINI_FLASH, num_active_parameters
+from training.train import TOKENIZER, Trainer, run
+from training.vocabulary import Encoder
+
+from deepserve.engine.reference.checkpoint import load_network
+
+TINY = msgspec.structs.replace(
+    MINI_FLASH,
+    hidden_size=32,
+    num_hidden_layers=3,
+    compress_ratios=(0, 4, 128),
+    num_attention_heads=2,
+    head_dim=32,
+    qk_rope_head_dim=16,
+    q_lora_rank=16,
+    o_lora_rank=16,
+    index_n_heads=2,
+    index_head_dim=16,
+    n_routed_experts=4,
+    moe_intermediate_size=32,
+)
+
+
+@pytest.fixture(autouse=True)
+def small_batches(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.set_num_threads(1)
+    monkeypatch.setattr("training.schedule.plan", lambda share, number: Plan(rows=2, length=128, copy_share=0.2))
+
+
+def new_trainer(seed: int = 1) -> Trainer:
+    return Trainer(TINY, Encoder.load(TOKENIZER), seed=seed)
+
+
+def weights(trainer: Trainer) -> dict[str, torch.Tensor]:
+    return trainer.network.state_dict() | {f"average.{name}": one for name, one in trainer.average.items()}
+
+
+def test_training_lowers_the_loss(tmp_path: Path) -> None:
+    trainer = new_trainer()
+    losses = [trainer.step(0.3)["loss"] for _ in range(40)]
+    assert sum(losses[-5:]) < 0.8 * sum(losses[:5])
+
+
+def test_a_resumed_run_ends_like_an_uninterrupted_one(tmp_path: Path) -> None:
+    clock = itertools.count().__next__
+    whole = new_trainer()
+    run(whole, tmp_path / "whole", minutes=None, steps=20, clock=clock)
+
+    first = new_trainer()
+    run(first, tmp_path / "halves", minutes=None, steps=20, clock=clock, should_stop=lambda: first.progress.step == 9)
+    assert first.progress.step == 9
+    second = new_trainer(seed=1)
+    second.load(tmp_path / "halves")
+    run(second, tmp_path / "halves", minutes=None, steps=20, clock=clock)
+
+    assert second.progress.num_tokens == whole.progress.num_tokens == 20 * 2 * 128
+    for name, tensor in weights(whole).items():
+        assert tensor.equal(weights(second)[name]), name
+
+
+def test_the_indexer_learns_from_its_own_loss() -> None:
+    trainer = new_trainer()
+    before = [parameter.detach().clone() for parameter in trainer.network.index_parameters()]
+    losses = [trainer.step(0.3)["index_loss"] for _ in range(33)][::8]
+    assert not any(math.isnan(loss) for loss in losses)
+    changed = [not a.equal(b) for a, b in zip(before, trainer.network.index_parameters(), strict=True)]
+    assert all(changed)
+
+
+def test_orthogonalised_matrices_have_singular_values_near_one() -> None:
+    matrices = torch.randn(3, 24, 16, generator=torch.Generator().manual_seed(1))
+    for matrix in (matrices, matrices.mT):
+        values = torch.linalg.svdvals(orthogonalise(matrix))
+        assert values.min() > 0.5
+        assert values.max() < 1.3
+
+
+def test_an_exported_run_loads_as_the_averaged_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    trainer = new_trainer()
+    for _ in range(3):
+        trainer.step(0.3)
+    trainer.save(tmp_path / "runs" / "tiny")
+    monkeypatch.setattr("training.evaluate.RUNS", tmp_path / "runs")
+    monkeypatch.setattr("training.evaluate.MINI_FLASH", TINY)
+    export("tiny", tmp_path / "model")
+    loaded = load_network(tmp_path / "model")
+    assert loaded.config == TINY
+    for name, tensor in loaded.state_dict().items():
+        if not name.endswith(".load"):
+            torch.testing.assert_close(tensor, trainer.average[name], rtol=1e-2, atol=1e-3)
+    assert (tmp_path / "model" / "tokenizer.json").read_bytes() == TOKENIZER.read_bytes()
+
+
+def test_the_shipped_shape_has_about_a_million_active_parameters() -> None:
+    assert 0.8e6 < num_active_parameters(MINI_FLASH) < 1.5e6
