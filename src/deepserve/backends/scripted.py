@@ -27,6 +27,7 @@ from typing import Literal
 
 import msgspec
 
+from deepserve.config import Settings
 from deepserve.core.errors import (
     BackendFailure,
     ConfigurationError,
@@ -182,6 +183,11 @@ class ScriptedBackend:
         self.num_running = 0
         self.num_cancelled = 0
 
+    @classmethod
+    def load(cls, settings: Settings) -> ScriptedBackend:
+        """The back end that the settings ask for. Raises ConfigurationError for a script that is not valid."""
+        return cls(None if settings.script_path is None else load_script(settings.script_path))
+
     def models(self) -> tuple[ServedModel, ...]:
         return self._models
 
@@ -223,7 +229,7 @@ class ScriptedBackend:
                 for event in telling.events():
                     if isinstance(event, BlockDelta) and reply.delay_s > 0:
                         await self._sleep(reply.delay_s)
-                    if isinstance(event, Finished):
+                    if isinstance(event, Finished | Failed):
                         usage = usage.plus(telling.usage)
                         yield UsageReported(usage=usage)
                     yield event

@@ -96,7 +96,7 @@ def _not_json(raw: bytes, error: msgspec.DecodeError) -> MalformedBody:
         text = text.partition(" - at ")[0]
         return MalformedBody(text[:1].lower() + text[1:] + at_offset(raw, len(raw)))
     detail = text[: match.start()].removeprefix("JSON is malformed: ")
-    return MalformedBody(detail + at_offset(raw, int(match[1]) + 1))
+    return MalformedBody(detail + at_offset(raw, min(int(match[1]) + 1, len(raw))))
 
 
 def _count_keys(value: Json) -> int:

@@ -76,6 +76,15 @@ _BY_STATUS: Mapping[int, type[DeepserveError]] = {
     504: errors.RequestTimedOut,
 }
 
+_BY_TYPE: Mapping[str, type[DeepserveError]] = {
+    _REQUEST: errors.RequestError,
+    "authentication_error": errors.AuthenticationFailed,
+    "permission_error": errors.AccessError,
+    "rate_limit_reached_error": errors.TooManyRequests,
+    "service_unavailable_error": errors.Overloaded,
+    "server_error": errors.EngineFailure,
+}
+
 
 def form_of(error: DeepserveError) -> ErrorForm:
     """The row of the error's class, or of the nearest class above it."""
@@ -111,11 +120,8 @@ def decode_error(status: int, body: bytes) -> DeepserveError:
 
 
 def decode_wire_error(wire: WireError) -> DeepserveError:
-    """An error inside a stream, where the status has long been sent: the class follows from `type` and `code`."""
-    for cls, form in FORMS.items():
-        if (form.type, form.code) == (wire.type, wire.code) and not form.is_hidden:
-            return _built(cls, wire.message, wire.param)
-    return errors.BackendFailure(wire.message, field=wire.param)
+    """An error inside a stream, where the status has long been sent: the class follows from `type`."""
+    return _built(_BY_TYPE.get(wire.type or "", errors.BackendFailure), wire.message, wire.param)
 
 
 def _built(cls: type[DeepserveError], message: str, field: str | None) -> DeepserveError:

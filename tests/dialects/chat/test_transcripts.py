@@ -1,0 +1,149 @@
+"""Recorded exchanges, replayed in both directions."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from deepserve.backends.scripted import Script
+from deepserve.core.answer import Answer
+from deepserve.core.errors import DeepserveError
+from deepserve.core.events import BlockClosed, BlockDelta, Event, Failed, Finished, Started, UsageReported
+from deepserve.core.messages import Part, ToolCall
+from deepserve.dialects.chat.errors import decode_error
+from deepserve.dialects.chat.response import decode_answer
+from deepserve.dialects.chat.stream import StreamDecoder
+from tests.dialects.chat.decoding import decode
+from tests.dialects.chat.exchange import answer_of, events_of, play
+
+_RECORDED = {
+    file.stem: json.loads(file.read_text())
+    for file in sorted((Path(__file__).parents[2] / "transcripts" / "chat").glob("*.json"))
+}
+_STREAMS = {name: one for name, one in _RECORDED.items() if one["request"].get("stream")}
+_WHOLE = {name: one for name, one in _RECORDED.items() if one["status"] == 200 and name not in _STREAMS}
+_ERRORS = {name: one for name, one in _RECORDED.items() if one["status"] != 200}
+
+
+def test_all_situations_are_recorded() -> None:
+    assert {"plain", "streamed", "thinking", "tool_calls", "error", "error_mid_stream"} <= set(_RECORDED)
+
+
+@pytest.mark.parametrize("name", _RECORDED)
+def test_the_recorded_answer_is_still_given(name: str) -> None:
+    """Byte for byte, so that the order of members and of chunks is held too."""
+    recorded = _RECORDED[name]
+    status, text = play(recorded)
+    assert status == recorded["status"]
+    if name in _STREAMS:
+        assert text.split("\n\n") == [*recorded["response"], ""]
+    else:
+        assert text == json.dumps(recorded["response"], separators=(",", ":"), ensure_ascii=False)
+
+
+def _script(recorded: dict[str, Any]) -> Script:
+    return msgspec.convert(recorded.get("script", {}), Script)
+
+
+def _carried(answer: Answer) -> Answer:
+    """The answer without what the dialect cannot carry: the provider's name for itself, and the stop string."""
+    served_by = msgspec.structs.replace(answer.served_by, provider="p", model="m")
+    results = tuple(
+        msgspec.structs.replace(
+            result,
+            finished=msgspec.structs.replace(result.finished, reason=_sayable(result.finished), stop_string=None),
+        )
+        for result in answer.results
+    )
+    return msgspec.structs.replace(answer, served_by=served_by, results=results)
+
+
+def _sayable(finished: Finished) -> Any:  # Any: the literal of finish reasons
+    return "stop" if finished.reason == "stop_string" else finished.reason
+
+
+@pytest.mark.parametrize("name", _WHOLE)
+def test_a_whole_answer_survives_the_wire(name: str) -> None:
+    recorded = _WHOLE[name]
+    wire = decode_answer(json.dumps(recorded["response"]).encode(), provider="p")
+    sent = answer_of(decode(recorded["request"]).request, _script(recorded))
+    assert _carried(wire) == _carried(sent)
+
+
+@pytest.mark.parametrize("name", _ERRORS)
+def test_an_error_survives_the_wire(name: str) -> None:
+    recorded = _ERRORS[name]
+    error = decode_error(recorded["status"], json.dumps(recorded["response"]).encode())
+    assert error.message == recorded["response"]["error"]["message"]
+    assert error.field == recorded["response"]["error"]["param"]
+
+
+def _decoded(text: str, *, piece_bytes: int) -> list[Event]:
+    decoder = StreamDecoder(provider="p")
+    raw = text.encode()
+    events = [event for at in range(0, len(raw), piece_bytes) for event in decoder.feed(raw[at : at + piece_bytes])]
+    return events + decoder.finish()
+
+
+def _comparable(events: list[Event]) -> list[object]:
+    """Events without what the dialect cannot carry. Whether a failed result closes its open block is left open."""
+    failed = {event.result for event in events if isinstance(event, Failed)}
+    kept: list[object] = []
+    for event in events:
+        match event:
+            case Started() | UsageReported():
+                continue
+            case BlockClosed() if event.result in failed:
+                continue
+            case Finished():
+                kept.append(("finished", event.result, _sayable(event)))
+            case Failed():
+                kept.append(("failed", event.result, type(event.error), event.error.message))
+            case _:
+                kept.append(event)
+    return kept
+
+
+@pytest.mark.parametrize("name", _STREAMS)
+def test_a_stream_survives_the_wire_however_it_is_cut(name: str) -> None:
+    recorded = _STREAMS[name]
+    text = "\n\n".join(recorded["response"]) + "\n\n"
+    sent = _comparable(events_of(decode(recorded["request"]).request, _script(recorded)))
+    for piece_bytes in (1, 7, 100_000):
+        decoded = _comparable(_decoded(text, piece_bytes=piece_bytes))
+        assert sorted(map(repr, decoded)) == sorted(map(repr, sent))
+
+
+@pytest.mark.parametrize("name", _STREAMS)
+def test_usage_survives_the_stream(name: str) -> None:
+    recorded = _STREAMS[name]
+    text = "\n\n".join(recorded["response"]) + "\n\n"
+
+    def last_usage(events: list[Event]) -> object:
+        return [event.usage for event in events if isinstance(event, UsageReported)][-1]
+
+    sent = events_of(decode(recorded["request"]).request, _script(recorded))
+    assert last_usage(_decoded(text, piece_bytes=50)) == last_usage(sent)
+
+
+def test_deltas_joined_are_the_whole_answer() -> None:
+    """The streamed and the whole form of one exchange say the same."""
+    recorded = _RECORDED["streamed_tool_calls"]
+    whole = answer_of(decode(recorded["request"]).request, _script(recorded))
+    text = "\n\n".join(recorded["response"]) + "\n\n"
+    deltas = [event for event in _decoded(text, piece_bytes=1000) if isinstance(event, BlockDelta)]
+    joined: dict[int, str] = {}
+    for delta in deltas:
+        joined[delta.index] = joined.get(delta.index, "") + delta.text
+
+    def said(part: Part) -> str:
+        return part.arguments if isinstance(part, ToolCall) else getattr(part, "text", "")
+
+    assert list(joined.values()) == [said(part) for part in whole.results[0].parts]
+
+
+def test_a_refusal_is_an_error_of_the_core() -> None:
+    with pytest.raises(DeepserveError):
+        decode(_RECORDED["error"]["request"])
