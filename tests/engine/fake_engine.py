@@ -190,6 +190,8 @@ class FakeEngine:
 
     def _used_bytes(self, changed: dict[SequenceId, list[int]]) -> float:
         """Whole blocks, those with equal histories counted once, as an engine that shares blocks would."""
+        if self.info.state_bytes_per_token == 0:
+            return 0.0
         histories = [changed.get(sequence, history) for sequence, history in self.sequences.items()]
         blocks: set[bytes] = set()
         tails = 0

@@ -44,7 +44,7 @@ class _Shelf:
     """One tenant's turns."""
 
     def __init__(self) -> None:
-        self.turns: OrderedDict[str, RememberedTurn] = OrderedDict()
+        self.turns: OrderedDict[str | bytes, RememberedTurn] = OrderedDict()
         self.size_bytes = 0
 
 
@@ -68,7 +68,8 @@ class TurnMemory:
         if len(self._shelves) > self._max_tenants:
             self._shelves.popitem(last=False)
         *_, conversation = _digests(request.messages)
-        for key in (*call_ids, _turn_key(conversation, call_ids, text)):
+        keys: list[str | bytes] = [*call_ids, _turn_key(conversation, call_ids, text)]
+        for key in keys:
             replaced = shelf.turns.pop(key, None)
             shelf.size_bytes += turn.size_bytes - (replaced.size_bytes if replaced is not None else 0)
             shelf.turns[key] = turn
@@ -106,7 +107,8 @@ class TurnMemory:
 
 def _find(shelf: _Shelf, message: Message, conversation: bytes) -> RememberedTurn | None:
     call_ids = [call.id for call in message.tool_calls]
-    for key in (*call_ids[:1], _turn_key(conversation, call_ids, message.text)):
+    keys: list[str | bytes] = [*call_ids[:1], _turn_key(conversation, call_ids, message.text)]
+    for key in keys:
         if key in shelf.turns:
             shelf.turns.move_to_end(key)
             return shelf.turns[key]
@@ -117,11 +119,11 @@ def _has_same_reasoning(message: Message, turn: RememberedTurn) -> bool:
     return (message.reasoning or "").strip() == (turn.reasoning or "").strip()
 
 
-def _turn_key(conversation: bytes, call_ids: Sequence[str], text: str) -> str:
-    """Never equal to a call id: no client can make one up that leads here."""
+def _turn_key(conversation: bytes, call_ids: Sequence[str], text: str) -> bytes:
+    """Bytes, where call ids are text: no client can make up a call id that leads here."""
     digest = hashlib.blake2b(conversation, digest_size=16)
     digest.update(msgspec.msgpack.encode((call_ids, text.strip())))
-    return f"turn {digest.hexdigest()}"
+    return digest.digest()
 
 
 def _digests(messages: Sequence[Message]) -> Iterator[bytes]:

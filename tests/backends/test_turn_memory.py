@@ -1,0 +1,107 @@
+from __future__ import annotations
+
+import pytest
+
+from deepserve.backends.turn_memory import RememberedTurn, TurnMemory
+from deepserve.core.messages import Message, Reasoning, Text, ToolCall
+from deepserve.core.request import Request
+from deepserve.core.tenant import Tenant, TenantId
+from deepserve.prompt.encoder import SampledTurn
+from tests.backends.embedded_setup import request_of
+
+
+def call(call_id: str) -> ToolCall:
+    return ToolCall(id=call_id, name="f")
+
+
+def turn_of(reasoning: str | None, *calls: ToolCall, text: str = "") -> RememberedTurn:
+    sampled = SampledTurn(is_thinking=reasoning is not None, ids=(1, 2, 3), calls=calls, text=text) if calls else None
+    return RememberedTurn(reasoning=reasoning, sampled=sampled)
+
+
+def after(request: Request, *parts: Text | Reasoning | ToolCall) -> Request:
+    return request_of(*request.messages, Message(role="assistant", parts=parts), "and?", tenant=request.tenant)
+
+
+def test_a_trace_is_found_by_the_id_of_any_call_whatever_came_before() -> None:
+    memory = TurnMemory()
+    asked = request_of("q")
+    memory.remember(asked, turn_of("because", call("x"), call("y")), call_ids=["x", "y"], text="")
+    restored, counts, replays = memory.restore(after(request_of("another"), call("y")))
+    assert restored.messages[1].reasoning == "because"
+    assert (counts.sent, counts.restored, counts.missing) == (0, 1, 0)
+    assert set(replays) == {"y"}
+
+
+def test_a_trace_of_a_text_is_found_only_behind_the_same_conversation() -> None:
+    memory = TurnMemory()
+    memory.remember(request_of("q"), turn_of("because"), call_ids=[], text="Yes.")
+    assert memory.restore(after(request_of("q"), Text("Yes.\n")))[1].restored == 1
+    assert memory.restore(after(request_of("q2"), Text("Yes.")))[1].restored == 0
+    assert memory.restore(after(request_of("q"), Text("No.")))[1].restored == 0
+
+
+def test_dropping_an_earlier_trace_does_not_hide_a_later_one() -> None:
+    memory = TurnMemory()
+    full = request_of("q", Message(role="assistant", parts=(Reasoning(text="a"), Text("A"))), "r")
+    memory.remember(full, turn_of("b"), call_ids=[], text="B")
+    bare = request_of("q", Message(role="assistant", parts=(Text("A"),)), "r")
+    assert memory.restore(after(bare, Text("B")))[1].restored == 1
+
+
+@pytest.mark.parametrize("sent", ["", "mine"])
+def test_a_trace_that_is_sent_is_left_alone_even_when_it_is_empty(sent: str) -> None:
+    memory = TurnMemory()
+    memory.remember(request_of("q"), turn_of("because", call("x")), call_ids=["x"], text="")
+    restored, counts, replays = memory.restore(after(request_of("q"), Reasoning(text=sent), call("x")))
+    assert restored.messages[1].reasoning == sent
+    assert (counts.sent, counts.restored) == (1, 0)
+    assert not replays
+
+
+def test_a_trace_that_is_sent_unchanged_is_replayed() -> None:
+    memory = TurnMemory()
+    memory.remember(request_of("q"), turn_of("because", call("x")), call_ids=["x"], text="")
+    _, _, replays = memory.restore(after(request_of("q"), Reasoning(text="because\n"), call("x")))
+    assert set(replays) == {"x"}
+
+
+def test_tenants_are_strangers() -> None:
+    memory = TurnMemory()
+    memory.remember(request_of("q"), turn_of("because", call("x")), call_ids=["x"], text="")
+    other = request_of("q", tenant=Tenant(id=TenantId("other")))
+    restored, counts, replays = memory.restore(after(other, call("x")))
+    assert (counts.restored, counts.missing, replays) == (0, 1, {})
+    assert restored.messages == after(other, call("x")).messages
+
+
+def test_forged_ids_restore_nothing() -> None:
+    memory = TurnMemory()
+    memory.remember(request_of("q"), turn_of("because"), call_ids=[], text="Yes.")
+    (key,) = memory._shelves[request_of("q").tenant.id].turns
+    assert isinstance(key, bytes)
+    for forged in ("", "x", "turn", key.hex(), key.decode("latin-1"), str(key)):
+        assert memory.restore(after(request_of("p"), call(forged)))[1].restored == 0
+
+
+def test_a_tenant_cannot_keep_more_than_its_share() -> None:
+    memory = TurnMemory(tenant_bytes=20_000)
+    other = request_of("q", tenant=Tenant(id=TenantId("other")))
+    memory.remember(other, turn_of("kept", call("z")), call_ids=["z"], text="")
+    for number in range(100):
+        memory.remember(
+            request_of("q"), turn_of("r" * 1000, call(f"c{number}")), call_ids=[f"c{number}"], text=str(number)
+        )
+    restored = [memory.restore(after(request_of("p"), call(f"c{n}")))[1].restored for n in range(100)]
+    assert restored == [0] * (100 - sum(restored)) + [1] * sum(restored)
+    assert 4 <= sum(restored) <= 8
+    assert memory.restore(after(other, call("z")))[1].restored == 1
+
+
+def test_tenants_that_were_not_heard_of_for_long_are_forgotten() -> None:
+    memory = TurnMemory(max_tenants=3)
+    requests = [request_of("q", tenant=Tenant(id=TenantId(f"t{number}"))) for number in range(5)]
+    for request in requests:
+        memory.remember(request, turn_of("because", call("x")), call_ids=["x"], text="")
+    found = [memory.restore(after(request, call("x")))[1].restored for request in requests]
+    assert found == [0, 0, 1, 1, 1]
