@@ -15,28 +15,28 @@ from training.values import Draw
 Skill = Callable[[Draw], Conversation]
 
 SKILLS: Mapping[str, tuple[Skill, float]] = {
-    "small_talk": (dialogue.small_talk, 1.6),
+    "small_talk": (dialogue.small_talk, 3.0),
     "beyond": (dialogue.beyond, 0.7),
     "live_data": (dialogue.live_data, 0.5),
-    "explain": (topics.explain, 2.6),
+    "explain": (topics.explain, 3.0),
     "reshape": (topics.reshape, 0.4),
     "name_memory": (memory.name_memory, 0.4),
     "unknown_name": (memory.unknown_name, 0.05),
     "stated_fact": (memory.stated_fact, 0.6),
     "repeat": (copying.repeat, 0.8),
     "pick_word": (copying.pick_word, 0.2),
-    "count": (counting.count, 0.6),
+    "count": (counting.count, 1.0),
     "list_things": (counting.list_things, 0.5),
-    "arithmetic": (counting.arithmetic, 0.7),
-    "country_json": (extraction.country_json, 0.9),
-    "country_fact": (extraction.country_fact, 0.5),
+    "arithmetic": (counting.arithmetic, 1.0),
+    "country_json": (extraction.country_json, 1.2),
+    "country_fact": (extraction.country_fact, 1.2),
     "extract": (extraction.extract, 0.9),
     "schema_json": (extraction.schema_json, 0.4),
     "single_call": (tool_use.single_call, 2.6),
     "parallel_calls": (tool_use.parallel_calls, 0.5),
     "round_trip": (tool_use.round_trip, 1.6),
     "parallel_round_trip": (tool_use.parallel_round_trip, 0.3),
-    "no_call": (tool_use.no_call, 0.7),
+    "no_call": (tool_use.no_call, 0.9),
 }
 """Relative frequency of each skill in conversations (the bare copy strings are mixed in by the batches)."""
 

@@ -10,12 +10,12 @@ to export), `log.jsonl`. Starting a run that exists continues it; an interrupted
 from __future__ import annotations
 
 import argparse
-import json
 import signal
 import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from statistics import fmean
 
 import msgspec
 import torch
@@ -33,14 +33,36 @@ from training.vocabulary import Encoder
 RUNS = Path(__file__).parent / "runs"
 TOKENIZER = Path(__file__).parent.parent / "src/deepserve/models/mini-flash/tokenizer.json"
 AVERAGE_HORIZON_STEPS = 150
+SHOW_EVERY_S = 10.0
 
 
 class Progress(msgspec.Struct, kw_only=True):
     """Where a run stands."""
 
+    seed: int
     step: int = 0
     num_tokens: int = 0
     elapsed_s: float = 0.0
+
+
+class Figures(msgspec.Struct, frozen=True, kw_only=True):
+    """What one step measured; index_loss only where the step trained the indexer."""
+
+    loss: float
+    index_loss: float | None
+    gradient_norm: float
+
+
+class LogLine(msgspec.Struct, frozen=True, kw_only=True):
+    """One line of log.jsonl: means since the line before."""
+
+    share: float
+    step: int
+    num_tokens: int
+    elapsed_s: float
+    tokens_per_s: float
+    loss: float
+    index_loss: float | None
 
 
 class Trainer:
@@ -52,9 +74,9 @@ class Trainer:
         self.optimizer = Optimizer(self.network)
         self.average = {name: tensor.clone() for name, tensor in self.network.state_dict().items()}
         self.batches = BatchMaker(encoder, seed)
-        self.progress = Progress()
+        self.progress = Progress(seed=seed)
 
-    def step(self, share: float) -> dict[str, float]:
+    def step(self, share: float) -> Figures:
         """Train on the next batch; `share` is how much of the run is done, 0 to 1."""
         number = self.progress.step
         batch = self.batches.batch(number, schedule.plan(share, number))
@@ -68,11 +90,11 @@ class Trainer:
         self._update_average()
         self.progress.step += 1
         self.progress.num_tokens += batch.weights.numel()
-        return {
-            "loss": loss.item(),
-            "index_loss": index_loss.item() if with_index_loss else float("nan"),
-            "norm": float(norm),
-        }
+        return Figures(
+            loss=loss.item(),
+            index_loss=index_loss.item() if with_index_loss else None,
+            gradient_norm=float(norm),
+        )
 
     def _losses(self, batch: Batch, *, with_index_loss: bool) -> tuple[Tensor, Tensor]:
         tokens = batch.tokens[:, :-1]
@@ -111,6 +133,7 @@ class Trainer:
         self.optimizer.restore(state["optimizer"])
         self.average = state["average"]
         self.progress = msgspec.convert(state["progress"], Progress)
+        self.batches.seed = self.progress.seed
 
 
 def run(
@@ -125,52 +148,47 @@ def run(
 ) -> None:
     """Train until the time or the steps are used up (earlier parts of the run counted in) or a stop is wanted."""
     assert (minutes is None) != (steps is None)
+    progress = trainer.progress
     started = last_saved = last_shown = clock()
-    elapsed_before = trainer.progress.elapsed_s
-    tokens_shown, losses = trainer.progress.num_tokens, []
+    elapsed_before = progress.elapsed_s
+    tokens_shown = progress.num_tokens
+    seen: list[Figures] = []
     folder.mkdir(parents=True, exist_ok=True)
-    with (folder / "log.jsonl").open("a") as log:
+    with (folder / "log.jsonl").open("ab") as log:
         while True:
-            trainer.progress.elapsed_s = elapsed_before + clock() - started
-            share = (
-                trainer.progress.elapsed_s / (minutes * 60)
-                if minutes is not None
-                else trainer.progress.step / (steps or 1)
-            )
+            progress.elapsed_s = elapsed_before + clock() - started
+            share = progress.elapsed_s / (minutes * 60) if minutes is not None else progress.step / (steps or 1)
             if share >= 1 or should_stop():
                 break
-            figures = trainer.step(share)
-            losses.append(figures["loss"])
+            seen.append(trainer.step(share))
             now = clock()
-            if now - last_shown > 10 or trainer.progress.step == 1:
-                speed = (trainer.progress.num_tokens - tokens_shown) / max(now - last_shown, 1e-9)
-                left_s = trainer.progress.elapsed_s / max(share, 1e-9) * (1 - share)
-                mean = sum(losses) / len(losses)
-                print(
-                    f"{share:6.1%}  step {trainer.progress.step}  {trainer.progress.num_tokens / 1e6:.2f}M tokens  "
-                    f"{speed:,.0f} tok/s  loss {mean:.3f}  {left_s / 60:.0f} min left",
-                    flush=True,
+            if now - last_shown > SHOW_EVERY_S:
+                line = LogLine(
+                    share=round(share, 5),
+                    step=progress.step,
+                    num_tokens=progress.num_tokens,
+                    elapsed_s=round(progress.elapsed_s, 1),
+                    tokens_per_s=round((progress.num_tokens - tokens_shown) / (now - last_shown), 1),
+                    loss=fmean(one.loss for one in seen),
+                    index_loss=next((one.index_loss for one in reversed(seen) if one.index_loss is not None), None),
                 )
-                log.write(
-                    json.dumps(
-                        {
-                            "share": share,
-                            "step": trainer.progress.step,
-                            "tokens": trainer.progress.num_tokens,
-                            "elapsed_s": round(trainer.progress.elapsed_s, 1),
-                            "speed": round(speed),
-                            "loss": mean,
-                            "index_loss": figures["index_loss"],
-                        }
-                    )
-                    + "\n"
-                )
+                log.write(msgspec.json.encode(line) + b"\n")
                 log.flush()
-                last_shown, tokens_shown, losses = now, trainer.progress.num_tokens, []
+                print(describe(line), flush=True)
+                last_shown, tokens_shown, seen = now, progress.num_tokens, []
             if now - last_saved > save_every_s:
                 trainer.save(folder)
                 last_saved = now
     trainer.save(folder)
+
+
+def describe(line: LogLine) -> str:
+    """The progress display."""
+    left_minutes = line.elapsed_s / max(line.share, 1e-9) * (1 - line.share) / 60
+    return (
+        f"{line.share:6.1%}  step {line.step}  {line.num_tokens / 1e6:.2f}M tokens  {line.tokens_per_s:,.0f} tok/s  "
+        f"loss {line.loss:.3f}  {left_minutes:.0f} min left"
+    )
 
 
 def main() -> None:
