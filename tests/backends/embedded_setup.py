@@ -90,7 +90,7 @@ class Bench:
         self.backend = EmbeddedBackend(
             self.model,
             self.engine,
-            settings or Settings(cache_bytes=self.engine.memory_bytes),
+            settings or Settings(),
             clock=lambda: 0.0,
             draw_seed=self._draw_seed,
         )

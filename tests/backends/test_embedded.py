@@ -282,7 +282,7 @@ def test_default_limits_follow_the_thinking_and_are_cut_to_the_context(
 
 
 def test_memory_limits_the_context_that_is_declared(folder: Path) -> None:
-    bench = Bench(folder, memory_bytes=1_000_000)
+    bench = Bench(folder, capacity_tokens=10_000)
     limit = bench.backend.models()[0].context_tokens
     assert limit < 10_000
 
@@ -443,7 +443,7 @@ def test_a_client_that_leaves_frees_everything(folder: Path, num_events: int) ->
 
 
 def test_a_full_queue_is_an_error_before_the_first_event(folder: Path) -> None:
-    bench = Bench(folder, "word " * 500, settings=Settings(max_queue_tokens=50, max_concurrency=1, cache_bytes=1 << 30))
+    bench = Bench(folder, "word " * 500, settings=Settings(max_queue_tokens=50, max_concurrency=1))
 
     async def main() -> None:
         waiting = [asyncio.create_task(bench.answer(request_of("a b c " * 20))) for _ in range(4)]
@@ -667,7 +667,7 @@ def test_a_plain_completion_is_continued(folder: Path) -> None:
 
 
 def test_counting_agrees_with_what_is_billed(folder: Path) -> None:
-    bench = Bench(folder, "ok", bytes_per_token=0)
+    bench = Bench(folder, "ok")
     long = "The quick brown fox jumps over the lazy dog. " * 2_300  # tokenised outside the event loop
 
     async def main() -> None:

@@ -1,7 +1,7 @@
 """An engine without a network: the next token is a hash of the history, so tests of what stands above need no torch.
 
 It keeps the contract strictly (rows across a border, unknown sequences and reuse raise), counts what it is asked, holds
-sequences to a memory budget, and fails where a test tells it to.
+sequences to its capacity, and fails where a test tells it to.
 """
 
 from __future__ import annotations
@@ -59,9 +59,8 @@ class FakeEngine:
         self,
         *,
         script: Script = hashed_token,
-        memory_bytes: int = 1 << 30,
-        bytes_per_token: float = 100,
-        bytes_fixed: int = 1000,
+        capacity_tokens: int = 1 << 23,
+        capacity_states: int = 2000,
         max_context: int = 65536,
         vocab_size: int = VOCAB_SIZE,
         fail_step: Callable[[int, list[list[int]]], None] | None = None,
@@ -76,11 +75,12 @@ class FakeEngine:
             max_context=max_context,
             total_parameters=0,
             active_parameters=0,
-            state_bytes_per_token=bytes_per_token,
-            state_bytes_fixed=bytes_fixed,
+            state_bytes_per_token=96,
+            state_bytes_fixed=1000,
+            capacity_tokens=capacity_tokens,
+            capacity_states=capacity_states,
             fingerprint="fake",
         )
-        self.memory_bytes = memory_bytes
         self.script = script
         self.fail_step = fail_step
         self.faulty = faulty
@@ -88,7 +88,7 @@ class FakeEngine:
         self.sequences: dict[SequenceId, list[int]] = {}
         self.snapshots: list[FakeSnapshot] = []
         self.steps: list[list[int]] = []
-        self.longest_used_bytes = 0.0
+        self.most_used = 0.0
         self._undefined: set[SequenceId] = set()
         self._next_id = 0
 
@@ -119,7 +119,7 @@ class FakeEngine:
         try:
             if self.fail_step is not None:
                 self.fail_step(number, histories)
-            if self._used_bytes(dict(zip((row.sequence for row in rows), histories, strict=True))) > self.memory_bytes:
+            if self._used(dict(zip((row.sequence for row in rows), histories, strict=True))) > 1:
                 raise EngineFailure("out of memory")
         except Exception:
             if self.tears:
@@ -143,7 +143,7 @@ class FakeEngine:
         del self.snapshots[index]
 
     def free_blocks_ratio(self) -> float:
-        return max(0.0, 1 - self._used_bytes({}) / self.memory_bytes)
+        return max(0.0, 1 - self._used({}))
 
     def _add(self, history: list[int]) -> SequenceId:
         self._next_id += 1
@@ -172,7 +172,7 @@ class FakeEngine:
     def _commit(self, rows: Sequence[Row], histories: Sequence[list[int]]) -> None:
         for row, history in zip(rows, histories, strict=True):
             self.sequences[row.sequence] = history
-        self.longest_used_bytes = max(self.longest_used_bytes, self._used_bytes({}))
+        self.most_used = max(self.most_used, self._used({}))
 
     def _outcome(self, row: Row, history: list[int]) -> Drawn | RowFault | None:
         if self.faulty is not None and self.faulty(history):
@@ -188,17 +188,17 @@ class FakeEngine:
             return Drawn(token)
         return Drawn(token, -0.5, tuple((other, -0.5 - other) for other in range(row.draw.num_top_logprobs)))
 
-    def _used_bytes(self, changed: dict[SequenceId, list[int]]) -> float:
-        """Whole blocks, those with equal histories counted once, as an engine that shares blocks would."""
-        if self.info.state_bytes_per_token == 0:
-            return 0.0
+    def _used(self, changed: dict[SequenceId, list[int]]) -> float:
+        """Share of the memory in use; blocks with equal histories count once, as if they were shared."""
+        num_states = (len(self.sequences) + len(self.snapshots)) / self.info.capacity_states
+        if self.info.capacity_tokens > 1_000_000:
+            return num_states  # far from any limit, and counting blocks takes long
         histories = [changed.get(sequence, history) for sequence, history in self.sequences.items()]
         blocks: set[bytes] = set()
-        tails = 0
+        num_tails = 0
         for history in [*histories, *(snapshot.history for snapshot in self.snapshots)]:
             packed = array("I", history).tobytes()
             full = len(history) // CHUNK_TOKENS
             blocks.update(packed[: 4 * CHUNK_TOKENS * (block + 1)] for block in range(full))
-            tails += len(history) % CHUNK_TOKENS > 0
-        fixed = (len(histories) + len(self.snapshots)) * self.info.state_bytes_fixed
-        return fixed + (len(blocks) + tails) * CHUNK_TOKENS * self.info.state_bytes_per_token
+            num_tails += len(history) % CHUNK_TOKENS > 0
+        return max(num_states, (len(blocks) + num_tails) * CHUNK_TOKENS / self.info.capacity_tokens)

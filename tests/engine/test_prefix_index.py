@@ -12,7 +12,7 @@ from deepserve.engine.interface import Snapshot
 from deepserve.engine.prefix_index import CacheKey, PrefixIndex, pack_tokens, snapshot_interval
 from tests.engine.fake_engine import FakeEngine, FakeSnapshot
 
-INFO = FakeEngine(bytes_per_token=96, bytes_fixed=1000).info  # with the index's own 4 bytes: 100 a token
+INFO = FakeEngine().info  # 1000 bytes a state; 96 a token, with the index's own 4 it is 100
 
 
 class Shelf:
@@ -139,10 +139,13 @@ def test_a_new_tenant_gets_room_from_the_one_that_holds_most() -> None:
 
 
 def test_the_interval_is_a_multiple_of_the_chunk_and_follows_the_memory() -> None:
-    info = msgspec.structs.replace(INFO, state_bytes_fixed=1_000_000, max_context=131_072)
-    assert snapshot_interval(info, 1 << 40) == 128
-    assert snapshot_interval(info, 1 << 30) == 512
-    assert snapshot_interval(info, 1) == 131_072
+    def interval(capacity_states: int) -> int:
+        info = msgspec.structs.replace(INFO, capacity_states=capacity_states, max_context=131_072)
+        return snapshot_interval(info)
+
+    assert interval(2048) == interval(1 << 40) == 128
+    assert interval(512) == 512
+    assert interval(1) == 131_072
 
 
 def test_clearing_releases_everything() -> None:

@@ -35,7 +35,6 @@ def scheduler_of(
 ) -> Scheduler:
     return Scheduler(
         engine,
-        memory_bytes=engine.memory_bytes,
         max_sequences=max_sequences,
         clock=clock,
         pace=StepPace(target_s=target_s),
@@ -313,7 +312,7 @@ def test_a_common_beginning_becomes_a_unit_when_a_second_prompt_shares_it() -> N
 
     The interval is wider than the prompts here, so nothing else can hit. A unit ends at a multiple of 128.
     """
-    engine = FakeEngine(memory_bytes=4_000_000, bytes_fixed=100_000)
+    engine = FakeEngine(capacity_states=30)
     scheduler = scheduler_of(engine)
     assert scheduler.snapshot_interval > 1000
     shared = prompt_of(300)
@@ -346,7 +345,7 @@ def test_what_another_tenant_computed_is_never_hit() -> None:
 @settings(max_examples=40, deadline=None)
 @given(st.lists(st.tuples(st.integers(0, 500), st.integers(0, 3), st.integers(1, 40)), min_size=2, max_size=8))
 def test_tokens_are_the_same_cold_and_after_any_hit(turns: list[tuple[int, int, int]]) -> None:
-    scheduler = scheduler_of(FakeEngine(memory_bytes=150_000, max_context=1024))
+    scheduler = scheduler_of(FakeEngine(capacity_tokens=1400, max_context=1024))
     base = prompt_of(500)
     for keep, first, tail in turns:
         generation = generation_of([*base[:keep], *prompt_of(tail, first=first)], max_tokens=3, boundaries=(keep,))
@@ -359,31 +358,31 @@ def test_tokens_are_the_same_cold_and_after_any_hit(turns: list[tuple[int, int, 
 
 
 def test_cached_prefixes_give_way_to_running_results() -> None:
-    engine = FakeEngine(memory_bytes=100_000, max_context=2048)
+    engine = FakeEngine(capacity_tokens=1000, max_context=2048)
     scheduler = scheduler_of(engine)
     for first in range(12):
         (updates,) = run(scheduler, generation_of(prompt_of(600, first=first), max_tokens=2))
         assert ends_of(updates) == {0: "length"}
     assert scheduler.stats().cache_evictions > 0
-    assert engine.longest_used_bytes <= 100_000
+    assert engine.most_used <= 1
 
 
 def test_results_that_outgrow_the_memory_are_computed_again_and_come_out_the_same() -> None:
     """Four answers of 400 tokens do not fit side by side; the youngest are preempted and replayed."""
     generations = [generation_of(prompt_of(20, first=first), max_tokens=400, seeds=[first]) for first in range(4)]
     alone = [tokens_of(run(scheduler_of(FakeEngine()), generation)[0]) for generation in generations]
-    engine = FakeEngine(memory_bytes=120_000, max_context=1024)
+    engine = FakeEngine(capacity_tokens=1100, max_context=1024)
     scheduler = scheduler_of(engine)
     together = [tokens_of(updates) for updates in run(scheduler, *generations)]
     assert together == alone
     assert scheduler.stats().preemptions > 0
     assert scheduler.stats().faults == 0
-    assert engine.longest_used_bytes <= 120_000
+    assert engine.most_used <= 1
     assert_all_is_free(engine, scheduler)
 
 
 def test_the_longest_history_that_is_admitted_fits_whatever_was_cached_before() -> None:
-    engine = FakeEngine(memory_bytes=80_000, max_context=100_000)
+    engine = FakeEngine(capacity_tokens=1000, max_context=100_000)
     scheduler = scheduler_of(engine)
     assert 0 < scheduler.capacity_tokens < 800
     for first in range(3):
@@ -395,7 +394,7 @@ def test_the_longest_history_that_is_admitted_fits_whatever_was_cached_before() 
 def test_several_results_that_do_not_fit_together_are_computed_all_the_same() -> None:
     generation = generation_of(prompt_of(300), seeds=range(4), max_tokens=200)
     (alone,) = run(scheduler_of(FakeEngine()), generation)
-    engine = FakeEngine(memory_bytes=110_000, max_context=1024)
+    engine = FakeEngine(capacity_tokens=1000, max_context=1024)
     scheduler = scheduler_of(engine)
     (updates,) = run(scheduler, generation)
     assert ends_of(updates) == dict.fromkeys(range(4), "length")
@@ -575,3 +574,15 @@ def test_stats_tell_what_happened() -> None:
     assert stats.prompt_tokens_computed == 300 + 44
     assert stats.cache_bytes > 0
     assert 0 < stats.memory_free_ratio < 1
+
+
+def test_states_can_be_what_is_scarce() -> None:
+    """Snapshots and sequences share a fixed number of places; the snapshots give way, the youngest result waits."""
+    generations = [generation_of(prompt_of(700, first=first), seeds=range(2), max_tokens=5) for first in range(6)]
+    engine = FakeEngine(capacity_states=6)
+    scheduler = scheduler_of(engine)
+    together = run(scheduler, *generations)
+    assert [ends_of(updates) for updates in together] == [{0: "length", 1: "length"}] * 6
+    assert engine.most_used <= 1
+    assert scheduler.stats().faults == 0
+    assert_all_is_free(engine, scheduler)

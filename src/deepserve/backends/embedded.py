@@ -98,9 +98,7 @@ class EmbeddedBackend:
         self._draw_seed = draw_seed
         self._call_id = call_id
         self._memory = TurnMemory()
-        scheduler = Scheduler(
-            engine, memory_bytes=settings.cache_bytes, max_sequences=settings.max_concurrency, clock=clock
-        )
+        scheduler = Scheduler(engine, max_sequences=settings.max_concurrency, clock=clock)
         self._loop = StepLoop(scheduler, max_queue_tokens=settings.max_queue_tokens)
         self._context_tokens = min(model.context_tokens, scheduler.capacity_tokens)
         fingerprint = hashlib.sha256(f"{engine.info.fingerprint} {model.fingerprint}".encode()).hexdigest()

@@ -110,6 +110,10 @@ class EngineInfo(msgspec.Struct, frozen=True, kw_only=True):
     state_bytes_per_token: float
     """Growing part of a sequence's state."""
     state_bytes_fixed: int
+    capacity_tokens: int
+    """Tokens whose growing state fits the memory, all sequences and snapshots together."""
+    capacity_states: int
+    """Sequences and snapshots that fit at once."""
     fingerprint: str
     """Hex digest over weights, formats and architecture: equal fingerprints give equal tokens."""
 
@@ -157,7 +161,11 @@ class Engine(Protocol):
     def release(self, snapshot: Snapshot) -> None: ...
 
     def free_blocks_ratio(self) -> float:
-        """Share of the state memory still free, 0..1; what the prefix index evicts by."""
+        """Share of the state memory still free, 0..1; what the scheduler evicts and preempts by.
+
+        The smaller of the free shares of `capacity_tokens` and `capacity_states`. A block counts whole from its first
+        token on, and once however many share it.
+        """
         ...
 
 

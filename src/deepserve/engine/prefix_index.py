@@ -26,12 +26,12 @@ def pack_tokens(tokens: Sequence[int]) -> bytes:
     return array("I", tokens).tobytes()
 
 
-def snapshot_interval(info: EngineInfo, memory_bytes: int) -> int:
+def snapshot_interval(info: EngineInfo) -> int:
     """Distance of the snapshots taken along a long prompt, a multiple of CHUNK_TOKENS.
 
-    The smallest at which the windows of one prompt of full length take at most a quarter of the memory.
+    The smallest at which one prompt of full length takes at most half of the states that fit the memory.
     """
-    most_snapshots = max(1, memory_bytes // 4 // max(1, info.state_bytes_fixed))
+    most_snapshots = max(1, info.capacity_states // 2)
     chunks = -(-info.max_context // CHUNK_TOKENS)
     return CHUNK_TOKENS * max(1, -(-chunks // most_snapshots))
 

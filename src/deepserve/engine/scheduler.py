@@ -75,30 +75,27 @@ _Outcome = Drawn | RowFault | None
 class Scheduler:
     """Owns the engine's sequences and the prefix index.
 
-    memory_bytes  what the engine's `free_blocks_ratio` is a share of
-    max_sequences results computed side by side
-    clock         seconds, monotonic; only measures steps
+    max_sequences  results computed side by side
+    clock          seconds, monotonic; only measures steps
     """
 
     def __init__(
         self,
         engine: Engine,
         *,
-        memory_bytes: int,
         max_sequences: int,
         clock: Callable[[], float],
         pace: StepPace | None = None,
     ) -> None:
         self.pace = pace or StepPace()
         self._engine = engine
-        self._memory_bytes = memory_bytes
         self._max_sequences = max_sequences
         self._clock = clock
         info = engine.info
-        self._bytes_per_token = info.state_bytes_per_token
-        self._block_bytes = CHUNK_TOKENS * info.state_bytes_per_token
-        self._bytes_fixed = info.state_bytes_fixed
-        self.snapshot_interval = snapshot_interval(info, memory_bytes)
+        self._capacity_tokens = max(1, info.capacity_tokens)
+        self._capacity_states = max(1, info.capacity_states)
+        self.snapshot_interval = snapshot_interval(info)
+        memory_bytes = info.capacity_tokens * info.state_bytes_per_token + info.capacity_states * info.state_bytes_fixed
         self._index = PrefixIndex(info=info, max_bytes=int(memory_bytes * _CACHE_SHARE), release=engine.release)
         self._groups: dict[GenerationId, _Group] = {}
         self._running: list[ResultState] = []  # in order of admission
@@ -111,12 +108,9 @@ class Scheduler:
 
     @property
     def capacity_tokens(self) -> int:
-        """The longest history that fits into the memory when it has the machine to itself."""
-        if self._bytes_per_token <= 0:
-            return self._engine.info.max_context
-        # Fixed parts and a block of rounding, for the sequence and for one fork or snapshot beside it.
-        usable = self._memory_bytes - 2 * (self._bytes_fixed + self._block_bytes)
-        return max(0, min(self._engine.info.max_context, int(usable / self._bytes_per_token)))
+        """The longest history that fits into the memory when it has the machine to itself, beside one snapshot."""
+        rounding = 2 * CHUNK_TOKENS
+        return max(0, min(self._engine.info.max_context, self._engine.info.capacity_tokens - rounding))
 
     def stats(self) -> SchedulerStats:
         """As of the end of the last step; may be called from any thread."""
@@ -222,9 +216,9 @@ class Scheduler:
         promised = sum(other.num_pending for other in self._running)
         # Looking it up marks the prefix as used, so that it is evicted last.
         restored = self._index.match(key, state.packed(num_tokens), limit=num_tokens - 1).position
-        need = self._bytes_fixed + (promised + num_tokens - restored) * self._bytes_per_token
-        need += (len(self._running) + 1) * self._block_bytes  # rounding
-        while need > self._free_bytes():
+        rounding = (len(self._running) + 1) * CHUNK_TOKENS
+        tokens = promised + num_tokens - restored + rounding
+        while self._share(tokens=tokens, states=1) > self._engine.free_blocks_ratio():
             if not self._index.evict(key.tenant):
                 return not self._running
         return True
@@ -275,7 +269,7 @@ class Scheduler:
 
     def _make_room(self, plan: list[ResultState]) -> list[ResultState]:
         """Evict cached prefixes, then preempt the youngest, until the step fits. The oldest always stays."""
-        while plan and sum(self._growth_bytes(state) for state in plan) > self._free_bytes():
+        while plan and self._share(tokens=sum(map(_growth_tokens, plan))) > self._engine.free_blocks_ratio():
             if self._index.evict(plan[0].generation.cache_key.tenant):
                 continue
             if len(self._running) == 1:
@@ -380,7 +374,7 @@ class Scheduler:
         key, packed = state.generation.cache_key, state.packed(state.computed)
         if self._index.has(key, packed):
             return
-        while self._bytes_fixed + self._block_bytes > self._free_bytes():
+        while self._share(tokens=CHUNK_TOKENS, states=1) > self._engine.free_blocks_ratio():
             if not self._index.evict(key.tenant):
                 return
         try:
@@ -465,13 +459,9 @@ class Scheduler:
     def _is_paused(self, state: ResultState) -> bool:
         return self._groups[state.id].is_paused
 
-    def _free_bytes(self) -> float:
-        return self._engine.free_blocks_ratio() * self._memory_bytes
-
-    def _growth_bytes(self, state: ResultState) -> float:
-        """Memory of the blocks that the next row writes to; a block begun earlier may be shared and be copied first."""
-        blocks = -(-state.next_end // CHUNK_TOKENS) - state.computed // CHUNK_TOKENS
-        return blocks * self._block_bytes
+    def _share(self, *, tokens: int, states: int = 0) -> float:
+        """Of the memory, what so many tokens in whole blocks and so many states take."""
+        return max(tokens / self._capacity_tokens, states / self._capacity_states)
 
     def _report(self, state: ResultState, progress: Progress) -> None:
         self._updates.append((state.id, progress))
@@ -479,6 +469,11 @@ class Scheduler:
     def _take_updates(self) -> list[tuple[GenerationId, Progress]]:
         updates, self._updates = self._updates, []
         return updates
+
+
+def _growth_tokens(state: ResultState) -> int:
+    """Size of the blocks that the next row writes to; a block begun earlier may be shared and be copied first."""
+    return (-(-state.next_end // CHUNK_TOKENS) - state.computed // CHUNK_TOKENS) * CHUNK_TOKENS
 
 
 def _engine_failure(detail: str = "") -> EngineFailure:
