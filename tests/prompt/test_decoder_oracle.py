@@ -28,12 +28,15 @@ FRAGMENTS = (
 INVOKE = '<｜DSML｜invoke name="f">'
 
 
-def vendor_answer(recipe: ModuleType, text: str, stage: Stage, offers_tools: bool, size: int | None) -> Answer:
+def vendor_answer(
+    recipe: ModuleType, text: str, stage: Stage, offers_tools: bool, size: int | None, *, wants_json: bool = False
+) -> Answer:
     """What the package's stream processor makes of an answer."""
     initial = recipe.ThinkingInitialStage
     options = recipe.ParsingOptions(
         parse_tool_calls=offers_tools,
         starts_in_tool_calls=stage == "tool_calls",
+        parse_json_output=wants_json,
         thinking_initial_stage={
             "reasoning": initial.ReasoningStart,
             "reasoning_continued": initial.ReasoningContinuation,
