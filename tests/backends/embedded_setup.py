@@ -41,7 +41,6 @@ def tokenizer_json() -> str:
 def write_model(folder: Path, **changes: object) -> Path:
     """A model folder without weights; a change to None leaves the file out, a string is written as it is."""
     files: dict[str, object] = {
-        "config.json": {"max_position_embeddings": CONTEXT_TOKENS, "vocab_size": 1000},
         "generation_config.json": {"do_sample": False},
         "tokenizer.json": tokenizer_json(),
     }

@@ -13,6 +13,7 @@ from deepserve.config import Settings
 from deepserve.core.errors import CheckpointError, ConfigurationError
 from deepserve.prompt.special_tokens import EOS
 from tests.backends.embedded_setup import write_model
+from tests.engine.fake_engine import FakeEngine
 
 
 @pytest.fixture
@@ -24,7 +25,6 @@ def test_a_folder_is_read(folder: Path) -> None:
     config = {"do_sample": True, "temperature": 0.6, "top_k": None, "eos_token_id": [0, 7], "transformers_version": "5"}
     model = load_model(write_model(folder, **{"generation_config.json": config}))
     assert model.name == "mini-test"
-    assert model.context_tokens == 131_072
     assert model.defaults.temperature == 0.6
     assert model.stop_tokens == {0, 7, model.tokenizer.special_id(EOS)}
     assert model.profile.name == "mini"
@@ -69,13 +69,9 @@ def test_an_unknown_profile_is_refused_with_the_known_ones(folder: Path) -> None
 @pytest.mark.parametrize(
     ("changes", "named"),
     [
-        ({"config.json": None}, "config.json"),
         ({"tokenizer.json": None}, "tokenizer.json"),
-        ({"config.json": "{"}, "config.json"),
-        ({"config.json": "[]"}, "config.json"),
-        ({"config.json": {"vocab_size": 1000}}, "max_position_embeddings"),
-        ({"config.json": {"vocab_size": "many", "max_position_embeddings": 1}}, "vocab_size"),
-        ({"config.json": {"vocab_size": 100, "max_position_embeddings": 1}}, "100"),
+        ({"generation_config.json": "{"}, "generation_config.json"),
+        ({"generation_config.json": "[]"}, "generation_config.json"),
         ({"generation_config.json": {"temperature": "hot"}}, "temperature"),
         ({"tokenizer.json": "{}"}, "tokenizer.json"),
     ],
@@ -103,6 +99,12 @@ def test_the_fingerprint_follows_tokenizer_and_profile(folder: Path, tmp_path: P
         write_model(tmp_path / "mini-other", **{"tokenizer.json": json.dumps(changed, indent=1)})
     ).fingerprint
     assert one != other
+
+
+def test_a_tokenizer_larger_than_the_network_is_refused(folder: Path) -> None:
+    engine = FakeEngine(vocab_size=100)
+    with pytest.raises(CheckpointError, match="only 100"):
+        EmbeddedBackend(load_model(write_model(folder)), engine, Settings())
 
 
 def test_without_torch_serving_says_what_to_install(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

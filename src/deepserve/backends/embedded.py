@@ -25,7 +25,7 @@ from deepserve.backends.embedded_model import EmbeddedModel, load_model
 from deepserve.backends.turn_memory import RememberedTurn, TurnMemory
 from deepserve.catalog.models import load_models
 from deepserve.config import Settings
-from deepserve.core.errors import BackendFailure, ContextOverflow, InvalidField, UnsupportedFeature
+from deepserve.core.errors import BackendFailure, CheckpointError, ContextOverflow, InvalidField, UnsupportedFeature
 from deepserve.core.events import Event, Failed, Finished, PastReasoning, Started, UsageReported
 from deepserve.core.messages import Message
 from deepserve.core.provider import ServedBy, ServedModel
@@ -78,6 +78,8 @@ class _Work(msgspec.Struct, frozen=True, kw_only=True):
 class EmbeddedBackend:
     """Serves every model of the catalogue with one checkpoint, and says so.
 
+    Raises CheckpointError when the tokenizer and the network are not of one model.
+
     draw_seed  a fresh seed for a request that brings none
     call_id    names tool calls; must be unguessable, because turns are remembered by it
     clock      seconds, monotonic; only measures steps
@@ -94,13 +96,18 @@ class EmbeddedBackend:
         call_id: Callable[[int], str] = mint_call_id,
     ) -> None:
         self._model = model
-        self._engine_info = engine.info
+        self._engine_info = info = engine.info
+        if model.tokenizer.vocab_size > info.vocab_size:
+            raise CheckpointError(
+                f"The tokenizer in {model.folder} has {model.tokenizer.vocab_size} tokens, "
+                f"but the network knows only {info.vocab_size}."
+            )
         self._draw_seed = draw_seed
         self._call_id = call_id
         self._memory = TurnMemory()
         scheduler = Scheduler(engine, max_sequences=settings.max_concurrency, clock=clock)
         self._loop = StepLoop(scheduler, max_queue_tokens=settings.max_queue_tokens)
-        self._context_tokens = min(model.context_tokens, scheduler.capacity_tokens)
+        self._context_tokens = scheduler.capacity_tokens
         fingerprint = hashlib.sha256(f"{engine.info.fingerprint} {model.fingerprint}".encode()).hexdigest()
         self._served_by = ServedBy(
             provider="deepserve", model=model.name, fingerprint=f"fp_deepserve_{model.name}_{fingerprint[:10]}"

@@ -1,4 +1,4 @@
-"""A model folder, read: everything about a checkpoint but its weights."""
+"""A model folder, read: everything about a checkpoint but the network, which is the engine's."""
 
 from __future__ import annotations
 
@@ -6,15 +6,12 @@ import hashlib
 import re
 from importlib import resources
 from pathlib import Path
-from typing import TypeVar
 
 import msgspec
 
 from deepserve.core.errors import CheckpointError, ConfigurationError
 from deepserve.prompt.profile import PROFILE_NAMES, Profile, ProfileName, load_profile
 from deepserve.prompt.tokenizer import Tokenizer
-
-_Table = TypeVar("_Table", bound=msgspec.Struct)
 
 
 class GenerationDefaults(msgspec.Struct, frozen=True):
@@ -32,13 +29,6 @@ class GenerationDefaults(msgspec.Struct, frozen=True):
     eos_token_id: int | tuple[int, ...] | None = None
 
 
-class _NetworkFacts(msgspec.Struct, frozen=True):
-    """The part of `config.json` that serving depends on, whatever runs the network."""
-
-    max_position_embeddings: int
-    vocab_size: int
-
-
 class EmbeddedModel(msgspec.Struct, frozen=True, kw_only=True):
     """name: the folder's. fingerprint: of tokenizer and profile; the engine has its own for the weights."""
 
@@ -49,8 +39,6 @@ class EmbeddedModel(msgspec.Struct, frozen=True, kw_only=True):
     tokenizer: Tokenizer
     stop_tokens: frozenset[int]
     defaults: GenerationDefaults
-    context_tokens: int
-    vocab_size: int
     fingerprint: str
 
 
@@ -70,18 +58,12 @@ def load_model(folder: Path | None, profile: str | None = None) -> EmbeddedModel
     if not folder.is_dir():
         raise CheckpointError(f"There is no model folder {folder}.")
     name = _name_of(folder)
-    facts = _read_table(folder / "config.json", _NetworkFacts)
     defaults = GenerationDefaults()
     if (folder / "generation_config.json").exists():
-        defaults = _read_table(folder / "generation_config.json", GenerationDefaults)
+        defaults = _read_defaults(folder / "generation_config.json")
     loaded_profile = load_profile(_choose_profile(name, profile, is_shipped=is_shipped))
     tokenizer_path = folder / "tokenizer.json"
     tokenizer = Tokenizer.from_file(tokenizer_path)
-    if tokenizer.vocab_size > facts.vocab_size:
-        raise CheckpointError(
-            f"{tokenizer_path} has {tokenizer.vocab_size} tokens, but the network of {folder / 'config.json'} "
-            f"only {facts.vocab_size}."
-        )
     if defaults.temperature is None and loaded_profile.name == "mini":
         # Models this small are at their best when they say the likeliest.
         defaults = msgspec.structs.replace(defaults, temperature=0.0)
@@ -95,8 +77,6 @@ def load_model(folder: Path | None, profile: str | None = None) -> EmbeddedModel
         tokenizer=tokenizer,
         stop_tokens=frozenset({tokenizer.eos_id, *((stop_ids,) if isinstance(stop_ids, int) else stop_ids)}),
         defaults=defaults,
-        context_tokens=facts.max_position_embeddings,
-        vocab_size=facts.vocab_size,
         fingerprint=digest.hexdigest(),
     )
 
@@ -126,12 +106,10 @@ def _choose_profile(name: str, wanted: str | None, *, is_shipped: bool) -> Profi
     )
 
 
-def _read_table(path: Path, kind: type[_Table]) -> _Table:
+def _read_defaults(path: Path) -> GenerationDefaults:
     try:
-        return msgspec.json.decode(path.read_bytes(), type=kind)
+        return msgspec.json.decode(path.read_bytes(), type=GenerationDefaults)
     except OSError as error:
-        raise CheckpointError(
-            f"The model folder lacks {path.name}: {path} cannot be read ({error.strerror})."
-        ) from error
+        raise CheckpointError(f"{path} cannot be read: {error.strerror}.") from error
     except msgspec.MsgspecError as error:
         raise CheckpointError(f"{path} is not what it should be: {error}.") from error

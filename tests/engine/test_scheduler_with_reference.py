@@ -1,0 +1,130 @@
+"""The promise of batching and caching, on a real network: equal bits alone, in company, cold and after a hit."""
+
+from __future__ import annotations
+
+import itertools
+import random
+from collections.abc import Sequence
+
+import pytest
+
+from deepserve.engine.generation import Generation, GenerationId, TokenDrawn
+from deepserve.engine.interface import Draw, Drawn, Engine
+from deepserve.engine.scheduler import Scheduler
+from tests.engine.test_scheduler import Updates, finish, generation_of, hits_of, run
+
+torch = pytest.importorskip("torch", reason="the reference engine needs torch: pip install deepserve[reference]")
+
+VOCAB_SIZE = 128
+DRAW = Draw(temperature=1.0, top_p=0.95, num_top_logprobs=5)
+
+
+@pytest.fixture(scope="module")
+def engine() -> Engine:
+    """Random weights, every kind of layer; the window and the selection are shorter than the prompts."""
+    from deepserve.engine.reference.config import NetworkConfig
+    from deepserve.engine.reference.engine import ReferenceEngine
+    from deepserve.engine.reference.network import Network
+
+    torch.set_num_threads(1)
+    config = NetworkConfig(
+        vocab_size=VOCAB_SIZE,
+        hidden_size=64,
+        num_hidden_layers=4,
+        num_attention_heads=2,
+        head_dim=32,
+        qk_rope_head_dim=16,
+        q_lora_rank=32,
+        o_groups=2,
+        o_lora_rank=32,
+        sliding_window=64,
+        compress_ratios=(0, 4, 128, 4),
+        index_n_heads=16,
+        index_head_dim=16,
+        index_topk=32,
+        n_routed_experts=4,
+        num_experts_per_tok=2,
+        moe_intermediate_size=32,
+        num_hash_layers=1,
+        max_position_embeddings=4096,
+    )
+    network = Network(config)
+    generator = torch.Generator().manual_seed(5)
+    network.initialise(generator)
+    with torch.no_grad():
+        for parameter in network.parameters():  # larger than at the start of training, so that draws are not uniform
+            if parameter.ndim >= 2:
+                parameter.mul_(4)
+    return ReferenceEngine(network, memory_bytes=1 << 26)
+
+
+def scheduler_on(engine: Engine, *, max_sequences: int = 8) -> Scheduler:
+    times = itertools.count()
+    return Scheduler(engine, max_sequences=max_sequences, clock=lambda: next(times) / 1000)
+
+
+def prompt_of(length: int, seed: int) -> list[int]:
+    return random.Random(seed).choices(range(VOCAB_SIZE), k=length)
+
+
+def drawn_of(updates: Updates, result: int = 0) -> list[Drawn]:
+    drawn = [progress for _, progress in updates if isinstance(progress, TokenDrawn)]
+    return [progress.drawn for progress in drawn if progress.result == result]
+
+
+def alone(engine: Engine, generation: Generation) -> list[list[Drawn]]:
+    """Each result's draws with nothing else running and nothing cached."""
+    scheduler = scheduler_on(engine)
+    (updates,) = run(scheduler, generation)
+    scheduler.close()
+    return [drawn_of(updates, result) for result in range(len(generation.draws))]
+
+
+def generations() -> Sequence[Generation]:
+    return [
+        generation_of(prompt_of(length, seed), seeds=range(seed, seed + num), max_tokens=12, draw=DRAW)
+        for seed, (length, num) in enumerate([(1, 1), (90, 3), (128, 1), (300, 2), (515, 1)])
+    ]
+
+
+def test_tokens_and_logprobs_are_equal_alone_and_in_company(engine: Engine) -> None:
+    expected = [alone(engine, generation) for generation in generations()]
+    for max_sequences, delay in ((8, 0), (3, 1), (8, 3)):
+        scheduler = scheduler_on(engine, max_sequences=max_sequences)
+        updates: Updates = []
+        for index, generation in enumerate(generations()):
+            scheduler.add(GenerationId(index), generation)
+            for _ in range(delay):
+                updates += scheduler.step()
+        updates += finish(scheduler)
+        for index, generation in enumerate(generations()):
+            mine = [update for update in updates if update[0] == index]
+            assert [drawn_of(mine, result) for result in range(len(generation.draws))] == expected[index]
+        scheduler.close()
+    assert engine.free_blocks_ratio() == 1
+
+
+@pytest.mark.parametrize("cut", [5, 100, 127, 128, 129, 200, 255, 256, 300])
+def test_tokens_and_logprobs_are_equal_cold_and_after_a_hit(engine: Engine, cut: int) -> None:
+    prompt = prompt_of(400, seed=9)
+    generation = generation_of(prompt, seeds=[1], max_tokens=10, draw=DRAW)
+    expected = alone(engine, generation)
+    scheduler = scheduler_on(engine)
+    (first,) = run(scheduler, generation_of(prompt[: cut + 1], max_tokens=1, draw=DRAW))
+    (warm,) = run(scheduler, generation)
+    assert hits_of(first) == 0
+    assert hits_of(warm) == cut + 1
+    assert [drawn_of(warm)] == expected
+    scheduler.close()
+
+
+def test_a_second_turn_continues_the_first_bit_by_bit(engine: Engine) -> None:
+    prompt = prompt_of(200, seed=3)
+    scheduler = scheduler_on(engine)
+    (first,) = run(scheduler, generation_of(prompt, max_tokens=30, draw=DRAW))
+    following = [*prompt, *(drawn.token for drawn in drawn_of(first)), *prompt_of(20, seed=4)]
+    generation = generation_of(following, seeds=[8], max_tokens=20, draw=DRAW)
+    (warm,) = run(scheduler, generation)
+    assert hits_of(warm) == 229
+    scheduler.close()
+    assert [drawn_of(warm)] == alone(engine, generation)
