@@ -15,6 +15,9 @@ from pathlib import Path
 import msgspec
 import torch
 
+from deepserve.engine.interface import CHUNK_TOKENS, Draw, Drawn, Engine, Row, SequenceId
+from deepserve.engine.reference.checkpoint import load_network
+from deepserve.engine.reference.engine import ReferenceEngine
 from deepserve.engine.reference.network import Network
 from deepserve.prompt.special_tokens import END_THINK, EOS
 from training.conversations import Conversation
@@ -26,6 +29,9 @@ from training.train import RUNS, TOKENIZER
 from training.vocabulary import Encoder
 
 
+MEMORY_BYTES = 512 << 20
+
+
 class Score(msgspec.Struct, kw_only=True):
     """What became of the conversations of one skill."""
 
@@ -34,29 +40,32 @@ class Score(msgspec.Struct, kw_only=True):
     num_well_formed: int = 0
 
 
-@torch.no_grad()
 def greedy(
-    network: Network, prompts: Sequence[Sequence[int]], *, end: int, limit: int = 320, rows: int = 24
+    engine: Engine, prompts: Sequence[Sequence[int]], *, end: int, limit: int = 320, rows: int = 16
 ) -> list[list[int]]:
-    """The most likely continuation of each prompt, up to and including the end token.
-
-    Whole sequences are computed anew for each token: slow and simple, and free of any cache.
-    """
+    """The most likely continuation of each prompt, up to and including the end token."""
     found: list[list[int]] = [[] for _ in prompts]
-    order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
-    for first in range(0, len(order), rows):
-        open_rows = order[first : first + rows]
-        for _ in range(limit):
-            lengths = [len(prompts[i]) + len(found[i]) for i in open_rows]
-            tokens = torch.zeros(len(open_rows), max(lengths), dtype=torch.int64)
-            for row, i in enumerate(open_rows):
-                tokens[row, : lengths[row]] = torch.tensor([*prompts[i], *found[i]])
-            logits = network(tokens)
-            for row, i in enumerate(open_rows):
-                found[i].append(int(logits[row, lengths[row] - 1].argmax()))
-            open_rows = [i for i in open_rows if found[i][-1] != end]
-            if not open_rows:
-                break
+    waiting = list(range(len(prompts)))
+    running: dict[int, SequenceId] = {}
+    while waiting or running:
+        while waiting and len(running) < rows:
+            i = waiting.pop(0)
+            running[i] = engine.create()
+            for first in range(0, len(prompts[i]), CHUNK_TOKENS):
+                chunk = prompts[i][first : first + CHUNK_TOKENS]
+                draw = Draw(temperature=0.0) if first + CHUNK_TOKENS >= len(prompts[i]) else None
+                (drawn,) = engine.step([Row(sequence=running[i], tokens=chunk, draw=draw)])
+                if isinstance(drawn, Drawn):
+                    found[i].append(drawn.token)
+        order = list(running)
+        for i in order:
+            if found[i][-1] == end or len(found[i]) == limit:
+                engine.free(running.pop(i))
+        order = list(running)
+        step = [Row(sequence=running[i], tokens=found[i][-1:], draw=Draw(temperature=0.0)) for i in order]
+        for i, drawn in zip(order, engine.step(step) if step else [], strict=True):
+            assert isinstance(drawn, Drawn)
+            found[i].append(drawn.token)
     return found
 
 
@@ -98,10 +107,10 @@ def is_well_formed(text: str, conversation: Conversation) -> bool:
     )
 
 
-def score(network: Network, encoder: Encoder, conversations: Sequence[Conversation]) -> dict[str, Score]:
+def score(engine: Engine, encoder: Encoder, conversations: Sequence[Conversation]) -> dict[str, Score]:
     """Exact agreement of the last answer (its thought is free), by skill, and by thinking."""
     prompts = [encoder.encode(prompt(conversation))[0] for conversation in conversations]
-    outputs = greedy(network, prompts, end=encoder.tokenizer.eos_id)
+    outputs = greedy(engine, prompts, end=encoder.tokenizer.eos_id)
     scores: dict[str, Score] = defaultdict(Score)
     for conversation, output in zip(conversations, outputs, strict=True):
         text = encoder.decode(output)
@@ -128,26 +137,29 @@ def load_average(run: str) -> Network:
     """The averaged weights of a training run."""
     network = Network(MINI_FLASH)
     network.load_state_dict(torch.load(RUNS / run / "average.pt", weights_only=True))
-    return network.eval()
+    return network.requires_grad_(False).eval()
 
 
 def main() -> None:
     """Print what was asked for."""
     parser = argparse.ArgumentParser(description="Evaluate a model on held-out values.")
-    parser.add_argument("--run", required=True)
+    source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument("--run", help="a training run's averaged weights")
+    source.add_argument("--model", type=Path, help="a model folder")
     parser.add_argument("--per-skill", type=int, default=10)
     parser.add_argument("--forced", action="store_true", help="teacher-forced and quick instead of generated")
     parser.add_argument("--showcase", action="store_true")
     parser.add_argument("--out", type=Path)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    network, encoder = load_average(arguments.run), Encoder.load(TOKENIZER)
+    network = load_average(arguments.run) if arguments.run is not None else load_network(arguments.model)
+    engine, encoder = ReferenceEngine(network, memory_bytes=MEMORY_BYTES), Encoder.load(TOKENIZER)
     if arguments.showcase:
         for thinking in (True, False):
             asked = showcase(thinking=thinking)
             prompts = [encoder.encode(prompt(one))[0] for one in asked]
             for one, output in zip(
-                asked, greedy(network, prompts, end=encoder.tokenizer.eos_id, limit=160), strict=True
+                asked, greedy(engine, prompts, end=encoder.tokenizer.eos_id, limit=160), strict=True
             ):
                 print(f"> {one.turns[-2].content}\n{encoder.decode(output)}\n")
         return
@@ -158,7 +170,7 @@ def main() -> None:
         print("  ".join(f"{skill} {right}/{asked}" for skill, (right, asked) in accuracy.items()))
         print(f"all {sum(right for right, _ in accuracy.values())}/{len(chosen)}")
         return
-    text = table(score(network, encoder, chosen))
+    text = table(score(engine, encoder, chosen))
     print(text)
     if arguments.out is not None:
         arguments.out.write_text(text + "\n")

@@ -34,6 +34,7 @@ RUNS = Path(__file__).parent / "runs"
 TOKENIZER = Path(__file__).parent.parent / "src/deepserve/models/mini-flash/tokenizer.json"
 AVERAGE_HORIZON_STEPS = 150
 SHOW_EVERY_S = 10.0
+MINUTES = 95.0
 
 
 class Progress(msgspec.Struct, kw_only=True):
@@ -195,9 +196,9 @@ def main() -> None:
     """Start or continue a run."""
     parser = argparse.ArgumentParser(description="Train a shipped model.")
     parser.add_argument("--run", default="mini-flash", help="name of the run, a folder under training/runs")
-    budget = parser.add_mutually_exclusive_group(required=True)
-    budget.add_argument("--minutes", type=float, help="how long, earlier parts of the run counted in")
-    budget.add_argument("--steps", type=int, help="how many steps, earlier parts of the run counted in")
+    budget = parser.add_mutually_exclusive_group()
+    budget.add_argument("--minutes", type=float, help=f"how long, earlier parts counted in (default {MINUTES:g})")
+    budget.add_argument("--steps", type=int, help="how many steps, earlier parts counted in")
     parser.add_argument("--seed", type=int, default=1)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
@@ -209,7 +210,8 @@ def main() -> None:
     stop = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stop.set())
-    run(trainer, folder, minutes=arguments.minutes, steps=arguments.steps, should_stop=stop.is_set)
+    minutes = MINUTES if arguments.minutes is None and arguments.steps is None else arguments.minutes
+    run(trainer, folder, minutes=minutes, steps=arguments.steps, should_stop=stop.is_set)
 
 
 if __name__ == "__main__":
