@@ -53,7 +53,7 @@ def serve(
     found = (*((ConfiguredKeys(settings.api_keys),) if settings.api_keys else ()), *lookups)
     listening = bind(settings, has_keys=bool(found))
     try:
-        loop_factory = uvicorn.Config(app="", loop="auto").get_loop_factory()
+        loop_factory = uvicorn.Config(app="", loop="auto", log_config=None).get_loop_factory()
         with asyncio.Runner(loop_factory=loop_factory) as runner:
             runner.run(_serve(settings, backend, listening, found, observers, names or load_models(), on_ready))
     finally:
@@ -68,6 +68,8 @@ def bind(settings: Settings, *, has_keys: bool) -> socket.socket:
             f"Without API keys the server listens on this machine only, and {host} is reachable from others. "
             "Configure at least one key, or use the host 127.0.0.1."
         )
+    if not 0 <= port < 65_536:
+        raise ConfigurationError(f"{port} is not a port: it must be from 0 (any free one) to 65535.")
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(
             host.strip("[]"), port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
@@ -80,14 +82,14 @@ def bind(settings: Settings, *, has_keys: bool) -> socket.socket:
         listening.bind(address)
         listening.listen(2048)
         listening.setblocking(False)
-    except (OSError, OverflowError) as error:
+    except OSError as error:
         listening.close()
         raise ConfigurationError(_bind_problem(host, port, error)) from error
     return listening
 
 
-def _bind_problem(host: str, port: int, error: Exception) -> str:
-    match getattr(error, "errno", None):
+def _bind_problem(host: str, port: int, error: OSError) -> str:
+    match error.errno:
         case errno.EADDRINUSE:
             return f"Port {port} on {host} is in use by another program. Stop it, or choose another port."
         case errno.EACCES:

@@ -1,0 +1,128 @@
+"""Each limit on what a client may send, one step beyond, on a raw connection."""
+
+import json
+
+import httpx
+import pytest
+
+from deepserve.config import Limits, Settings
+from tests.server.live import HELLO, LiveServer, live_server, read_until, request_bytes
+
+SMALL = Settings(limits=Limits(body_bytes=1000, body_timeout_s=0.05, headers_timeout_s=0.2))
+
+
+def _error(answer: bytes) -> str:
+    head, _, body = answer.partition(b"\r\n\r\n")
+    assert b"application/json" in head, answer
+    message = json.loads(body)["error"]["message"]
+    assert isinstance(message, str)
+    return message
+
+
+def test_a_body_announced_as_too_large_is_refused_before_it_is_sent() -> None:
+    with live_server(settings=SMALL) as live, live.connect() as connection:
+        connection.sendall(b"POST /chat/completions HTTP/1.1\r\nhost: localhost\r\ncontent-length: 1001\r\n\r\n")
+        head = read_until(connection, b'"}}')
+        assert head.startswith(b"HTTP/1.1 413")
+        assert "larger than 1000 bytes" in _error(head)
+
+
+def test_a_body_of_the_largest_size_is_read() -> None:
+    with live_server(settings=SMALL) as live:
+        value = json.dumps(HELLO).encode()
+        answer = httpx.post(live.address + "/chat/completions", content=value + b" " * (1000 - len(value)))
+        assert answer.status_code == 200
+        answer = httpx.post(live.address + "/chat/completions", content=value + b" " * (1001 - len(value)))
+        assert answer.status_code == 413
+
+
+def test_a_chunked_body_is_counted() -> None:
+    with live_server(settings=SMALL) as live, live.connect() as connection:
+        connection.sendall(
+            b"POST /chat/completions HTTP/1.1\r\nhost: localhost\r\ntransfer-encoding: chunked\r\n\r\n"
+            + b"3e8\r\n"
+            + b" " * 1000
+            + b"\r\n"
+            + b"1\r\n \r\n"
+            + b"0\r\n\r\n"
+        )
+        answer = read_until(connection, b'"}}')
+    assert answer.startswith(b"HTTP/1.1 413")
+
+
+def test_a_client_that_sends_on_after_the_refusal_reads_it() -> None:
+    with live_server(settings=SMALL) as live:
+        answer = httpx.post(live.address + "/chat/completions", content=(b"x" * 65536 for _ in range(100)))
+        assert answer.status_code == 413
+
+
+def test_compressed_bodies_are_refused_by_name(live: LiveServer) -> None:
+    answer = httpx.post(live.address + "/chat/completions", content=b"x", headers={"content-encoding": "gzip"})
+    assert answer.status_code == 415
+    assert "gzip" in answer.json()["error"]["message"]
+
+
+def test_a_body_that_stops_coming_is_given_up() -> None:
+    with live_server(settings=SMALL) as live, live.connect() as connection:
+        connection.sendall(b"POST /chat/completions HTTP/1.1\r\nhost: localhost\r\ncontent-length: 500\r\n\r\n{")
+        answer = read_until(connection, b'"}}')
+    assert answer.startswith(b"HTTP/1.1 408")
+    assert "0.05 seconds" in _error(answer)
+
+
+def test_a_head_that_stops_coming_is_given_up() -> None:
+    with live_server(settings=SMALL) as live:
+        for begun in (b"", b"POST /chat/comp", b"GET /health HTTP/1.1\r\nhost: localhost\r\nx: "):
+            answer = live.raw(begun)
+            assert answer.startswith(b"HTTP/1.1 408")
+            assert "did not arrive in time" in _error(answer)
+
+
+def test_an_idle_connection_between_requests_is_no_late_head() -> None:
+    with live_server(settings=SMALL) as live, live.connect() as connection:
+        connection.sendall(b"GET /health HTTP/1.1\r\nhost: localhost\r\n\r\n")
+        read_until(connection, b"ok")
+        connection.settimeout(0.4)
+        with pytest.raises(TimeoutError):
+            connection.recv(1)
+
+
+@pytest.mark.parametrize(
+    ("head", "status"),
+    [
+        (b"GET /" + b"a" * 9000 + b" HTTP/1.1\r\nhost: localhost\r\n\r\n", b"414"),
+        (b"GET / HTTP/1.1\r\nhost: localhost\r\n" + b"a: b\r\n" * 101 + b"\r\n", b"431"),
+        (b"GET / HTTP/1.1\r\nhost: localhost\r\na: " + b"b" * 33_000 + b"\r\n\r\n", b"431"),
+        (b"GET / HTTP/1.1\r\nhost: localhost\r\na: " + b"b" * 60_000, b"431"),
+        (b"nonsense\r\n\r\n", b"400"),
+        (b"GET / HTTP/9.9\r\n\r\n", b"400"),
+        (b"POST / HTTP/1.1\r\nhost: localhost\r\ncontent-length: -1\r\n\r\n", b"400"),
+        (b"POST / HTTP/1.1\r\nhost: localhost\r\ncontent-length: 1\r\ncontent-length: 2\r\n\r\n", b"400"),
+        (b"POST / HTTP/1.1\r\nhost: localhost\r\ncontent-length: 1\r\ntransfer-encoding: chunked\r\n\r\n", b"400"),
+        (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03", b"400"),
+    ],
+)
+def test_heads_beyond_the_limits_and_bad_http_get_a_json_error(live: LiveServer, head: bytes, status: bytes) -> None:
+    answer = live.raw(head)
+    assert answer.startswith(b"HTTP/1.1 " + status)
+    assert b"x-request-id: " in answer
+    assert _error(answer)
+
+
+def test_a_fault_in_a_chunk_ends_the_request_only(live: LiveServer) -> None:
+    answer = live.raw(b"POST /chat/completions HTTP/1.1\r\nhost: localhost\r\ntransfer-encoding: chunked\r\n\r\nzz\r\n")
+    assert answer.startswith(b"HTTP/1.1 400")
+    assert live.post().status_code == 200
+
+
+@pytest.mark.parametrize(
+    "value", [b"", b"{", b"[]", b'{"model":3}', b"\xff", b'{"model":"deepseek-v4-pro","messages":{}}', b"[" * 10_000]
+)
+def test_bodies_that_make_no_sense_are_the_clients_fault(live: LiveServer, value: bytes) -> None:
+    answer = live.raw(request_bytes(value, headers="connection: close\r\n"))
+    assert answer.startswith(b"HTTP/1.1 400")
+
+
+def test_a_pipelined_second_request_is_answered_too(live: LiveServer) -> None:
+    answer = live.raw(request_bytes() + request_bytes(headers="connection: close\r\n"))
+    assert answer.count(b"HTTP/1.1 200") == 2
