@@ -10,7 +10,7 @@ from torch import Tensor
 
 from deepserve.engine.reference.attention import index_loss, select_entries
 from deepserve.engine.reference.config import decode_config
-from deepserve.engine.reference.hyper_connection import sinkhorn, stream_scores
+from deepserve.engine.reference.hyper_connection import Lines, lines, sinkhorn, stream_scores
 from deepserve.engine.reference.network import Network
 from deepserve.engine.reference.rotary import rotary_frequencies
 from tests.engine.reference.oracle import TINY, oracle, oracle_tensor, ours
@@ -75,7 +75,8 @@ def test_analytic_gradients_equal_numeric_ones() -> None:
     generator = torch.Generator().manual_seed(0)
     matrices = torch.rand(3, 16, generator=generator, dtype=torch.float64) + 0.1
     matrices.requires_grad_()
-    assert torch.autograd.gradcheck(lambda m: sinkhorn(m, iterations=4, eps=1e-6), (matrices,))
+    along = Lines(*(matrix.double() for matrix in lines(4, torch.device("cpu"))))
+    assert torch.autograd.gradcheck(lambda m: sinkhorn(m, along, iterations=4, eps=1e-6), (matrices,))
     streams = torch.randn(3, 4, 5, generator=generator, dtype=torch.float64)
     fn = torch.randn(6, 20, generator=generator, dtype=torch.float64)
     streams32, fn32 = streams.float().requires_grad_(), fn.float().requires_grad_()
@@ -92,7 +93,7 @@ def test_analytic_gradients_equal_numeric_ones() -> None:
 
 def test_sinkhorn_makes_rows_and_columns_sum_to_one() -> None:
     matrices = torch.rand(50, 16, generator=torch.Generator().manual_seed(0)) + 0.01
-    balanced = sinkhorn(matrices, iterations=20, eps=1e-6)
+    balanced = sinkhorn(matrices, lines(4, torch.device("cpu")), iterations=20, eps=1e-6)
     for axis in (1, 2):
         assert torch.allclose(balanced.sum(axis), torch.ones(50, 4), atol=1e-2)
 

@@ -6,6 +6,7 @@ Source: DeepSeek-V4 report, section 2.2; Xie et al., "mHC: Manifold-Constrained 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -28,49 +29,88 @@ class Mix(NamedTuple):
     """[N, S, S] doubly stochastic; stream k keeps carry[j, k] of stream j (the first index is summed over)."""
 
 
-class _Balance(torch.autograd.Function):
-    """Sinkhorn-Knopp on flattened S x S matrices: divide by column sums, then alternate rows and columns.
+class HyperWeights(NamedTuple):
+    """Weights of one hyper-connection, prepared for `hyper_mix`."""
 
-    A half-round is two operations over all tokens: one product with a 0/1 matrix that puts each line's sum (plus
-    eps) at every place of the line, and a division. The gradient of C' = C / s walks back over the kept C' and s.
+    fn: Tensor
+    """[S + S + S * S, S * d]: what produces the scores of read, write and carry."""
+    base: Tensor
+    scale: Tensor
+    """One for each score."""
+
+
+class Lines(NamedTuple):
+    """0/1 matrices [S * S, S * S] that put the sum of a row or column at each of its places."""
+
+    rows: Tensor
+    columns: Tensor
+
+
+def hyper_weights(fn: Tensor, base: Tensor, scale: Tensor, streams: int) -> HyperWeights:
+    """Repeat the three stored scales [3] for their scores."""
+    widths = torch.tensor((streams, streams, streams * streams), device=scale.device)
+    return HyperWeights(fn, base, scale.repeat_interleave(widths))
+
+
+def lines(streams: int, device: torch.device) -> Lines:
+    one, eye = torch.ones(streams, streams, device=device), torch.eye(streams, device=device)
+    return Lines(torch.kron(eye, one), torch.kron(one, eye))
+
+
+def balance(matrices: Tensor, steps: Sequence[Tensor], eps: float, tape: list[Tensor] | None = None) -> Tensor:
+    """Divide flattened S x S matrices by the sums of their lines, one step after the other.
+
+    A step is two operations over all tokens: a product with a matrix of `Lines`, and a division.
     """
+    floor = matrices.new_full((1, matrices.shape[1]), eps)
+    for step in steps:
+        sums = torch.addmm(floor, matrices, step)
+        matrices = matrices / sums
+        if tape is not None:
+            tape += (matrices, sums)
+    return matrices
+
+
+class _Balance(torch.autograd.Function):
+    """`balance` with its gradient: that of C' = C / s, walked back over the kept C' and s."""
 
     @staticmethod
     @override
-    def forward(ctx: Any, matrices: Tensor, lines: tuple[Tensor, ...], eps: float) -> Tensor:  # Any: autograd's context
-        floor = matrices.new_full((1, matrices.shape[1]), eps)
-        kept = []
-        for line in lines:
-            sums = torch.addmm(floor, matrices, line)
-            matrices = matrices / sums
-            if ctx.needs_input_grad[0]:
-                kept += [matrices, sums]
-        ctx.lines = lines
-        ctx.save_for_backward(*kept)
-        return matrices
+    def forward(ctx: Any, matrices: Tensor, steps: Sequence[Tensor], eps: float) -> Tensor:  # Any: autograd's context
+        tape: list[Tensor] = []
+        balanced = balance(matrices, steps, eps, tape)
+        ctx.steps = steps
+        ctx.save_for_backward(*tape)
+        return balanced
 
     @staticmethod
     @override
     @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
         (grad,) = grads
-        kept = ctx.saved_tensors
-        for line, balanced, sums in zip(reversed(ctx.lines), kept[-2::-2], kept[::-2], strict=True):
-            grad = torch.addmm(grad, grad * balanced, line, alpha=-1).div_(sums)
+        tape = ctx.saved_tensors
+        for step, balanced, sums in zip(reversed(ctx.steps), tape[-2::-2], tape[::-2], strict=True):
+            grad = torch.addmm(grad, grad * balanced, step, alpha=-1).div_(sums)
         return grad, None, None
 
 
-def sinkhorn(matrices: Tensor, *, iterations: int, eps: float) -> Tensor:
+def sinkhorn(matrices: Tensor, along: Lines, *, iterations: int, eps: float) -> Tensor:
     """Make S x S matrices of positive numbers nearly doubly stochastic; the first round has only its column step.
 
     matrices [N, S * S] -> [N, S, S]
     """
+    steps = (along.columns, *((along.rows, along.columns) * (iterations - 1)))
+    if matrices.requires_grad:
+        balanced: Tensor = _Balance.apply(matrices, steps, eps)  # type: ignore[no-untyped-call]  # torch: untyped
+    else:
+        balanced = balance(matrices, steps, eps)
     size = round(matrices.shape[-1] ** 0.5)
-    one, eye = matrices.new_ones(size, size), torch.eye(size, dtype=matrices.dtype, device=matrices.device)
-    rows, columns = torch.kron(eye, one), torch.kron(one, eye)
-    lines = (columns, *((rows, columns) * (iterations - 1)))
-    balanced: Tensor = _Balance.apply(matrices, lines, eps)  # type: ignore[no-untyped-call]  # torch: untyped
     return balanced.view(-1, size, size)
+
+
+def inverse_rms(rows: Tensor, eps: float) -> Tensor:
+    """[N, width] -> [N, 1]"""
+    return (torch.linalg.vector_norm(rows, dim=-1, keepdim=True).square_() / rows.shape[-1] + eps).rsqrt_()
 
 
 class _StreamScores(torch.autograd.Function):
@@ -79,7 +119,7 @@ class _StreamScores(torch.autograd.Function):
     @staticmethod
     @override
     def forward(ctx: Any, rows: Tensor, fn: Tensor, eps: float) -> Tensor:  # Any: autograd's context
-        inverse = (torch.linalg.vector_norm(rows, dim=-1, keepdim=True).square_() / rows.shape[-1] + eps).rsqrt_()
+        inverse = inverse_rms(rows, eps)
         scores: Tensor = F.linear(rows, fn) * inverse
         ctx.save_for_backward(rows, fn, inverse, scores)
         return scores
@@ -97,21 +137,24 @@ class _StreamScores(torch.autograd.Function):
 
 def stream_scores(streams: Tensor, fn: Tensor, eps: float) -> Tensor:
     """Project the RMS-normalised, flattened streams [N, S, d] to one number per row of fn; float32."""
-    scores: Tensor = _StreamScores.apply(streams.flatten(1).float(), fn, eps)  # type: ignore[no-untyped-call]  # torch: untyped
-    return scores
+    rows = streams.flatten(1).float()
+    if rows.requires_grad or fn.requires_grad:
+        scores: Tensor = _StreamScores.apply(rows, fn, eps)  # type: ignore[no-untyped-call]  # torch: untyped
+        return scores
+    plain: Tensor = F.linear(rows, fn) * inverse_rms(rows, eps)
+    return plain
 
 
-def hyper_mix(streams: Tensor, fn: Tensor, base: Tensor, scale: Tensor, config: NetworkConfig) -> Mix:
+def hyper_mix(streams: Tensor, weights: HyperWeights, along: Lines, config: NetworkConfig) -> Mix:
     """Compute the three mixes of one sub-block from streams [N, S, d]."""
     size = config.hc_mult
-    widths = torch.tensor((size, size, size * size), device=scale.device)
-    scores = stream_scores(streams, fn, config.rms_norm_eps) * scale.repeat_interleave(widths) + base
+    scores = stream_scores(streams, weights.fn, config.rms_norm_eps) * weights.scale + weights.base
     read, write, carry = scores.split((size, size, size * size), -1)
-    carry = carry.unflatten(-1, (size, size)).softmax(-1).flatten(-2) + config.hc_eps
+    carry = carry.view(-1, size, size).softmax(-1).flatten(-2) + config.hc_eps
     return Mix(
         read.sigmoid() + config.hc_eps,
         2 * write.sigmoid(),
-        sinkhorn(carry, iterations=config.hc_sinkhorn_iters, eps=config.hc_eps),
+        sinkhorn(carry, along, iterations=config.hc_sinkhorn_iters, eps=config.hc_eps),
     )
 
 

@@ -21,7 +21,7 @@ from typing_extensions import override
 from .attention import Attention, DenseView, Indexer, dense_view
 from .config import NetworkConfig
 from .experts import Gate, MixtureOfExperts
-from .hyper_connection import collapse, expand, hyper_head, hyper_mix
+from .hyper_connection import HyperWeights, Lines, collapse, expand, hyper_head, hyper_mix, hyper_weights, lines
 from .norm import RMSNorm
 
 
@@ -45,18 +45,24 @@ class Layer(nn.Module):
         self.hc_ffn_base = nn.Parameter(torch.empty(num_mixes))
         self.hc_ffn_scale = nn.Parameter(torch.empty(3))
 
+    def attn_hyper(self) -> HyperWeights:
+        return hyper_weights(self.hc_attn_fn, self.hc_attn_base, self.hc_attn_scale, self.config.hc_mult)
+
+    def ffn_hyper(self) -> HyperWeights:
+        return hyper_weights(self.hc_ffn_fn, self.hc_ffn_base, self.hc_ffn_scale, self.config.hc_mult)
+
     @override
     def forward(
-        self, streams: Tensor, tokens: Tensor, view: DenseView, *, with_index_loss: bool
+        self, streams: Tensor, tokens: Tensor, view: DenseView, along: Lines, *, with_index_loss: bool
     ) -> tuple[Tensor, Tensor | None]:
         """streams [N, S, d], tokens [B, T] -> streams after the layer, and the indexer's loss if there is one"""
         config = self.config
-        mix = hyper_mix(streams, self.hc_attn_fn, self.hc_attn_base, self.hc_attn_scale, config)
+        mix = hyper_mix(streams, self.attn_hyper(), along, config)
         x = self.attn_norm(collapse(streams, mix.read)).unflatten(0, tokens.shape)
         out, loss = self.attn(x, view, with_index_loss=with_index_loss)
         streams = expand(streams, out.flatten(0, 1), mix)
 
-        mix = hyper_mix(streams, self.hc_ffn_fn, self.hc_ffn_base, self.hc_ffn_scale, config)
+        mix = hyper_mix(streams, self.ffn_hyper(), along, config)
         x = self.ffn_norm(collapse(streams, mix.read))
         return expand(streams, self.ffn(x, tokens.flatten()), mix), loss
 
@@ -91,10 +97,11 @@ class Network(nn.Module):
             ratio: dense_view(config, ratio, tokens.shape[1], tokens.device) for ratio in set(config.compress_ratios)
         }
         streams = self.embed(tokens.flatten()).unsqueeze(1).repeat(1, config.hc_mult, 1)
+        along = lines(config.hc_mult, tokens.device)
         losses = []
         for layer in self.layers:
             assert isinstance(layer, Layer)
-            streams, loss = layer(streams, tokens, views[layer.ratio], with_index_loss=with_index_loss)
+            streams, loss = layer(streams, tokens, views[layer.ratio], along, with_index_loss=with_index_loss)
             if loss is not None:
                 losses.append(loss)
         x = hyper_head(streams, self.hc_head_fn, self.hc_head_base, self.hc_head_scale, config)
