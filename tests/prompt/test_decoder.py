@@ -18,6 +18,7 @@ from deepserve.prompt.segments import Special, Stage, Start
 from deepserve.prompt.segments import Text as TextSegment
 from deepserve.prompt.special_tokens import DSML, END_THINK, SPECIAL_TOKENS, THINK, USER
 from deepserve.prompt.tokenizer import Detokenizer, Tokenizer
+from tests.prompt.corpus import random_text, random_value
 from tests.prompt.requests import OFF, QUICK, WEATHER, Answer, assistant, collect, decode, request, user
 
 OPEN, CLOSE = f"<{DSML}tool_calls>\n", f"\n</{DSML}tool_calls>"
@@ -300,6 +301,31 @@ def test_what_the_encoder_writes_the_decoder_reads(tokenizer: Tokenizer) -> None
         assert read.damage is None
         thought = ids.index(tokenizer.special_id(END_THINK)) if thinking is QUICK else 0
         assert decoder.num_reasoning_tokens == thought
+
+
+def test_random_turns_survive_being_written_and_read(tokenizer: Tokenizer) -> None:
+    """Whatever a turn holds, markup spelled in it included, comes back; but for newlines where texts meet tags."""
+    for seed in range(250):
+        rng = random.Random(seed)
+        sent = [
+            {name: random_value(rng) for name in rng.sample("abcdefgh", rng.randint(0, 4))}
+            for _ in range(rng.randint(0, 3))
+        ]
+        calls = [
+            ToolCall(id=str(index), name=f"tool_{index}", arguments=json.dumps(arguments))
+            for index, arguments in enumerate(sent)
+        ]
+        reasoning, text = random_text(rng).strip("\n"), random_text(rng).strip("\n")
+        turn = assistant(text, reasoning=reasoning, calls=calls)
+        transcript = encode_transcript(request(user("u"), turn, thinking=QUICK, tools=(WEATHER,)), MINI)
+        begin, end = transcript.outputs[-1]
+        decoder, detokenizer = Decoder(transcript.start, marks="special", call_id=str), Detokenizer(tokenizer)
+        ids = tokenizer.encode(transcript.segments[begin : end - 1]).ids
+        events = [event for id_ in ids for piece in detokenizer.push(id_) for event in decoder.feed(piece)]
+        read = collect([*events, *decoder.finish()], decoder.damage)
+        assert (read.reasoning or "", read.text or "") == (reasoning, text), seed
+        assert [json.loads(arguments) for _, arguments in read.calls] == sent, seed
+        assert read.damage is None, seed
 
 
 @given(

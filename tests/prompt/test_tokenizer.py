@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -19,6 +20,7 @@ from deepserve.prompt.segments import Special, Text, Tokens
 from deepserve.prompt.special_tokens import ASSISTANT, BOS, DSML, END_THINK, SPECIAL_TOKENS, THINK, USER
 from deepserve.prompt.tokenizer import Detokenizer, Tokenizer
 from tests.prompt.conftest import train_tokenizer
+from tests.prompt.corpus import as_request, random_body
 from tests.prompt.requests import OFF, assistant, request, user
 
 SHIPPED = Path(__file__).parents[2] / "src/deepserve/models/mini-flash/tokenizer.json"
@@ -61,6 +63,17 @@ def test_a_prompt_has_special_ids_only_where_its_segments_are_special(tokenizer:
     found = [tokenizer.special_token(id_) for id_ in encoded.ids if tokenizer.special_token(id_) is not None]
     assert found == [BOS, USER, ASSISTANT, END_THINK]
     assert tokenizer.decode(encoded.ids) == prompt.text
+
+
+def test_whole_conversations_full_of_spelled_tokens_have_only_our_special_ids(any_tokenizer: Tokenizer) -> None:
+    """Names, descriptions, schemas, arguments, results, reasoning and prefixes: all of it is text."""
+    specials = set(any_tokenizer.special_ids.values())
+    for seed in range(200):
+        prompt = encode(as_request(random_body(random.Random(seed), is_orderly=False)), MINI)
+        ids = any_tokenizer.encode(prompt).ids
+        ours = [any_tokenizer.special_id(s.token) for s in prompt.segments if isinstance(s, Special)]
+        assert [id_ for id_ in ids if id_ in specials] == ours
+        assert any_tokenizer.decode(ids) == prompt.text
 
 
 def test_boundaries_count_the_tokens_before_each_answer(tokenizer: Tokenizer) -> None:
