@@ -1,0 +1,47 @@
+"""The names the vendor's API knows, and what they mean here."""
+
+from datetime import UTC, datetime
+
+import pytest
+
+from deepserve.catalog.models import load_models
+from deepserve.core.errors import UnknownModel
+
+
+def test_canonical_names_mean_themselves() -> None:
+    for row in load_models().models:
+        name = load_models().resolve(row.id)
+        assert (name.id, name.thinking, name.retired_at, name.replacement) == (row.id, None, None, None)
+
+
+def test_every_alias_leads_to_a_model_and_hides_none() -> None:
+    catalog = load_models()
+    ids = {row.id for row in catalog.models}
+    names = [alias.name for alias in catalog.aliases]
+    assert all(alias.id in ids for alias in catalog.aliases)
+    assert not ids & set(names)
+    assert len(set(names)) == len(names)
+    assert all(name == name.lower() for name in [*names, *ids])
+
+
+def test_the_legacy_names_fix_the_thinking() -> None:
+    catalog = load_models()
+    end = datetime(2026, 7, 24, 15, 59, tzinfo=UTC)
+    for requested, thinking in (("deepseek-chat", False), ("deepseek-reasoner", True)):
+        name = catalog.resolve(requested)
+        assert (name.id, name.thinking, name.retired_at) == ("deepseek-v4-flash", thinking, end)
+        assert name.replacement == "deepseek-v4-flash"
+
+
+@pytest.mark.parametrize("requested", ["DeepSeek-V4-Pro", " deepseek-v4-pro\n", "deepseek-v4-PRO"])
+def test_case_and_blanks_do_not_matter(requested: str) -> None:
+    assert load_models().resolve(requested).id == "deepseek-v4-pro"
+
+
+@pytest.mark.parametrize("requested", ["", "gpt-4", "deepseek", "deepseek-v4"])
+def test_unknown_names_are_refused_in_the_vendors_words(requested: str) -> None:
+    with pytest.raises(UnknownModel) as caught:
+        load_models().resolve(requested)
+    assert caught.value.message == (
+        f"The supported API model names are deepseek-v4-pro or deepseek-v4-flash, but you passed {requested}."
+    )
