@@ -5,17 +5,13 @@ from __future__ import annotations
 import secrets
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 
 from deepserve.cli.settings import state_option
 from deepserve.core.tenant import TenantId
-from deepserve.store.database import open_database
+from deepserve.store.database import Database, open_database
 from deepserve.store.keys import KeyStore
-
-if TYPE_CHECKING:
-    from sqlalchemy import Engine
 
 
 @click.group()
@@ -63,5 +59,5 @@ def open_keys(state_dir: Path) -> KeyStore:
     return open_key_store(open_database(state_dir))
 
 
-def open_key_store(database: Engine) -> KeyStore:
+def open_key_store(database: Database) -> KeyStore:
     return KeyStore(database, random_hex=secrets.token_hex, now=lambda: datetime.now(UTC))

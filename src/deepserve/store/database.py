@@ -12,11 +12,14 @@ from sqlalchemy.exc import DBAPIError
 
 from deepserve.core.errors import ConfigurationError
 
+Database = Engine
+"""What `open_database` returns, for signatures above the store."""
+
 HEAD = "0001"
 """The newest migration; a test compares it with the scripts."""
 
 
-def open_database(state_dir: Path) -> Engine:
+def open_database(state_dir: Path) -> Database:
     """Create or open `deepserve.db` in a directory only its owner can read.
 
     Raises ConfigurationError when the directory cannot be used or the database is from a newer release.
