@@ -20,7 +20,7 @@ from deepserve.engine.generation import (
     TokenDrawn,
     TokenGuide,
 )
-from deepserve.engine.interface import CHUNK_TOKENS, Draw, SequenceId
+from deepserve.engine.interface import CHUNK_TOKENS, Draw, SequenceId, Snapshot
 from deepserve.engine.prefix_index import CacheKey
 from deepserve.engine.scheduler import Scheduler
 from deepserve.engine.step_pace import StepPace
@@ -504,6 +504,22 @@ def test_a_lost_snapshot_is_not_a_lost_answer() -> None:
 
     (updates,) = run(scheduler_of(Forgetful()), generation_of(prompt_of(300), boundaries=(100,)))
     assert ends_of(updates) == {0: "length"}
+
+
+def test_an_engine_that_cannot_even_free_takes_nobody_down() -> None:
+    class Stubborn(FakeEngine):
+        @override
+        def free(self, sequence: SequenceId) -> None:
+            raise RuntimeError
+
+        @override
+        def release(self, snapshot: Snapshot) -> None:
+            raise RuntimeError
+
+    scheduler = scheduler_of(Stubborn())
+    (updates,) = run(scheduler, generation_of(prompt_of(300), seeds=range(3)))
+    assert ends_of(updates) == dict.fromkeys(range(3), "length")
+    scheduler.close()
 
 
 def test_abandoning_ends_everything_with_the_given_error() -> None:

@@ -239,7 +239,7 @@ def test_a_reader_that_does_not_read_is_paused_and_misses_nothing(
 def test_a_generation_that_cannot_even_be_queued_fails_alone(served: Served) -> None:
     async def main() -> None:
         bad, fine = await asyncio.gather(
-            read(served.loop, generation_of([-1], seeds=range(2))), read(served.loop, generation_of([1]))
+            read(served.loop, generation_of([], seeds=range(2))), read(served.loop, generation_of([1]))
         )
         assert [item.reason for item in bad if isinstance(item, ResultEnded)] == ["failed", "failed"]
         assert len(drawn(fine)) == 8

@@ -282,6 +282,8 @@ class EmbeddedBackend:
         """The output limit. An explicit one must fit the context; a default is cut to what is left of it."""
         left = self._context_tokens - num_prompt
         explicit = request.max_output_tokens
+        if explicit is not None and explicit < 1:
+            raise InvalidField("The output limit must be at least 1.", field="max_tokens")
         if left < 1 or (explicit is not None and explicit > left):
             raise ContextOverflow(
                 limit_tokens=self._context_tokens, prompt_tokens=num_prompt, requested_tokens=explicit or 0

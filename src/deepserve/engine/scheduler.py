@@ -96,7 +96,7 @@ class Scheduler:
         self._capacity_states = max(1, info.capacity_states)
         self.snapshot_interval = snapshot_interval(info)
         memory_bytes = info.capacity_tokens * info.state_bytes_per_token + info.capacity_states * info.state_bytes_fixed
-        self._index = PrefixIndex(info=info, max_bytes=int(memory_bytes * _CACHE_SHARE), release=engine.release)
+        self._index = PrefixIndex(info=info, max_bytes=int(memory_bytes * _CACHE_SHARE), release=self._release)
         self._groups: dict[GenerationId, _Group] = {}
         self._running: list[ResultState] = []  # in order of admission
         self._preempted: deque[ResultState] = deque()
@@ -128,7 +128,9 @@ class Scheduler:
         )
 
     def add(self, generation_id: GenerationId, generation: Generation) -> None:
-        """Queue a generation; its history must fit `capacity_tokens`."""
+        """Queue a generation; its history must fit `capacity_tokens`. Raises ValueError for an empty prompt."""
+        if not generation.prompt:
+            raise ValueError("a prompt has at least one token")
         first = ResultState(generation_id, generation, 0)
         self._groups[generation_id] = _Group(results=[first])
         self._waiting.setdefault(generation.cache_key.tenant, deque()).append(first)
@@ -451,8 +453,14 @@ class Scheduler:
 
     def _release_trunk(self, group: _Group) -> None:
         if group.trunk is not None:
-            self._engine.release(group.trunk)
+            self._release(group.trunk)
             group.trunk = None
+
+    def _release(self, snapshot: Snapshot) -> None:
+        try:
+            self._engine.release(snapshot)
+        except Exception:
+            _logger.exception("the engine could not release a snapshot")
 
     # Small things
 

@@ -140,14 +140,16 @@ class StepLoop:
 
     def _obey(self, *, wait: bool) -> None:
         """Carry out the commands that have come; with `wait`, not before there is one."""
-        if wait:
-            self._commands.get()(self._inside)
         while True:
             try:
-                command = self._commands.get_nowait()
+                command = self._commands.get(block=wait)
             except queue.Empty:
                 return
-            command(self._inside)
+            wait = False
+            try:
+                command(self._inside)
+            except Exception:
+                _logger.exception("a command to the step loop failed")
 
 
 class _Inside:
