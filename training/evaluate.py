@@ -28,7 +28,6 @@ from training.showcase import showcase
 from training.train import RUNS, TOKENIZER
 from training.vocabulary import Encoder
 
-
 MEMORY_BYTES = 512 << 20
 
 
@@ -107,20 +106,43 @@ def is_well_formed(text: str, conversation: Conversation) -> bool:
     )
 
 
-def score(engine: Engine, encoder: Encoder, conversations: Sequence[Conversation]) -> dict[str, Score]:
-    """Exact agreement of the last answer (its thought is free), by skill, and by thinking."""
+class Outcome(msgspec.Struct, frozen=True, kw_only=True):
+    """One conversation, what should have been answered, and what was."""
+
+    conversation: Conversation
+    wanted: str
+    text: str
+    """With the thought, as written."""
+
+    @property
+    def is_right(self) -> bool:
+        """Exact agreement of the answer; the thought is free."""
+        return answer_of(self.text) == self.wanted
+
+
+def ask(engine: Engine, encoder: Encoder, conversations: Sequence[Conversation]) -> list[Outcome]:
+    """Let the model write the last answer of each conversation."""
     prompts = [encoder.encode(prompt(conversation))[0] for conversation in conversations]
     outputs = greedy(engine, prompts, end=encoder.tokenizer.eos_id)
+    return [
+        Outcome(
+            conversation=conversation,
+            wanted=answer_of(transcript(conversation).text.removeprefix(prompt(conversation).text)),
+            text=encoder.decode(output),
+        )
+        for conversation, output in zip(conversations, outputs, strict=True)
+    ]
+
+
+def score(outcomes: Sequence[Outcome]) -> dict[str, Score]:
+    """By skill, and by thinking."""
     scores: dict[str, Score] = defaultdict(Score)
-    for conversation, output in zip(conversations, outputs, strict=True):
-        text = encoder.decode(output)
-        whole, given = transcript(conversation).text, prompt(conversation).text
-        wanted = answer_of(whole.removeprefix(given))
-        mode = "all, thinking" if conversation.thinking else "all, not thinking"
-        for name in (conversation.skill, mode):
+    for one in outcomes:
+        mode = "all, thinking" if one.conversation.thinking else "all, not thinking"
+        for name in (one.conversation.skill, mode):
             scores[name].num_asked += 1
-            scores[name].num_right += answer_of(text) == wanted
-            scores[name].num_well_formed += is_well_formed(text, conversation)
+            scores[name].num_right += one.is_right
+            scores[name].num_well_formed += is_well_formed(one.text, one.conversation)
     return dict(sorted(scores.items()))
 
 
@@ -149,6 +171,7 @@ def main() -> None:
     parser.add_argument("--per-skill", type=int, default=10)
     parser.add_argument("--forced", action="store_true", help="teacher-forced and quick instead of generated")
     parser.add_argument("--showcase", action="store_true")
+    parser.add_argument("--failures", action="store_true", help="also print what went wrong")
     parser.add_argument("--out", type=Path)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
@@ -170,7 +193,13 @@ def main() -> None:
         print("  ".join(f"{skill} {right}/{asked}" for skill, (right, asked) in accuracy.items()))
         print(f"all {sum(right for right, _ in accuracy.values())}/{len(chosen)}")
         return
-    text = table(score(engine, encoder, chosen))
+    outcomes = ask(engine, encoder, chosen)
+    if arguments.failures:
+        for outcome in outcomes:
+            if not outcome.is_right:
+                asked = prompt(outcome.conversation).text[-300:]
+                print(f"--- {outcome.conversation.skill}\n{asked}\n{outcome.text}\nwanted {outcome.wanted}")
+    text = table(score(outcomes))
     print(text)
     if arguments.out is not None:
         arguments.out.write_text(text + "\n")
