@@ -2,12 +2,18 @@
 
 import json
 import re
+from collections.abc import AsyncGenerator
 from typing import Any
 
 import httpx
+import msgspec
 import pytest
+from typing_extensions import override
 
+from deepserve.backends.scripted import ScriptedBackend
 from deepserve.config import Settings
+from deepserve.core.events import Event, PastReasoning, Started
+from deepserve.core.request import Request
 from deepserve.server.app import PREFIXES
 from tests.server.live import HELLO, LiveServer, live_server, scripted
 
@@ -172,3 +178,19 @@ def test_metrics_count_what_was_answered() -> None:
     assert 'deepserve_time_per_output_token_seconds_count{model="deepseek-v4-pro"} 1.0' in text
     assert 'deepserve_http_responses_total{status="400"} 1.0' in text
     assert 'deepserve_http_responses_total{status="200"} 2.0' in second
+
+
+def test_the_back_end_has_the_last_word_on_past_reasoning() -> None:
+    class Remembering(ScriptedBackend):
+        @override
+        async def answer(self, request: Request) -> AsyncGenerator[Event]:
+            async for event in super().answer(request):
+                if isinstance(event, Started):
+                    past = PastReasoning(sent=1, restored=2, missing=3)
+                    event = msgspec.structs.replace(event, past_reasoning=past)
+                yield event
+
+    with live_server(Remembering()) as live:
+        for is_stream in (False, True):
+            answer = live.post(stream=is_stream)
+            assert answer.headers["x-deepserve-reasoning"] == "sent=1 restored=2 missing=3"

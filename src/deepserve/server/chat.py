@@ -67,12 +67,7 @@ class ChatCompletions:
 
 def _headers_of(chat: ChatRequest) -> HeaderList:
     """What the decoder has to tell the client."""
-    headers: HeaderList = [
-        (
-            b"x-deepserve-reasoning",
-            f"sent={chat.num_sent_traces} restored=0 missing={chat.num_missing_traces}".encode(),
-        )
-    ]
+    headers: HeaderList = []
     if chat.ignored:
         headers.append((b"x-deepserve-ignored", _header_list(chat.ignored)))
     model = chat.model

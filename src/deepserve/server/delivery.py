@@ -93,8 +93,6 @@ class Delivery:
                     if event is Mark.TICK:
                         await self._write(send, KEEP_ALIVE)
                         continue
-                    if isinstance(event, Started):
-                        self._served_by = event.served_by.label
                     frames = encoder.encode(event)
                     if frames:
                         await self._write(send, frames)
@@ -115,7 +113,6 @@ class Delivery:
                 self._events.check_progress()
                 await self._write(send, b"\n")
             answer = collecting.result()
-            self._served_by = answer.served_by.label
             label = self._judged(answer)
             body = encode_answer(answer, self._chat.request, self._head, validated=label if self._has_begun else None)
             if label is not None:
@@ -167,7 +164,14 @@ class Delivery:
         self._sent_at = self._clock()
 
     def _kind_headers(self, num_bytes: int | None) -> HeaderList:
-        headers: HeaderList = [(b"x-deepserve-served-by", self._served_by.encode("ascii", "replace"))]
+        started = self._events.started
+        served_by = self._served_by if started is None else started.served_by.label
+        past = (None if started is None else started.past_reasoning) or self._chat.past_reasoning
+        reasoning = f"sent={past.sent} restored={past.restored} missing={past.missing}"
+        headers: HeaderList = [
+            (b"x-deepserve-served-by", served_by.encode("ascii", "replace")),
+            (b"x-deepserve-reasoning", reasoning.encode()),
+        ]
         if self._chat.is_stream:
             headers += [
                 (b"content-type", b"text/event-stream; charset=utf-8"),
@@ -189,13 +193,14 @@ class Mark(Enum):
 
 
 class _Watched:
-    """The gateway's events, with the time since the last one."""
+    """The gateway's events, with the time since the last one. started: the first event, once it has come."""
 
     def __init__(self, events: AsyncGenerator[Event], clock: Callable[[], float], limit_s: float) -> None:
         self._events = events
         self._clock = clock
         self._limit_s = limit_s
         self._moved_at = clock()
+        self.started: Started | None = None
 
     def __aiter__(self) -> _Watched:
         return self
@@ -203,6 +208,8 @@ class _Watched:
     async def __anext__(self) -> Event:
         event = await anext(self._events)
         self._moved_at = self._clock()
+        if isinstance(event, Started):
+            self.started = event
         return event
 
     def check_progress(self) -> None:

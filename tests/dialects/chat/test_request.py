@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from deepserve.core.events import PastReasoning
 from deepserve.core.messages import File, Image, Message, OtherPart, Reasoning, Refusal, Text, ToolCall, ToolResult
 from deepserve.core.request import Request, ResponseFormat, Thinking, Tool, ToolChoice
 from deepserve.core.sampling import KNOBS, Sampling
@@ -193,9 +194,9 @@ def test_missing_traces_are_counted_where_the_prompt_would_show_them() -> None:
         *HELLO,
     ]
     chat = decode(body(messages=history))
-    assert (chat.num_sent_traces, chat.num_missing_traces) == (1, 0)
+    assert chat.past_reasoning == PastReasoning(sent=1)
     chat = decode(body(messages=history, tools=[WEATHER]))
-    assert (chat.num_sent_traces, chat.num_missing_traces) == (1, 1)
+    assert chat.past_reasoning == PastReasoning(sent=1, missing=1)
 
 
 def test_parts_that_are_not_text_are_kept_and_named() -> None:

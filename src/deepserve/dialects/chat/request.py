@@ -16,6 +16,7 @@ import msgspec
 
 from deepserve.config import Limits
 from deepserve.core.errors import DeepserveError, InvalidField, MalformedBody, UnsupportedFeature
+from deepserve.core.events import PastReasoning
 from deepserve.core.messages import (
     File,
     Image,
@@ -113,9 +114,8 @@ class Names(Protocol):
 class ChatRequest(msgspec.Struct, frozen=True, kw_only=True):
     """A decoded request and what only this dialect needs to answer it.
 
-    ignored             paths of fields that change nothing, in the client's spelling
-    num_sent_traces     assistant turns that came with their reasoning
-    num_missing_traces  assistant turns without one, where the prompt would show it
+    ignored         paths of fields that change nothing, in the client's spelling
+    past_reasoning  traces that came with the conversation; a back end may restore more
     """
 
     request: Request
@@ -123,8 +123,7 @@ class ChatRequest(msgspec.Struct, frozen=True, kw_only=True):
     is_stream: bool = False
     include_usage: bool = False
     ignored: tuple[str, ...] = ()
-    num_sent_traces: int = 0
-    num_missing_traces: int = 0
+    past_reasoning: PastReasoning = PastReasoning()
 
 
 def decode_request(
@@ -181,7 +180,7 @@ class _Decoder:
         check_sequence(messages)
         if self._is_strict and thinking.enabled:
             check_traces(messages)
-        num_sent, num_missing = count_traces(messages, is_needed=thinking.enabled and bool(tools))
+        past_reasoning = count_traces(messages, is_needed=thinking.enabled and bool(tools))
         request = Request(
             id=request_id,
             model=model.id,
@@ -209,8 +208,7 @@ class _Decoder:
             is_stream=is_stream,
             include_usage=include_usage,
             ignored=tuple(self._ignored),
-            num_sent_traces=num_sent,
-            num_missing_traces=num_missing,
+            past_reasoning=past_reasoning,
         )
 
     # Fields that exist in either mode, and those that only tolerant mode knows.

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from deepserve.core.errors import InvalidField
+from deepserve.core.events import PastReasoning
 from deepserve.core.messages import Message
 
 _ORPHAN = "Messages with role 'tool' must be a response to a preceding message with 'tool_calls'"
@@ -53,8 +54,8 @@ def check_traces(messages: Sequence[Message]) -> None:
         raise InvalidField(_NO_TRACE, field=f"messages[{asked}].reasoning_content")
 
 
-def count_traces(messages: Sequence[Message], *, is_needed: bool) -> tuple[int, int]:
-    """(assistant turns whose trace the client sent, turns that lack one although the prompt would show it)."""
+def count_traces(messages: Sequence[Message], *, is_needed: bool) -> PastReasoning:
+    """Turns whose trace the client sent, and turns that lack one although the prompt would show it."""
     turns = [message for message in messages if message.role == "assistant" and not message.prefix]
     num_sent = sum(turn.reasoning is not None for turn in turns)
-    return num_sent, len(turns) - num_sent if is_needed else 0
+    return PastReasoning(sent=num_sent, missing=len(turns) - num_sent if is_needed else 0)
