@@ -43,7 +43,8 @@ def test_the_numbers_are_those_of_the_settings() -> None:
     for text in (
         f"{limits.body_bytes >> 20} MiB",
         f"{limits.json_depth} levels, {limits.json_members:,} members",
-        f"{limits.header_bytes >> 10} KiB, {limits.header_fields} fields; address {limits.request_line_bytes >> 10} KiB",
+        f"{limits.header_bytes >> 10} KiB, {limits.header_fields} fields",
+        f"address {limits.request_line_bytes >> 10} KiB",
         f"{limits.headers_timeout_s:g} s for the head, {limits.body_timeout_s:g} s between pieces",
         f"{limits.messages:,}; {limits.tools} with names of {DEEPSEEK.max_tool_name} characters",
         f"{limits.stop_strings} strings of {limits.stop_string_bytes >> 10} KiB",
