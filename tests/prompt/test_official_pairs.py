@@ -7,30 +7,29 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-import msgspec
 import pytest
 
 from deepserve.core.messages import Message, Reasoning, Text, ToolCall, ToolResult
 from deepserve.core.request import Request, Thinking, Tool
 from deepserve.prompt.encoder import encode_transcript
-from deepserve.prompt.profile import Profile, load_profile
-from deepserve.prompt.segments import SegmentWriter
-from deepserve.prompt.tool_markup import write_tools_section
+from deepserve.prompt.profile import load_profile
 from tests.prompt.requests import request
 
 PAIRS = Path(__file__).parents[2].parent / "shared" / "data" / "encoding"
 
 
-def read_pair(number: int) -> tuple[list[dict[str, Any]], tuple[Tool, ...], str]:
+def read_pair(number: int) -> tuple[list[dict[str, Any]], list[Any], str]:
     source = PAIRS / f"test_input_{number}.json"
     if not source.exists():
         pytest.skip("the official conversations are not beside this checkout (../shared/data/encoding)")
     content = json.loads(source.read_text(encoding="utf-8"))
     messages = content if isinstance(content, list) else content["messages"]
     offered = content["tools"] if isinstance(content, dict) else []
-    for message in messages:
-        offered = [*offered, *message.get("tools", [])]
-    tools = tuple(
+    return messages, offered, (PAIRS / f"test_output_{number}.txt").read_text(encoding="utf-8")
+
+
+def as_tools(offered: list[Any]) -> tuple[Tool, ...]:
+    return tuple(
         Tool(
             name=tool["function"]["name"],
             description=tool["function"].get("description", ""),
@@ -38,10 +37,9 @@ def read_pair(number: int) -> tuple[list[dict[str, Any]], tuple[Tool, ...], str]
         )
         for tool in offered
     )
-    return messages, tools, (PAIRS / f"test_output_{number}.txt").read_text(encoding="utf-8")
 
 
-def as_request(messages: list[dict[str, Any]], tools: tuple[Tool, ...], *, thinks: bool) -> Request:
+def as_request(messages: list[dict[str, Any]], tools: list[Any], *, thinks: bool) -> Request:
     converted = []
     for message in messages:
         parts: list[Any] = []
@@ -53,33 +51,23 @@ def as_request(messages: list[dict[str, Any]], tools: tuple[Tool, ...], *, think
             parts.append(Text(message["content"]))
         for call in message.get("tool_calls", ()):
             parts.append(ToolCall(id=call.get("id", ""), **call["function"]))
-        role: Any = "user" if message["role"] == "developer" else message["role"]
-        converted.append(Message(role=role, parts=tuple(parts), task=message.get("task")))
-    return request(*converted, tools=tools, thinking=Thinking(enabled=thinks))
+        # The internal developer role is a user's turn that may bring its own tools; a system message's are everybody's.
+        is_developer = message["role"] == "developer"
+        own_tools = message.get("tools", [])
+        converted.append(
+            Message(
+                role="user" if is_developer else message["role"],
+                parts=tuple(parts),
+                task=message.get("task"),
+                tools=as_tools(own_tools) if is_developer else (),
+            )
+        )
+        if not is_developer:
+            tools = [*tools, *own_tools]
+    return request(*converted, tools=as_tools(tools), thinking=Thinking(enabled=thinks))
 
 
-@pytest.mark.parametrize(("number", "thinks"), [(1, True), (2, True), (4, False)])
+@pytest.mark.parametrize(("number", "thinks"), [(1, True), (2, True), (3, True), (4, False)])
 def test_an_official_conversation_renders_as_published(recipe: ModuleType, number: int, thinks: bool) -> None:
     messages, tools, expected = read_pair(number)
     assert encode_transcript(as_request(messages, tools, thinks=thinks), load_profile("preview")).text == expected
-
-
-def test_the_conversation_with_a_developer_renders_as_published_but_for_the_place_of_the_tools(
-    recipe: ModuleType,
-) -> None:
-    """The internal developer role may carry tools in its turn; a request offers them in the system text."""
-    messages, tools, expected = read_pair(3)
-    profile = load_profile("preview")
-    section = "\n\n" + tools_section(tools, profile)
-    question = next(message["content"] for message in messages if message["role"] == "developer")
-    assert expected.count(section) == 1
-    system, _, rest = expected.replace(section, "").partition("<｜latest_reminder｜>")
-    moved = f"{system}{section}<｜latest_reminder｜>{rest}"
-    assert question + section in expected
-    assert encode_transcript(as_request(messages, tools, thinks=True), profile).text == moved
-
-
-def tools_section(tools: tuple[Tool, ...], profile: Profile) -> str:
-    writer = SegmentWriter()
-    write_tools_section(writer, tools, profile)
-    return "".join(str(msgspec.structs.astuple(segment)[0]) for segment in writer.finish())

@@ -10,6 +10,8 @@ from typing import Any, Literal
 
 import msgspec
 
+from deepserve.core.tool import Tool
+
 Role = Literal["system", "user", "assistant", "tool", "latest_reminder"]
 
 Json = Any
@@ -115,6 +117,7 @@ class Message(msgspec.Struct, frozen=True, kw_only=True):
     """One turn.
 
     prefix  the last assistant message only: the answer continues these parts instead of starting anew
+    tools   offered in this turn rather than for the whole request (V4's internal developer turns do so)
     task    a quick-task marker of the V4 prompt format
     id      an identifier the client gave the turn, echoed where the dialect does so
     """
@@ -124,6 +127,7 @@ class Message(msgspec.Struct, frozen=True, kw_only=True):
     name: str | None = None
     prefix: bool = False
     task: Task | None = None
+    tools: tuple[Tool, ...] = ()
     id: str | None = None
 
     @property

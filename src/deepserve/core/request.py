@@ -11,6 +11,7 @@ import msgspec
 from deepserve.core.messages import Json, Message
 from deepserve.core.sampling import Sampling
 from deepserve.core.tenant import LOCAL_TENANT, Tenant
+from deepserve.core.tool import Tool as Tool
 
 RequestId = NewType("RequestId", str)
 
@@ -28,17 +29,6 @@ class Thinking(msgspec.Struct, frozen=True, kw_only=True):
     effort: Effort = "high"
     budget_tokens: int | None = None
     exclude: bool = False
-
-
-class Tool(msgspec.Struct, frozen=True, kw_only=True):
-    """A function the client offers. parameters is a JSON schema; None: the function takes no arguments."""
-
-    name: str
-    description: str = ""
-    parameters: Mapping[str, Json] | None = None
-    strict: bool = False
-    namespace: str | None = None
-    kind: Literal["function", "custom"] = "function"
 
 
 class ServerTool(msgspec.Struct, frozen=True, kw_only=True):

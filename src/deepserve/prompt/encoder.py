@@ -103,11 +103,12 @@ def encode_transcript(request: Request, profile: Profile) -> Prompt:
 
 
 class _UserTurn(msgspec.Struct):
-    """Tool results first, in the order of the calls; then texts."""
+    """Tool results first, in the order of the calls; then texts; then tools offered here."""
 
     results: list[ToolResult]
     texts: list[str]
     task: Task | None = None
+    tools: tuple[Tool, ...] = ()
 
 
 class _Reminder(msgspec.Struct):
@@ -131,6 +132,7 @@ class _Encoder:
         self.replay = replay
         self.thinks = request.thinking.enabled
         self.tools = _offered_tools(request)
+        self.turn_tools = tuple(tool for message in request.messages for tool in message.tools)
         self.writer = SegmentWriter()
         self.outputs: list[tuple[int, int]] = []
         self.turns = list(self._read_turns())
@@ -157,7 +159,7 @@ class _Encoder:
     def _finish(self, stage: Stage) -> Prompt:
         return Prompt(
             segments=self.writer.finish(),
-            start=Start(stage=stage, offers_tools=bool(self.tools)),
+            start=Start(stage=stage, offers_tools=bool(self.tools or self.turn_tools)),
             constraint=self._constraint(),
             outputs=tuple(self.outputs),
         )
@@ -206,6 +208,7 @@ class _Encoder:
                         open_turn.results += addition.results
                         open_turn.texts += addition.texts
                         open_turn.task = addition.task or open_turn.task
+                        open_turn.tools += addition.tools
                 continue
             if open_turn is not None:
                 yield _ordered(open_turn, call_order)
@@ -246,6 +249,9 @@ class _Encoder:
                 if turn.texts:
                     blocks.append(PARAGRAPH.join(text for text in turn.texts if text))
                 writer.text(PARAGRAPH.join(blocks))
+                if turn.tools:
+                    writer.text(PARAGRAPH)
+                    write_tools_section(writer, turn.tools, self.profile)
                 if turn.task is not None and turn.task != "action":
                     writer.special(TASK_TOKENS[turn.task])
             case _AssistantTurn():
@@ -256,7 +262,7 @@ class _Encoder:
     def _write_assistant(self, turn: _AssistantTurn, previous: _Turn | None, keeps_reasoning: bool) -> None:
         """Append a complete turn of the assistant."""
         writer = self.writer
-        keeps = self.thinks and (keeps_reasoning or bool(self.tools))
+        keeps = self.thinks and (keeps_reasoning or bool(self.tools or self.turn_tools))
         task = _task_of(previous)
         if task is not None:
             self._open_task(task, thinks=keeps)
@@ -332,8 +338,9 @@ class _Encoder:
 
     def _constraint(self) -> Constraint | None:
         """Tools win over a response format, as in the vendor's package: a call is not JSON."""
-        if self.tools:
-            return Constraint(kind="required_tool_call" if self._forces_call else "tool_call", tools=self.tools)
+        tools = self.tools + self.turn_tools
+        if tools:
+            return Constraint(kind="required_tool_call" if self._forces_call else "tool_call", tools=tools)
         form = self.request.response_format
         match form.kind:
             case "text":
@@ -401,8 +408,8 @@ def _split_user(message: Message) -> Iterator[_UserTurn]:
             yield _UserTurn([part], [])
         else:
             texts.append(part)
-    if texts or not message.parts or message.task is not None:
-        yield _UserTurn([], [_join_parts(texts)], message.task)
+    if texts or not message.parts or message.task is not None or message.tools:
+        yield _UserTurn([], [_join_parts(texts)], message.task, message.tools)
 
 
 def _split_assistant(message: Message) -> Iterator[_Turn]:
