@@ -88,14 +88,18 @@ def select_entries(scores: Tensor, top_k: int) -> Tensor:
     return chosen.scatter_(-1, order[..., :top_k], True)
 
 
-def group_output(heads: Tensor, wo_a: Tensor, wo_b: Tensor, groups: int) -> Tensor:
+def grouped_matrix(wo_a: Tensor, groups: int) -> Tensor:
+    """[groups * rank, inputs of a group] as stored -> [groups, inputs of a group, rank]"""
+    return wo_a.view(groups, -1, wo_a.shape[1]).transpose(1, 2)
+
+
+def group_output(heads: Tensor, wo_a: Tensor, wo_b: Tensor) -> Tensor:
     """Project each group of consecutive heads down on its own, then all of them to the hidden width.
 
-    heads [N, H, D], wo_a [groups * rank, H * D / groups], wo_b [d, groups * rank] -> [N, d]
+    heads [N, H, D], wo_a [groups, H * D / groups, rank], wo_b [groups * rank, d] -> [N, d]
     """
-    grouped = heads.reshape(heads.shape[0], groups, -1).transpose(0, 1)
-    low = torch.bmm(grouped, wo_a.unflatten(0, (groups, -1)).transpose(1, 2))
-    return F.linear(low.transpose(0, 1).flatten(1), wo_b)
+    grouped = heads.reshape(len(heads), len(wo_a), -1).transpose(0, 1)
+    return torch.bmm(grouped, wo_a).transpose(0, 1).flatten(1) @ wo_b
 
 
 class DenseView(NamedTuple):
@@ -248,5 +252,5 @@ class Attention(nn.Module):
         outputs = outputs.transpose(2, 3).flatten(1, 2)[:, :length]
         # Keys are values too, so values arrive rotated; turning the output back leaves relative positions only.
         outputs = rotate(outputs, view.rotation.inverse().for_heads())
-        out = group_output(outputs.flatten(0, 1), self.wo_a.weight, self.wo_b.weight, config.o_groups)
-        return out.unflatten(0, (batch, length)), loss
+        wo_a = grouped_matrix(self.wo_a.weight, config.o_groups)
+        return group_output(outputs.flatten(0, 1), wo_a, self.wo_b.weight.T).view(batch, length, -1), loss

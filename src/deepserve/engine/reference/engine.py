@@ -32,7 +32,7 @@ from deepserve.engine.interface import (
     Snapshot,
 )
 
-from .attention import Attention, group_output
+from .attention import Attention, group_output, grouped_matrix
 from .checkpoint import load_network
 from .compressor import Compressor, pool
 from .config import CSA_RATIO, NetworkConfig, encode_config
@@ -51,14 +51,18 @@ _INDEX_TILE = 2048
 
 class _CompressorWeights(NamedTuple):
     project: Tensor
-    """[content and gate, d]"""
+    """[d, content and gate]"""
     bias: Tensor
     """[ratio, content and gate]: the position bias of the gates, zero for the content."""
     norm: Tensor
 
 
 class _LayerWeights(NamedTuple):
-    """A layer's weights, matrices of the same input stacked into one."""
+    """A layer's weights, matrices of the same input side by side in one.
+
+    Matrices are stored [inputs, outputs], the other way round than in a checkpoint: torch multiplies few rows with
+    them half as fast again.
+    """
 
     ratio: int
     attn_hyper: HyperWeights
@@ -68,16 +72,17 @@ class _LayerWeights(NamedTuple):
     of_input_widths: list[int]
     q_norm: Tensor
     wq_b: Tensor
-    """The indexer's wq_b below it, if there is one."""
+    """The indexer's wq_b beside it, if there is one."""
     kv_norm: Tensor
     sink: Tensor
     wo_a: Tensor
+    """[groups, heads of a group * D, rank]"""
     wo_b: Tensor
     compressors: list[_CompressorWeights]
     ffn_hyper: HyperWeights
     ffn_norm: Tensor
     of_ffn_input: Tensor
-    """The shared expert's w1 and w3, then gate.weight with zero rows up to a multiple of 4.
+    """The shared expert's w1 and w3, then gate.weight with zero columns up to a multiple of 4.
 
     Vectorised functions end in a scalar rest that differs in the last bit; 8 rows of 4 columns leave no rest.
     """
@@ -116,7 +121,7 @@ class ReferenceEngine(Engine):
         with torch.no_grad():
             self._layers = [_gather_weights(layer) for layer in network.layers if isinstance(layer, Layer)]
             self._embed = network.embed.weight.detach()
-            self._norm, self._head = network.norm.weight.detach(), network.head.weight.detach()
+            self._norm, self._head = network.norm.weight.detach(), network.head.weight.T.contiguous()
             self._hc_head = [t.detach() for t in (network.hc_head_fn, network.hc_head_base, network.hc_head_scale)]
         self._info = _describe(network, self._pool, self._device)
         self._sequences: dict[SequenceId, SequenceState] = {}
@@ -245,7 +250,7 @@ class ReferenceEngine(Engine):
         with torch.inference_mode():
             padded = rows + [0] * (-len(rows) % ROW_MULTIPLE)
             x = hyper_head(streams[padded], self._hc_head[0], self._hc_head[1], self._hc_head[2], self._config)
-            logits = F.linear(rms_norm(x, self._norm, self._config.rms_norm_eps), self._head)
+            logits = rms_norm(x, self._norm, self._config.rms_norm_eps) @ self._head
             return logits[: len(rows)].cpu()
 
     def _layer(self, layer: int, streams: Tensor, plan: StepPlan, tails: list[tuple[Tensor, int, Tensor]]) -> Tensor:
@@ -262,8 +267,8 @@ class ReferenceEngine(Engine):
         config, weights, num_rows = self._config, self._layers[layer], plan.num_rows
         eps, heads = config.rms_norm_eps, config.num_attention_heads
         angles = plan.history_rotation if weights.ratio else plan.window_rotation
-        low, kv, *raw = F.linear(x, weights.of_input).split(weights.of_input_widths, -1)
-        queries = F.linear(rms_norm(low, weights.q_norm, eps), weights.wq_b)
+        low, kv, *raw = (x @ weights.of_input).split(weights.of_input_widths, -1)
+        queries = rms_norm(low, weights.q_norm, eps) @ weights.wq_b
         index_queries = queries[:, heads * config.head_dim :]
         queries = queries[:, : heads * config.head_dim].view(-1, heads, config.head_dim)
         queries = rotate(rms_norm(queries, None, eps), angles.for_heads()) * config.head_dim**-0.5
@@ -298,7 +303,7 @@ class ReferenceEngine(Engine):
                 bias = group.entry_bias[weights.ratio]
                 outputs[group.rows] = attend_history(queries[group.rows], window, entries, bias, group, weights.sink)
         outputs = rotate(outputs, angles.inverse().for_heads())
-        return group_output(outputs, weights.wo_a, weights.wo_b, config.o_groups)
+        return group_output(outputs, weights.wo_a, weights.wo_b)
 
     def _read(self, pool: Tensor, places: Tensor) -> Tensor:
         """Rows of a pool; a single place is a view, not a copy."""
@@ -330,14 +335,14 @@ class ReferenceEngine(Engine):
     def _experts(self, weights: _LayerWeights, x: Tensor, plan: StepPlan) -> Tensor:
         """x [P, d] -> [P, d]"""
         config = self._config
-        gate_and_up, logits = F.linear(x, weights.of_ffn_input).tensor_split((2 * config.moe_intermediate_size,), -1)
+        gate_and_up, logits = (x @ weights.of_ffn_input).tensor_split((2 * config.moe_intermediate_size,), -1)
         scores = F.softplus(logits.contiguous()).sqrt()[:, : config.n_routed_experts]
         if weights.tid2eid is not None:
             chosen = weights.tid2eid[plan.tokens]
         else:
             chosen = (scores + weights.gate_bias).topk(config.num_experts_per_tok, dim=-1).indices
         routed = route(scores, chosen, config.routed_scaling_factor)
-        shared = F.linear(clamped_swiglu(gate_and_up, config.swiglu_limit), weights.shared_w2)
+        shared = clamped_swiglu(gate_and_up, config.swiglu_limit) @ weights.shared_w2
         shared[: plan.num_rows] += visit_experts(x, routed, plan.num_rows, weights.w13, weights.w2, config)
         return shared
 
@@ -462,7 +467,7 @@ def _gather_weights(layer: Layer) -> _LayerWeights:
     assert isinstance(ffn, MixtureOfExperts)
     compressors = [c for c in (attn.compressor, attn.indexer and attn.indexer.compressor) if c is not None]
     gathered = [_gather_compressor(compressor) for compressor in compressors]
-    of_input = [attn.wq_a.weight, attn.wkv.weight, *(compressor.project for compressor in gathered)]
+    of_input = [attn.wq_a.weight, attn.wkv.weight, *(compressor.project.T for compressor in gathered)]
     of_queries = [attn.wq_b.weight]
     if attn.indexer is not None:
         of_input.append(attn.indexer.weights_proj.weight)
@@ -472,29 +477,29 @@ def _gather_weights(layer: Layer) -> _LayerWeights:
         ratio=layer.ratio,
         attn_hyper=_detached(layer.attn_hyper()),
         attn_norm=layer.attn_norm.weight.detach(),
-        of_input=torch.cat(of_input),
+        of_input=torch.cat(of_input).T.contiguous(),
         of_input_widths=[len(matrix) for matrix in of_input],
         q_norm=attn.q_norm.weight.detach(),
-        wq_b=torch.cat(of_queries),
+        wq_b=torch.cat(of_queries).T.contiguous(),
         kv_norm=attn.kv_norm.weight.detach(),
         sink=attn.attn_sink.detach(),
-        wo_a=attn.wo_a.weight.detach(),
-        wo_b=attn.wo_b.weight.detach(),
+        wo_a=grouped_matrix(attn.wo_a.weight, attn.config.o_groups).contiguous(),
+        wo_b=attn.wo_b.weight.T.contiguous(),
         compressors=gathered,
         ffn_hyper=_detached(layer.ffn_hyper()),
         ffn_norm=layer.ffn_norm.weight.detach(),
-        of_ffn_input=torch.cat((ffn.shared_experts.w1.weight, ffn.shared_experts.w3.weight, gate)),
+        of_ffn_input=torch.cat((ffn.shared_experts.w1.weight, ffn.shared_experts.w3.weight, gate)).T.contiguous(),
         gate_bias=None if ffn.gate.is_hash_routed else ffn.gate.bias,
         tid2eid=ffn.gate.tid2eid if ffn.gate.is_hash_routed else None,
-        shared_w2=ffn.shared_experts.w2.weight.detach(),
-        w13=[matrix.T for matrix in ffn.experts.w13.detach()],
-        w2=[matrix.T for matrix in ffn.experts.w2.detach()],
+        shared_w2=ffn.shared_experts.w2.weight.T.contiguous(),
+        w13=[matrix.T.contiguous() for matrix in ffn.experts.w13.detach()],
+        w2=[matrix.T.contiguous() for matrix in ffn.experts.w2.detach()],
     )
 
 
 def _gather_compressor(compressor: Compressor) -> _CompressorWeights:
     return _CompressorWeights(
-        torch.cat((compressor.wkv.weight, compressor.wgate.weight)),
+        torch.cat((compressor.wkv.weight, compressor.wgate.weight)).T,
         torch.cat((torch.zeros_like(compressor.ape), compressor.ape), 1),
         compressor.norm.weight.detach(),
     )
