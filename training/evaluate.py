@@ -197,8 +197,8 @@ def main() -> None:
     if arguments.failures:
         for outcome in outcomes:
             if not outcome.is_right:
-                asked = prompt(outcome.conversation).text[-300:]
-                print(f"--- {outcome.conversation.skill}\n{asked}\n{outcome.text}\nwanted {outcome.wanted}")
+                given = prompt(outcome.conversation).text[-300:]
+                print(f"--- {outcome.conversation.skill}\n{given}\n{outcome.text}\nwanted {outcome.wanted}")
     text = table(score(outcomes))
     print(text)
     if arguments.out is not None:
