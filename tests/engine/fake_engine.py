@@ -129,6 +129,7 @@ class FakeEngine:
         return [self._outcome(row, history) for row, history in zip(rows, histories, strict=True)]
 
     def snapshot(self, sequence: SequenceId) -> FakeSnapshot:
+        self._check_room()
         snapshot = FakeSnapshot(history=tuple(self._history(sequence)), size_bytes=self.info.state_bytes_fixed)
         self.snapshots.append(snapshot)
         return snapshot
@@ -145,7 +146,12 @@ class FakeEngine:
     def free_blocks_ratio(self) -> float:
         return max(0.0, 1 - self._used({}))
 
+    def _check_room(self) -> None:
+        if len(self.sequences) + len(self.snapshots) >= self.info.capacity_states:
+            raise EngineFailure("out of states")
+
     def _add(self, history: list[int]) -> SequenceId:
+        self._check_room()
         self._next_id += 1
         self.sequences[SequenceId(self._next_id)] = history
         return SequenceId(self._next_id)

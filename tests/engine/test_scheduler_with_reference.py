@@ -19,8 +19,7 @@ VOCAB_SIZE = 128
 DRAW = Draw(temperature=1.0, top_p=0.95, num_top_logprobs=5)
 
 
-@pytest.fixture(scope="module")
-def engine() -> Engine:
+def engine_of(memory_bytes: int) -> Engine:
     """Random weights, every kind of layer; the window and the selection are shorter than the prompts."""
     from deepserve.engine.reference.config import NetworkConfig
     from deepserve.engine.reference.engine import ReferenceEngine
@@ -55,7 +54,12 @@ def engine() -> Engine:
         for parameter in network.parameters():  # larger than at the start of training, so that draws are not uniform
             if parameter.ndim >= 2:
                 parameter.mul_(4)
-    return ReferenceEngine(network, memory_bytes=1 << 26)
+    return ReferenceEngine(network, memory_bytes=memory_bytes)
+
+
+@pytest.fixture(scope="module")
+def engine() -> Engine:
+    return engine_of(1 << 26)
 
 
 def scheduler_on(engine: Engine, *, max_sequences: int = 8) -> Scheduler:
@@ -128,3 +132,22 @@ def test_a_second_turn_continues_the_first_bit_by_bit(engine: Engine) -> None:
     assert hits_of(warm) == 229
     scheduler.close()
     assert [drawn_of(warm)] == alone(engine, generation)
+
+
+def test_tokens_and_logprobs_are_equal_when_memory_is_short(engine: Engine) -> None:
+    """Snapshots are evicted and results wait for places; nothing fails, nothing comes out different."""
+    wanted = [
+        generation_of(prompt_of(100 + 60 * seed, seed), seeds=range(seed, seed + 2), max_tokens=40, draw=DRAW)
+        for seed in range(5)
+    ]
+    small = engine_of(4_000_000)
+    assert small.info.capacity_states < 2 * len(wanted)
+    scheduler = scheduler_on(small, max_sequences=16)
+    together = run(scheduler, *wanted)
+    stats = scheduler.stats()
+    assert stats.faults == 0
+    assert stats.cache_evictions > 0
+    scheduler.close()
+    assert small.free_blocks_ratio() == 1
+    for updates, generation in zip(together, wanted, strict=True):
+        assert [drawn_of(updates, result) for result in range(2)] == alone(engine, generation)

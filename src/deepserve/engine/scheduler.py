@@ -221,7 +221,7 @@ class Scheduler:
         rounding = (len(self._running) + 1) * CHUNK_TOKENS
         tokens = promised + num_tokens - restored + rounding
         while self._share(tokens=tokens, states=1) > self._engine.free_blocks_ratio():
-            if not self._index.evict(key.tenant):
+            if not self._reclaim(key.tenant):
                 return not self._running
         return True
 
@@ -270,9 +270,9 @@ class Scheduler:
         return self._make_room(plan)
 
     def _make_room(self, plan: list[ResultState]) -> list[ResultState]:
-        """Evict cached prefixes, then preempt the youngest, until the step fits. The oldest always stays."""
+        """Evict what is cached, then preempt the youngest, until the step fits. The oldest always stays."""
         while plan and self._share(tokens=sum(map(_growth_tokens, plan))) > self._engine.free_blocks_ratio():
-            if self._index.evict(plan[0].generation.cache_key.tenant):
+            if self._reclaim(plan[0].generation.cache_key.tenant):
                 continue
             if len(self._running) == 1:
                 break
@@ -353,16 +353,11 @@ class Scheduler:
         num_results = len(generation.draws)
         if len(group.results) == num_results or state.computed != state.num_prompt - 1:
             return
-        assert state.sequence is not None
-        try:
-            group.trunk = self._engine.snapshot(state.sequence)
-        except Exception:
-            _logger.exception("the engine could not fork a prompt")
-            self._fail_group(group, _engine_failure())
-            return
+        group.trunk = self._snapshot(state)
         others = [ResultState(state.id, generation, result) for result in range(1, num_results)]
         group.results.extend(others)
-        group.unstarted = set(range(1, num_results))
+        if group.trunk is not None:  # else they compute the prompt each for itself
+            group.unstarted = set(range(1, num_results))
         self._waiting.setdefault(generation.cache_key.tenant, deque()).extendleft(reversed(others))
 
     # Remembering
@@ -372,19 +367,35 @@ class Scheduler:
 
     def _remember(self, state: ResultState) -> None:
         """Put a snapshot of the sequence as it is into the index. A failure costs a later hit, not this answer."""
-        assert state.sequence is not None
         key, packed = state.generation.cache_key, state.packed(state.computed)
         if self._index.has(key, packed):
             return
+        snapshot = self._snapshot(state)
+        if snapshot is not None:
+            self._index.insert(key, packed, snapshot)
+
+    def _snapshot(self, state: ResultState) -> Snapshot | None:
+        """The sequence's state as it is; None when there is no room for it, or the engine fails."""
+        assert state.sequence is not None
         while self._share(tokens=CHUNK_TOKENS, states=1) > self._engine.free_blocks_ratio():
-            if not self._index.evict(key.tenant):
-                return
+            if not self._index.evict(state.generation.cache_key.tenant):
+                return None
         try:
-            snapshot = self._engine.snapshot(state.sequence)
+            return self._engine.snapshot(state.sequence)
         except Exception:
             _logger.exception("the engine could not take a snapshot")
-            return
-        self._index.insert(key, packed, snapshot)
+            return None
+
+    def _reclaim(self, tenant: TenantId) -> bool:
+        """Give up something that only saves time: a cached prefix, or a prompt that other results wait for."""
+        if self._index.evict(tenant):
+            return True
+        for group in self._groups.values():
+            if group.trunk is not None:
+                group.unstarted.clear()
+                self._release_trunk(group)
+                return True
+        return False
 
     # Ending
 
