@@ -10,8 +10,9 @@ from typing_extensions import override
 
 from deepserve.backends.scripted import ScriptedBackend
 from deepserve.config import Limits, Settings
-from deepserve.core.events import Event
+from deepserve.core.events import Event, Started
 from deepserve.core.request import Request
+from deepserve.dialects.chat.stream import StreamEncoder
 from tests.server.live import (
     HELLO,
     PATIENCE_S,
@@ -222,6 +223,25 @@ def test_a_fault_of_the_back_end_is_one_requests_fault(caplog: pytest.LogCapture
     assert answer.status_code == 500
     assert "secret" not in answer.text
     assert "ZeroDivisionError" in caplog.text
+
+
+@pytest.mark.parametrize("late", [False, True])
+def test_a_fault_of_the_encoder_ends_a_stream_with_a_word(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, late: bool
+) -> None:
+    def broken(self: StreamEncoder, event: Event) -> bytes:
+        if late and isinstance(event, Started):
+            return encode(self, event)
+        raise ZeroDivisionError("secret")
+
+    encode = StreamEncoder.encode
+    monkeypatch.setattr(StreamEncoder, "encode", broken)
+    with live_server() as live:
+        answer = live.post(stream=True)
+    assert answer.status_code == (200 if late else 500)
+    assert "secret" not in answer.text
+    assert "secret" in caplog.text
+    assert answer.text.endswith("data: [DONE]\n\n") is late
 
 
 def test_keep_alive_connections_are_reused(live: LiveServer) -> None:

@@ -80,6 +80,13 @@ _VALID: list[dict[str, Any]] = [
     },
 ]
 
+
+@pytest.mark.parametrize("value", _VALID)
+@pytest.mark.parametrize("prefix", ["", "/beta"])
+def test_the_bodies_to_mutate_are_valid(live: LiveServer, value: dict[str, Any], prefix: str) -> None:
+    assert live.post(prefix + "/chat/completions", **value).status_code == 200
+
+
 _ODD = st.one_of(
     st.none(),
     st.booleans(),

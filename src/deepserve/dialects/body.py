@@ -17,8 +17,9 @@ from deepserve.core.messages import Json
 Path = tuple[str | int, ...]
 """Keys and indices from the root of the body to a value."""
 
-# Possessive quantifiers: no text can make these backtrack.
-_STRING = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"', re.DOTALL)
+# Possessive quantifiers: no text can make these backtrack. A string without an end is matched to the end of the body,
+# for a search that failed there would begin anew at each escaped quote inside.
+_STRING = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+(?:"|\\?\Z)', re.DOTALL)
 _TOKEN = re.compile(
     rb'[ \t\r\n]*+(?:(?P<text>"[^"\\]*+(?:\\.[^"\\]*+)*+")|(?P<mark>[{}\[\],:])|(?P<atom>[^\s{}\[\],:"]++))',
     re.DOTALL,

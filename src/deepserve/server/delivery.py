@@ -16,7 +16,7 @@ from starlette.types import Receive, Send
 
 from deepserve.config import Settings
 from deepserve.core.answer import Answer, collect
-from deepserve.core.errors import Cancelled, DeepserveError, Overloaded, RequestTimedOut
+from deepserve.core.errors import Cancelled, DeepserveError, EngineFailure, Overloaded, RequestTimedOut
 from deepserve.core.events import Event, Started
 from deepserve.core.verdict import is_judged, judge
 from deepserve.dialects.chat.errors import encode_error
@@ -26,6 +26,9 @@ from deepserve.dialects.chat.stream import KEEP_ALIVE, StreamEncoder, validated_
 from deepserve.server.closing import Closing
 
 _log = logging.getLogger(__name__)
+
+_FAULT = "Answer %s met a fault of the server"
+_FAULT_TOLD = "The server met an internal fault while answering. It has been logged."
 
 HeaderList = list[tuple[bytes, bytes]]
 
@@ -100,6 +103,11 @@ class Delivery:
             error = raised
         except asyncio.CancelledError:
             error = self._ended_by_server()
+        except TimeoutError:
+            raise  # the client does not read: `run` knows what to do
+        except Exception:  # a fault of ours must not end a stream in silence
+            _log.exception(_FAULT, self._head.id)
+            error = EngineFailure(_FAULT_TOLD)
         if error is not None and not self._has_begun:
             raise error
         await self._write(send, encoder.finish(error), is_last=True)
@@ -121,6 +129,11 @@ class Delivery:
             body = self._late(error)
         except asyncio.CancelledError:
             body = self._late(self._ended_by_server())
+        except TimeoutError:
+            raise  # the client does not read: `run` knows what to do
+        except Exception:  # a fault of ours must not end a begun body in silence
+            _log.exception(_FAULT, self._head.id)
+            body = self._late(EngineFailure(_FAULT_TOLD))
         finally:
             collecting.cancel()
             await asyncio.gather(collecting, return_exceptions=True)

@@ -219,6 +219,12 @@ def test_what_is_not_json_is_refused_with_its_place(raw: bytes, text: str) -> No
     assert error.message == f"Failed to parse the request body as JSON: {text}"
 
 
+@pytest.mark.parametrize("end", [b"", b"\\"])
+def test_a_string_without_an_end_is_read_once(end: bytes) -> None:
+    """Looking for the end anew at each escaped quote took quadratic time: 4 MB would keep a core busy for hours."""
+    assert isinstance(refusal(b'"' + b'\\"' * 2_000_000 + end), MalformedBody)
+
+
 def test_a_key_that_stands_twice_is_not_dropped_in_silence() -> None:
     raw = b'{"model":"deepseek-v4-pro","messages":[{"role":"user","content":"a","content":"b"}]}'
     error = refusal(raw)
