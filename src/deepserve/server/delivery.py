@@ -105,7 +105,7 @@ class Delivery:
             error = self._ended_by_server()
         except TimeoutError:
             raise  # the client does not read: `run` knows what to do
-        except Exception:  # a fault of ours must not end a stream in silence
+        except Exception:  # noqa: BLE001 - logged: a fault of ours must not end a stream in silence
             _log.exception(_FAULT, self._head.id)
             error = EngineFailure(_FAULT_TOLD)
         if error is not None and not self._has_begun:
@@ -131,7 +131,7 @@ class Delivery:
             body = self._late(self._ended_by_server())
         except TimeoutError:
             raise  # the client does not read: `run` knows what to do
-        except Exception:  # a fault of ours must not end a begun body in silence
+        except Exception:  # noqa: BLE001 - logged: a fault of ours must not end a begun body in silence
             _log.exception(_FAULT, self._head.id)
             body = self._late(EngineFailure(_FAULT_TOLD))
         finally:
