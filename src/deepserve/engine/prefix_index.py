@@ -2,7 +2,8 @@
 
 One radix tree for each cache key. An edge holds a run of tokens, a node may hold the snapshot of the state after
 exactly these tokens. A snapshot can only be restored and continued, never cut: the window and the compressors' tails
-are known at its position and nowhere before it (DeepSeek-V4 report, section 3.5).
+are known at its position and nowhere before it. The vendor's cache works in whole units for the same reason
+(api-docs.deepseek.com/guides/kv_cache).
 
 Knows nothing of time: recency is the order of use. Belongs to the step loop; not thread-safe.
 """
