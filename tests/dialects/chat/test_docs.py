@@ -8,8 +8,8 @@ import msgspec
 
 from deepserve.backends.scripted import Script
 from deepserve.config import Limits, Settings
+from deepserve.dialects.chat.fields import IGNORED, REFUSED
 from deepserve.dialects.chat.flavour import DEEPSEEK
-from deepserve.dialects.chat.request import IGNORED, REFUSED
 from deepserve.dialects.chat.thinking import spelling_fields
 from deepserve.server.app import PREFIXES
 

@@ -9,7 +9,8 @@ from deepserve.core.events import PastReasoning
 from deepserve.core.messages import File, Image, Message, OtherPart, Reasoning, Refusal, Text, ToolCall, ToolResult
 from deepserve.core.request import Request, ResponseFormat, Thinking, Tool, ToolChoice
 from deepserve.core.sampling import KNOBS, Sampling
-from deepserve.dialects.chat.request import IGNORED, REFUSED, encode_request
+from deepserve.dialects.chat.fields import IGNORED, REFUSED
+from deepserve.dialects.chat.request import encode_request
 from tests.dialects.chat.decoding import HELLO, WEATHER, body, decode
 
 OFF = Thinking(enabled=False)

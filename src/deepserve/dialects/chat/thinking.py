@@ -13,7 +13,7 @@ import msgspec
 from deepserve.core.errors import InvalidField
 from deepserve.core.request import Thinking
 from deepserve.dialects.chat.flavour import Flavour, Level
-from deepserve.dialects.chat.reading import Node
+from deepserve.dialects.chat.node import Node
 
 _SWITCH = ("enabled", "disabled", "adaptive")
 

@@ -1,0 +1,147 @@
+"""How tokens are drawn and where an answer ends: wire to core."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from deepserve.core.errors import InvalidField
+from deepserve.core.request import Thinking
+from deepserve.core.sampling import KNOBS, Sampling
+from deepserve.dialects.chat.node import Node
+from deepserve.dialects.chat.reading import Reading
+
+_RANGE_TEXTS = {"top_p": "(0, 1.0]"}  # the vendor writes this one bound with a decimal
+
+
+def decode_sampling(reading: Reading, thinking: Thinking) -> Sampling:
+    temperature, top_p = _knob(reading, "temperature"), _knob(reading, "top_p")
+    if reading.is_strict and thinking.enabled:
+        # The vendor checks the range, then draws as it likes: api-docs.deepseek.com/guides/thinking_mode.
+        for name, value in (("temperature", temperature), ("top_p", top_p)):
+            if value is not None:
+                reading.ignore(name)
+        temperature = top_p = None
+    top_k = reading.extension("top_k")
+    if top_k is not None and top_k.value == -1:
+        num_top_k: float | None = 0  # how vLLM's clients say "all"
+    else:
+        num_top_k = _knob(reading, "top_k") if top_k is not None else None
+    seed = reading.extension("seed")
+    return Sampling(
+        temperature=temperature,
+        top_p=top_p,
+        top_k=None if num_top_k is None else int(num_top_k),
+        min_p=_extended_knob(reading, "min_p"),
+        top_a=_extended_knob(reading, "top_a"),
+        repetition_penalty=_extended_knob(reading, "repetition_penalty"),
+        frequency_penalty=_extended_knob(reading, "frequency_penalty"),
+        presence_penalty=_extended_knob(reading, "presence_penalty"),
+        logit_bias=_logit_bias(reading),
+        seed=None if seed is None else seed.integer("i64", low=-(2**63), high=2**63 - 1),
+        num_top_logprobs=_num_top_logprobs(reading),
+    )
+
+
+def _extended_knob(reading: Reading, name: str) -> float | None:
+    return None if reading.is_strict else _knob(reading, name)
+
+
+def _knob(reading: Reading, name: str) -> float | None:
+    node = reading.root.optional(name)
+    if node is None:
+        return None
+    knob = KNOBS[name]
+    value = node.integer("u32") if knob.integer else node.number()
+    if not knob.admits(value):
+        bounds = f"{'(' if knob.low_open else '['}{knob.low:g}, {knob.high:g}]"
+        raise InvalidField(
+            f"Invalid {name} value, the valid range of {name} is {_RANGE_TEXTS.get(name, bounds)}", field=name
+        )
+    return value
+
+
+def _logit_bias(reading: Reading) -> Mapping[int, float]:
+    node = reading.extension("logit_bias")
+    if node is None:
+        return {}
+    if len(node.mapping()) > reading.limits.logit_bias_entries:
+        raise InvalidField(
+            f"Invalid logit_bias: at most {reading.limits.logit_bias_entries} entries are read", field="logit_bias"
+        )
+    biases: dict[int, float] = {}
+    for key in node.keys():  # noqa: SIM118 - a Node, not a dict
+        if not (key.isascii() and key.isdigit() and len(key) <= 9):
+            raise InvalidField("Invalid logit_bias: keys are token ids", field="logit_bias")
+        biases[int(key)] = node.child(key).number()
+        if not -100 <= biases[int(key)] <= 100:
+            raise InvalidField(
+                "Invalid logit_bias value, the valid range of logit_bias is [-100, 100]", field="logit_bias"
+            )
+    return biases
+
+
+def _num_top_logprobs(reading: Reading) -> int | None:
+    has_logprobs = reading.flag("logprobs")
+    node = reading.root.optional("top_logprobs")
+    if node is None:
+        return 0 if has_logprobs else None
+    num_top = node.integer("u8")
+    if not has_logprobs and (num_top > 0 or reading.is_strict):
+        raise InvalidField(
+            "Invalid top_logprobs and logprobs value, logprobs must be set to true if top_logprobs is used.",
+            field="top_logprobs",
+        )
+    if num_top > 20:
+        raise InvalidField(
+            "Invalid top_logprobs value, the valid range of top_logprobs is [0, 20].", field="top_logprobs"
+        )
+    return num_top if has_logprobs else None
+
+
+def decode_max_output_tokens(reading: Reading) -> int | None:
+    limits = [_token_limit(reading, "max_tokens", reading.root.optional("max_tokens"))]
+    limits.append(_token_limit(reading, "max_completion_tokens", reading.extension("max_completion_tokens")))
+    return min((limit for limit in limits if limit is not None), default=None)
+
+
+def _token_limit(reading: Reading, name: str, node: Node | None) -> int | None:
+    if node is None:
+        return None
+    highest = reading.flavour.max_output_tokens
+    value = node.integer("u32", low=-(2**63), high=2**63 - 1)
+    if not 1 <= value <= highest:
+        raise InvalidField(f"Invalid {name} value, the valid range of {name} is [1, {highest}]", field=name)
+    return value
+
+
+def decode_default_output_tokens(reading: Reading, thinking: Thinking) -> int:
+    without, with_thinking, at_most = reading.flavour.default_output_tokens
+    if not thinking.enabled:
+        return without
+    return at_most if thinking.effort == "max" else with_thinking
+
+
+def decode_num_results(reading: Reading) -> int:
+    node = reading.extension("n")
+    if node is None:
+        return 1
+    value = node.integer("u32", low=-(2**63), high=2**63 - 1)
+    if not 1 <= value <= reading.limits.num_results:
+        raise InvalidField(f"Invalid n value, the valid range of n is [1, {reading.limits.num_results}]", field="n")
+    return value
+
+
+def decode_stop(reading: Reading) -> tuple[str, ...]:
+    node = reading.root.optional("stop")
+    if node is None:
+        return ()
+    stops = (node.string(),) if isinstance(node.value, str) else tuple(item.string() for item in node.items())
+    if len(stops) > reading.limits.stop_strings:
+        raise InvalidField(f"Stop string array too long: {len(stops)}", field="stop")
+    if "" in stops:
+        raise InvalidField("Invalid stop: an empty string would end every answer at once", field="stop")
+    if any(len(stop.encode()) > reading.limits.stop_string_bytes for stop in stops):
+        raise InvalidField(
+            f"Invalid stop: a stop string has at most {reading.limits.stop_string_bytes} bytes", field="stop"
+        )
+    return stops
