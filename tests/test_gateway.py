@@ -7,7 +7,8 @@ from contextlib import aclosing
 import pytest
 from typing_extensions import override
 
-from deepserve.backends.scripted import Reply, Rule, Script, ScriptedBackend
+from deepserve.backends.script import Reply, Rule, Script
+from deepserve.backends.scripted import ScriptedBackend
 from deepserve.core.errors import BackendFailure, DeepserveError, EngineFailure, Overloaded, UnknownModel
 from deepserve.core.events import Event, Failed, Finished, Started
 from deepserve.core.request import Request

@@ -8,16 +8,8 @@ from typing import Any
 
 import pytest
 
-from deepserve.backends.scripted import (
-    Reply,
-    Rule,
-    Script,
-    ScriptedBackend,
-    ScriptedCall,
-    When,
-    load_script,
-    split_pieces,
-)
+from deepserve.backends.script import Reply, Rule, Script, ScriptedCall, When, load_script
+from deepserve.backends.scripted import ScriptedBackend, split_pieces
 from deepserve.config import Settings
 from deepserve.core.answer import Answer, Result, collect
 from deepserve.core.errors import (

@@ -13,7 +13,8 @@ from typing import Any
 import httpx
 
 from deepserve.backends.backend import Backend
-from deepserve.backends.scripted import Reply, Rule, Script, ScriptedBackend
+from deepserve.backends.script import Reply, Rule, Script
+from deepserve.backends.scripted import ScriptedBackend
 from deepserve.catalog.models import load_models
 from deepserve.config import Settings
 from deepserve.gateway import Gateway

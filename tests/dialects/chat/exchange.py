@@ -8,7 +8,8 @@ from typing import Any
 
 import msgspec
 
-from deepserve.backends.scripted import Script, ScriptedBackend
+from deepserve.backends.script import Script
+from deepserve.backends.scripted import ScriptedBackend
 from deepserve.core.answer import Answer, collect
 from deepserve.core.errors import DeepserveError
 from deepserve.core.events import Event

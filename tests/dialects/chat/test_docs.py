@@ -6,7 +6,7 @@ from pathlib import Path
 
 import msgspec
 
-from deepserve.backends.scripted import Script
+from deepserve.backends.script import Script
 from deepserve.config import Limits, Settings
 from deepserve.dialects.chat.fields import IGNORED, REFUSED
 from deepserve.dialects.chat.flavour import DEEPSEEK

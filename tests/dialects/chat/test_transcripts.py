@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from deepserve.backends.scripted import Script
+from deepserve.backends.script import Script
 from deepserve.core.answer import Answer
 from deepserve.core.errors import DeepserveError
 from deepserve.core.events import BlockClosed, BlockDelta, Event, Failed, Finished, Started, UsageReported

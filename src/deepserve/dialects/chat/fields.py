@@ -32,6 +32,7 @@ REFUSED: Mapping[str, str] = {
     "web_search_options": "this server has no search; offer a search function in `tools`",
 }
 """Fields that promise something this server cannot do, and what to use instead. Strict mode ignores them."""
+
 DOCUMENTED = frozenset(
     (
         *("model", "messages", "thinking", "reasoning_effort", "max_tokens", "response_format", "stop", "stream"),
