@@ -41,7 +41,7 @@ from .hyper_connection import HyperWeights, collapse, expand, hyper_head, hyper_
 from .network import Layer, Network
 from .norm import rms_norm
 from .plan import ROW_MULTIPLE, Completion, Group, Planner, Segment, StepPlan
-from .rotary import rotary_frequencies, rotate
+from .rotary import rotary_frequencies, rotate_
 from .sampling import draw_token
 from .state import BLOCK_TOKENS, SequenceState, StatePool
 
@@ -55,6 +55,20 @@ class _CompressorWeights(NamedTuple):
     bias: Tensor
     """[ratio, content and gate]: the position bias of the gates, zero for the content."""
     norm: Tensor
+
+
+class HashTable(NamedTuple):
+    """Experts chosen by token id."""
+
+    experts: Tensor
+    """[V, K]"""
+
+
+class Bias(NamedTuple):
+    """Experts chosen by score and bias."""
+
+    bias: Tensor
+    """[X]"""
 
 
 class _LayerWeights(NamedTuple):
@@ -82,12 +96,11 @@ class _LayerWeights(NamedTuple):
     ffn_hyper: HyperWeights
     ffn_norm: Tensor
     of_ffn_input: Tensor
-    """The shared expert's w1 and w3, then gate.weight with zero columns up to a multiple of 4.
+    """The shared expert's w1 and w3, then gate.weight with zero columns up to a multiple of 8.
 
-    Vectorised functions end in a scalar rest that differs in the last bit; 8 rows of 4 columns leave no rest.
+    Vectorised functions end in a scalar rest that differs in the last bit; 4 rows of 8 columns leave no rest.
     """
-    gate_bias: Tensor | None
-    tid2eid: Tensor | None
+    choice: HashTable | Bias
     shared_w2: Tensor
     w13: list[Tensor]
     w2: list[Tensor]
@@ -122,7 +135,8 @@ class ReferenceEngine(Engine):
             self._layers = [_gather_weights(layer) for layer in network.layers if isinstance(layer, Layer)]
             self._embed = network.embed.weight.detach()
             self._norm, self._head = network.norm.weight.detach(), network.head.weight.T.contiguous()
-            self._hc_head = [t.detach() for t in (network.hc_head_fn, network.hc_head_base, network.hc_head_scale)]
+            self._hc_head = HyperWeights(network.hc_head_fn, network.hc_head_base, network.hc_head_scale)
+            self._hc_head = _detached(self._hc_head)
         self._info = _describe(network, self._pool, self._device)
         self._sequences: dict[SequenceId, SequenceState] = {}
         self._snapshots: set[int] = set()
@@ -248,8 +262,9 @@ class ReferenceEngine(Engine):
     def _logits(self, streams: Tensor, rows: list[int]) -> Tensor:
         """[len(rows), V] on the CPU"""
         with torch.inference_mode():
-            padded = rows + [0] * (-len(rows) % ROW_MULTIPLE)
-            x = hyper_head(streams[padded], self._hc_head[0], self._hc_head[1], self._hc_head[2], self._config)
+            # Eight rows for the sigmoid over 4 streams, four for the product, see `plan.py`.
+            x = hyper_head(streams[rows + [0] * (-len(rows) % 8)], *self._hc_head, self._config)
+            x = x[: len(rows) + -len(rows) % ROW_MULTIPLE]
             logits = rms_norm(x, self._norm, self._config.rms_norm_eps) @ self._head
             return logits[: len(rows)].cpu()
 
@@ -266,13 +281,14 @@ class ReferenceEngine(Engine):
         """x [P, d] -> [P, d]; windows and finished entries are written, raw compressor inputs go to `tails`."""
         config, weights, num_rows = self._config, self._layers[layer], plan.num_rows
         eps, heads = config.rms_norm_eps, config.num_attention_heads
-        angles = plan.history_rotation if weights.ratio else plan.window_rotation
+        angles = plan.history_turns if weights.ratio else plan.window_turns
+        of_heads = angles.unsqueeze(1)
         low, kv, *raw = (x @ weights.of_input).split(weights.of_input_widths, -1)
         queries = rms_norm(low, weights.q_norm, eps) @ weights.wq_b
         index_queries = queries[:, heads * config.head_dim :]
         queries = queries[:, : heads * config.head_dim].view(-1, heads, config.head_dim)
-        queries = rotate(rms_norm(queries, None, eps), angles.for_heads()) * config.head_dim**-0.5
-        kv = rotate(rms_norm(kv, weights.kv_norm, eps), angles)
+        queries = rotate_(rms_norm(queries, None, eps), of_heads).mul_(config.head_dim**-0.5)
+        kv = rotate_(rms_norm(kv, weights.kv_norm, eps), angles)
         self._pool.windows[layer][plan.slots, plan.ring_places] = kv[:num_rows]
 
         for number, compressor in enumerate(weights.compressors):
@@ -287,7 +303,7 @@ class ReferenceEngine(Engine):
         outputs = torch.zeros_like(queries)
         if weights.ratio == CSA_RATIO:
             index_queries = index_queries.view(len(x), config.index_n_heads, -1)
-            index_queries = rotate(index_queries, angles.for_heads())
+            rotate_(index_queries, of_heads)
             index_weights = raw[-1] * (config.index_n_heads * config.index_head_dim) ** -0.5
         for group in plan.groups:
             window = self._read(self._pool.windows[layer], group.slots)
@@ -302,8 +318,8 @@ class ReferenceEngine(Engine):
                 entries = self._read(self._pool.entries[layer][0], group.blocks).flatten(1, 2)
                 bias = group.entry_bias[weights.ratio]
                 outputs[group.rows] = attend_history(queries[group.rows], window, entries, bias, group, weights.sink)
-        outputs = rotate(outputs, angles.inverse().for_heads())
-        return group_output(outputs, weights.wo_a, weights.wo_b)
+        # Keys are values too: turning the output back leaves relative positions only.
+        return group_output(rotate_(outputs, of_heads.conj()), weights.wo_a, weights.wo_b)
 
     def _read(self, pool: Tensor, places: Tensor) -> Tensor:
         """Rows of a pool; a single place is a view, not a copy."""
@@ -318,7 +334,7 @@ class ReferenceEngine(Engine):
             width = content.shape[-1] // 2
             content = torch.cat((content[:, :ratio, :width], content[:, ratio:, width:]), 1)
             gate = torch.cat((gate[:, :ratio, :width], gate[:, ratio:, width:]), 1)
-        return rotate(rms_norm(pool(content, gate), norm, self._config.rms_norm_eps), completion.rotation)
+        return rotate_(rms_norm(pool(content, gate), norm, self._config.rms_norm_eps), completion.turns)
 
     def _index_scores(self, layer: int, queries: Tensor, head_weights: Tensor, group: Group) -> Tensor:
         """Rate every entry of the group's history: queries [G * n, h, D] -> [G * n, entries], -inf if not complete."""
@@ -337,10 +353,10 @@ class ReferenceEngine(Engine):
         config = self._config
         gate_and_up, logits = (x @ weights.of_ffn_input).tensor_split((2 * config.moe_intermediate_size,), -1)
         scores = F.softplus(logits.contiguous()).sqrt()[:, : config.n_routed_experts]
-        if weights.tid2eid is not None:
-            chosen = weights.tid2eid[plan.tokens]
+        if isinstance(weights.choice, HashTable):
+            chosen = weights.choice.experts[plan.tokens]
         else:
-            chosen = (scores + weights.gate_bias).topk(config.num_experts_per_tok, dim=-1).indices
+            chosen = (scores + weights.choice.bias).topk(config.num_experts_per_tok, dim=-1).indices
         routed = route(scores, chosen, config.routed_scaling_factor)
         shared = clamped_swiglu(gate_and_up, config.swiglu_limit) @ weights.shared_w2
         shared[: plan.num_rows] += visit_experts(x, routed, plan.num_rows, weights.w13, weights.w2, config)
@@ -443,7 +459,7 @@ def visit_experts(
     padded_counts: list[int] = []
     visited = [expert for expert, count in enumerate(counts) if count]
     for part in order.split([counts[expert] for expert in visited]):
-        missing = max(ROW_MULTIPLE, -(-len(part) // 4) * 4) - len(part)
+        missing = -len(part) % ROW_MULTIPLE
         rows += (part, part[:1].expand(missing)) if missing else (part,)
         padded_counts.append(len(part) + missing)
     gathered = torch.cat(rows)
@@ -465,14 +481,15 @@ def _gather_weights(layer: Layer) -> _LayerWeights:
     attn, ffn = layer.attn, layer.ffn
     assert isinstance(attn, Attention)
     assert isinstance(ffn, MixtureOfExperts)
-    compressors = [c for c in (attn.compressor, attn.indexer and attn.indexer.compressor) if c is not None]
-    gathered = [_gather_compressor(compressor) for compressor in compressors]
+    gathered = [_gather_compressor(attn.compressor)] if attn.compressor is not None else []
+    if attn.indexer is not None:
+        gathered.append(_gather_compressor(attn.indexer.compressor))
     of_input = [attn.wq_a.weight, attn.wkv.weight, *(compressor.project.T for compressor in gathered)]
     of_queries = [attn.wq_b.weight]
     if attn.indexer is not None:
         of_input.append(attn.indexer.weights_proj.weight)
         of_queries.append(attn.indexer.wq_b.weight)
-    gate = F.pad(ffn.gate.weight, (0, 0, 0, -len(ffn.gate.weight) % 4))
+    gate = F.pad(ffn.gate.weight, (0, 0, 0, -len(ffn.gate.weight) % 8))
     return _LayerWeights(
         ratio=layer.ratio,
         attn_hyper=_detached(layer.attn_hyper()),
@@ -489,8 +506,7 @@ def _gather_weights(layer: Layer) -> _LayerWeights:
         ffn_hyper=_detached(layer.ffn_hyper()),
         ffn_norm=layer.ffn_norm.weight.detach(),
         of_ffn_input=torch.cat((ffn.shared_experts.w1.weight, ffn.shared_experts.w3.weight, gate)).T.contiguous(),
-        gate_bias=None if ffn.gate.is_hash_routed else ffn.gate.bias,
-        tid2eid=ffn.gate.tid2eid if ffn.gate.is_hash_routed else None,
+        choice=HashTable(ffn.gate.tid2eid) if ffn.gate.is_hash_routed else Bias(ffn.gate.bias),
         shared_w2=ffn.shared_experts.w2.weight.T.contiguous(),
         w13=[matrix.T.contiguous() for matrix in ffn.experts.w13.detach()],
         w2=[matrix.T.contiguous() for matrix in ffn.experts.w2.detach()],

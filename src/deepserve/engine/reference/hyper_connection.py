@@ -40,7 +40,7 @@ class HyperWeights(NamedTuple):
 
 
 class Lines(NamedTuple):
-    """0/1 matrices [S * S, S * S] that put the sum of a row or column at each of its places."""
+    """0/1 matrices [S * S + 1, S * S] that put the sum of a row or column, and what follows, at each of its places."""
 
     rows: Tensor
     columns: Tensor
@@ -54,34 +54,39 @@ def hyper_weights(fn: Tensor, base: Tensor, scale: Tensor, streams: int) -> Hype
 
 def lines(streams: int, device: torch.device) -> Lines:
     one, eye = torch.ones(streams, streams, device=device), torch.eye(streams, device=device)
-    return Lines(torch.kron(eye, one), torch.kron(one, eye))
+    return Lines(F.pad(torch.kron(eye, one), (0, 0, 0, 1), value=1), F.pad(torch.kron(one, eye), (0, 0, 0, 1), value=1))
 
 
-def balance(matrices: Tensor, steps: Sequence[Tensor], eps: float, tape: list[Tensor] | None = None) -> Tensor:
-    """Divide flattened S x S matrices by the sums of their lines, one step after the other.
+def balance(matrices: Tensor, steps: Sequence[Tensor], eps: float) -> Tensor:
+    """Divide flattened S x S matrices by the sums of their lines, one step after the other; for inference.
 
-    A step is two operations over all tokens: a product with a matrix of `Lines`, and a division.
+    A step is two operations over all tokens: a product with a matrix of `Lines`, and a division. A further column
+    that holds eps adds it to every sum.
     """
-    floor = matrices.new_full((1, matrices.shape[1]), eps)
+    width = matrices.shape[1]
+    wide = F.pad(matrices, (0, 1), value=eps)
+    matrices, sums = wide[:, :width], torch.empty_like(matrices)
     for step in steps:
-        sums = torch.addmm(floor, matrices, step)
-        matrices = matrices / sums
-        if tape is not None:
-            tape += (matrices, sums)
+        torch.mm(wide, step, out=sums)
+        matrices.div_(sums)
     return matrices
 
 
 class _Balance(torch.autograd.Function):
-    """`balance` with its gradient: that of C' = C / s, walked back over the kept C' and s."""
+    """`balance` for training. The gradient of C' = C / s is walked back over the kept C' and s."""
 
     @staticmethod
     @override
     def forward(ctx: Any, matrices: Tensor, steps: Sequence[Tensor], eps: float) -> Tensor:  # Any: autograd's context
+        floor = matrices.new_full((1, matrices.shape[1]), eps)
         tape: list[Tensor] = []
-        balanced = balance(matrices, steps, eps, tape)
+        for step in steps:
+            sums = torch.addmm(floor, matrices, step)
+            matrices = matrices / sums
+            tape += (matrices, sums)
         ctx.steps = steps
         ctx.save_for_backward(*tape)
-        return balanced
+        return matrices
 
     @staticmethod
     @override
@@ -99,13 +104,15 @@ def sinkhorn(matrices: Tensor, along: Lines, *, iterations: int, eps: float) -> 
 
     matrices [N, S * S] -> [N, S, S]
     """
-    steps = (along.columns, *((along.rows, along.columns) * (iterations - 1)))
+    width = matrices.shape[-1]
     if matrices.requires_grad:
+        rows, columns = along.rows[:width], along.columns[:width]
+        steps = (columns, *((rows, columns) * (iterations - 1)))
         balanced: Tensor = _Balance.apply(matrices, steps, eps)  # type: ignore[no-untyped-call]  # torch: untyped
     else:
-        balanced = balance(matrices, steps, eps)
-    size = round(matrices.shape[-1] ** 0.5)
-    return balanced.view(-1, size, size)
+        balanced = balance(matrices, (along.columns, *((along.rows, along.columns) * (iterations - 1))), eps)
+    size = round(width**0.5)
+    return balanced.unflatten(-1, (size, size))
 
 
 def inverse_rms(rows: Tensor, eps: float) -> Tensor:
@@ -148,9 +155,9 @@ def stream_scores(streams: Tensor, fn: Tensor, eps: float) -> Tensor:
 def hyper_mix(streams: Tensor, weights: HyperWeights, along: Lines, config: NetworkConfig) -> Mix:
     """Compute the three mixes of one sub-block from streams [N, S, d]."""
     size = config.hc_mult
-    scores = stream_scores(streams, weights.fn, config.rms_norm_eps) * weights.scale + weights.base
+    scores = torch.addcmul(weights.base, stream_scores(streams, weights.fn, config.rms_norm_eps), weights.scale)
     read, write, carry = scores.split((size, size, size * size), -1)
-    carry = carry.view(-1, size, size).softmax(-1).flatten(-2) + config.hc_eps
+    carry = carry.unflatten(-1, (size, size)).softmax(-1).flatten(-2) + config.hc_eps
     return Mix(
         read.sigmoid() + config.hc_eps,
         2 * write.sigmoid(),

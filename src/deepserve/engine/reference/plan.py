@@ -2,7 +2,7 @@
 
 Two promises are kept here. A token's arithmetic depends on its own absolute position only: rows never cross a border
 of 128 tokens, and what a query may read is padded to a width that its own 128-token block decides. And no product has
-few rows: torch's differ in the last bit below 4 rows, so steps are padded to a multiple of 8.
+few rows: torch's differ in the last bit below 4 rows, so steps are padded to a multiple of 4.
 
 Dimension legend: N tokens of the step, P with padding; G sequences in a group, n tokens of each; E new entries.
 """
@@ -17,10 +17,10 @@ import torch
 from torch import Tensor
 
 from .config import CSA_RATIO, NetworkConfig
-from .rotary import Rotation, rotation
+from .rotary import turns
 from .state import BLOCK_TOKENS, SequenceState
 
-ROW_MULTIPLE = 8
+ROW_MULTIPLE = 4
 
 
 class Segment(NamedTuple):
@@ -75,7 +75,8 @@ class Completion(NamedTuple):
     blocks: Tensor
     """[E]: where the entry goes, with `rows`."""
     rows: Tensor
-    rotation: Rotation
+    turns: Tensor
+    """[E, R / 2]"""
 
 
 class Tail(NamedTuple):
@@ -97,10 +98,10 @@ class StepPlan(NamedTuple):
     """[N]"""
     ring_places: Tensor
     """[N]"""
-    window_rotation: Rotation
-    """[P, R], for layers without a compressor."""
-    history_rotation: Rotation
-    """[P, R], for layers with one."""
+    window_turns: Tensor
+    """[P, R / 2], for layers without a compressor."""
+    history_turns: Tensor
+    """[P, R / 2], for layers with one."""
     groups: list[Group]
     completions: Mapping[int, Completion]
     """Per ratio; absent where the step completes nothing."""
@@ -152,8 +153,8 @@ class Planner:
             positions=padded,
             slots=slots,
             ring_places=positions % self._ring,
-            window_rotation=rotation(padded, self._window_frequencies),
-            history_rotation=rotation(padded, self._history_frequencies),
+            window_turns=self._turns(padded, self._window_frequencies),
+            history_turns=self._turns(padded, self._history_frequencies),
             groups=groups,
             completions={
                 ratio: completion
@@ -165,7 +166,13 @@ class Planner:
             last_rows=[order[at] + sizes[at] - 1 for at in sorted(order)],
         )
 
-    def _tensor(self, values: Sequence[int]) -> Tensor:
+    def _turns(self, positions: Tensor, frequencies: Tensor) -> Tensor:
+        """Vectorised functions end in a scalar rest that differs in the last bit; 32 rows leave no rest."""
+        padded = torch.zeros(-(-len(positions) // 32) * 32, dtype=torch.int64, device=self._device)
+        padded[: len(positions)] = positions
+        return turns(padded, frequencies)[: len(positions)]
+
+    def _tensor(self, values: Sequence[Sequence[int]] | Sequence[int]) -> Tensor:
         return torch.tensor(values, dtype=torch.int64, device=self._device)
 
     def _group_key(self, segment: Segment) -> tuple[int, int, bool]:
@@ -206,8 +213,6 @@ class Planner:
         sources = (entries * ratio).unsqueeze(1) + reach
         is_new = sources >= starts.unsqueeze(1)
         rows = (firsts_of.unsqueeze(1) + sources - starts.unsqueeze(1)).clamp_min(0)
-        missing = -len(found) % ROW_MULTIPLE
-        angles = rotation(torch.cat((entries * ratio, self._tensor([0] * missing))), self._history_frequencies)
         return Completion(
             slots=slots,
             is_new=is_new.unsqueeze(-1),
@@ -215,7 +220,7 @@ class Planner:
             tail_rows=sources % tail_positions(ratio),
             blocks=blocks,
             rows=entries % (BLOCK_TOKENS // ratio),
-            rotation=Rotation(angles.cos[: len(found)], angles.sin[: len(found)]),
+            turns=self._turns(entries * ratio, self._history_frequencies),
         )
 
     def _tail(self, positions: Tensor, ends: Tensor, slots: Tensor, ratio: int) -> Tail:
