@@ -265,6 +265,26 @@ def test_results_of_one_prompt_share_its_computation() -> None:
     assert len({tuple(tokens_of(updates, result)) for result in range(3)}) == 3
 
 
+def test_a_prompt_of_one_token_has_several_results_too() -> None:
+    """They share nothing: the others used to be queued after the first one's shared part, which never came."""
+    engine = FakeEngine()
+    scheduler = scheduler_of(engine)
+    (updates,) = run(scheduler, generation_of([7], seeds=range(3), max_tokens=2))
+    assert ends_of(updates) == dict.fromkeys(range(3), "length")
+    assert sum(isinstance(progress, Admitted) for _, progress in updates) == 1
+    assert_all_is_free(engine, scheduler)
+
+
+def test_several_results_of_a_prompt_that_is_cached_but_for_its_last_token() -> None:
+    """A hit right before the last token used to skip the place where the other results were queued."""
+    scheduler = scheduler_of(FakeEngine())
+    generation = generation_of(prompt_of(200), seeds=range(3), boundaries=(199,))
+    (cold,) = run(scheduler, generation)
+    (warm,) = run(scheduler, generation)
+    assert hits_of(warm) == 199
+    assert [tokens_of(warm, result) for result in range(3)] == [tokens_of(cold, result) for result in range(3)]
+
+
 def test_more_results_than_places_are_computed_in_turn() -> None:
     engine = FakeEngine()
     scheduler = scheduler_of(engine, max_sequences=3)

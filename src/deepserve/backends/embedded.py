@@ -22,17 +22,23 @@ import msgspec
 
 from deepserve.backends.embedded_answer import AnswerRules, AnswerWriter
 from deepserve.backends.embedded_model import EmbeddedModel, load_model
+from deepserve.backends.embedded_request import (
+    MAX_OUTPUT_TOKENS,
+    check_supported,
+    choose_draws,
+    choose_max_tokens,
+    prompt_characters,
+)
 from deepserve.backends.turn_memory import RememberedTurn, TurnMemory
 from deepserve.catalog.models import load_models
 from deepserve.config import Settings
-from deepserve.core.errors import BackendFailure, CheckpointError, ContextOverflow, InvalidField, UnsupportedFeature
+from deepserve.core.errors import BackendFailure, CheckpointError
 from deepserve.core.events import Event, Failed, Finished, PastReasoning, Started, UsageReported
-from deepserve.core.messages import Message
 from deepserve.core.provider import ServedBy, ServedModel
 from deepserve.core.request import Request
 from deepserve.core.usage import Usage
 from deepserve.engine.generation import Admitted, Generation, ResultEnded, TokenDrawn
-from deepserve.engine.interface import Draw, Engine
+from deepserve.engine.interface import Engine
 from deepserve.engine.loader import load_engine
 from deepserve.engine.prefix_index import CacheKey
 from deepserve.engine.scheduler import Scheduler, SchedulerStats
@@ -43,16 +49,7 @@ from deepserve.prompt.encoder import SampledTurn, encode
 from deepserve.prompt.segments import Start
 from deepserve.prompt.special_tokens import END_THINK
 
-DEFAULT_OUTPUT_TOKENS = 8_192
-DEFAULT_THINKING_TOKENS = 65_536
-DEFAULT_MAX_EFFORT_TOKENS = 131_072
-MAX_OUTPUT_TOKENS = 393_216
-"""Limits on reasoning and answer together (api-docs.deepseek.com/api/create-chat-completion, November 2026)."""
-
-SEVERAL_RESULTS_TEMPERATURE = 0.7
-"""For models that answer greedily by default: several equal answers would be of no use to anybody."""
-
-_LONG_PROMPT_BYTES = 100_000
+_LONG_PROMPT_CHARACTERS = 100_000
 """From here on a prompt is tokenised outside the event loop: it takes more than a few milliseconds."""
 
 _SEED_BITS = 53
@@ -157,7 +154,7 @@ class EmbeddedBackend:
         return len(ids)
 
     async def answer(self, request: Request) -> AsyncGenerator[Event]:
-        _check_supported(request)
+        check_supported(request)
         work = await self._prepare(request)
         writers = [
             AnswerWriter(work.rules, self._model.tokenizer, result=result, seed=draw.seed, call_id=self._call_id)
@@ -229,7 +226,7 @@ class EmbeddedBackend:
     async def _prepare(self, request: Request) -> _Work:
         restored, past_reasoning, replays = self._memory.restore(request)
         ids, boundaries, start = await self._encode(restored, replays)
-        max_tokens = self._max_tokens(request, len(ids))
+        max_tokens = choose_max_tokens(request, len(ids), context_tokens=self._context_tokens)
         has_part = request.thinking.enabled and bool(request.tools) and request.tool_choice.mode != "none"
         guide = None
         if request.thinking.budget_tokens is not None and start.stage in ("reasoning", "reasoning_continued"):
@@ -241,7 +238,9 @@ class EmbeddedBackend:
         return _Work(
             generation=Generation(
                 prompt=ids,
-                draws=self._draws(request),
+                draws=choose_draws(
+                    request, self._model.defaults, vocab_size=self._engine_info.vocab_size, draw_seed=self._draw_seed
+                ),
                 max_tokens=max_tokens,
                 stop_tokens=self._model.stop_tokens,
                 # Earlier turns left their snapshots when they were made; this one is what the next turn shares.
@@ -274,58 +273,9 @@ class EmbeddedBackend:
             encoded = self._model.tokenizer.encode(prompt)
             return encoded.ids, encoded.boundaries, prompt.start
 
-        if _size(request) > _LONG_PROMPT_BYTES:
+        if prompt_characters(request) > _LONG_PROMPT_CHARACTERS:
             return await asyncio.to_thread(work)
         return work()
-
-    def _max_tokens(self, request: Request, num_prompt: int) -> int:
-        """The output limit. An explicit one must fit the context; a default is cut to what is left of it."""
-        left = self._context_tokens - num_prompt
-        explicit = request.max_output_tokens
-        if explicit is not None and explicit < 1:
-            raise InvalidField("The output limit must be at least 1.", field="max_tokens")
-        if left < 1 or (explicit is not None and explicit > left):
-            raise ContextOverflow(
-                limit_tokens=self._context_tokens, prompt_tokens=num_prompt, requested_tokens=explicit or 0
-            )
-        if explicit is not None:
-            return explicit
-        default = request.default_output_tokens
-        if default is None:
-            default = DEFAULT_OUTPUT_TOKENS
-            if request.thinking.enabled:
-                is_max = request.thinking.effort == "max"
-                default = DEFAULT_MAX_EFFORT_TOKENS if is_max else DEFAULT_THINKING_TOKENS
-        return min(default, left)
-
-    def _draws(self, request: Request) -> tuple[Draw, ...]:
-        """One for each result. Result i is drawn with seed + i, so that it can be asked for again by itself."""
-        asked, defaults = request.sampling, self._model.defaults
-        outside = [token for token in asked.logit_bias if not 0 <= token < self._engine_info.vocab_size]
-        if outside:
-            raise InvalidField(
-                f"logit_bias names the token {outside[0]}, but this model has the tokens 0 to "
-                f"{self._engine_info.vocab_size - 1}.",
-                field="logit_bias",
-            )
-        temperature = _first(asked.temperature, defaults.temperature if defaults.do_sample else 0.0, 1.0)
-        if asked.temperature is None and temperature == 0 and request.num_results > 1:
-            temperature = SEVERAL_RESULTS_TEMPERATURE
-        seed = asked.seed if asked.seed is not None else self._draw_seed()
-        draw = Draw(
-            temperature=temperature,
-            top_p=_first(asked.top_p, defaults.top_p, 1.0),
-            top_k=int(_first(asked.top_k, defaults.top_k, 0)),
-            min_p=_first(asked.min_p, defaults.min_p, 0.0),
-            repetition_penalty=_first(asked.repetition_penalty, defaults.repetition_penalty, 1.0),
-            frequency_penalty=_first(asked.frequency_penalty, 0.0),
-            presence_penalty=_first(asked.presence_penalty, 0.0),
-            logit_bias=dict(asked.logit_bias),
-            num_top_logprobs=asked.num_top_logprobs,
-        )
-        return tuple(
-            msgspec.structs.replace(draw, seed=(seed + result) % (1 << 64)) for result in range(request.num_results)
-        )
 
     # After the engine
 
@@ -356,38 +306,3 @@ class EmbeddedBackend:
                 "deepserve. It was not made by DeepSeek and knows very little."
             )
         return f"Answers come from {model.name}, {size}, run by the {info.name} engine in {info.formats}."
-
-
-def _check_supported(request: Request) -> None:
-    """Refuse by name what this back end cannot honour. Raises UnsupportedFeature."""
-    if request.sampling.top_a:
-        raise UnsupportedFeature("`top_a` is not supported: use `min_p`.", field="top_a")
-    if request.tool_choice.mode in ("required", "named"):
-        raise UnsupportedFeature("Forced tool calls are not supported: use `auto`.", field="tool_choice")
-    if request.response_format.kind not in ("text", "json_object"):
-        raise UnsupportedFeature(
-            f"The response format `{request.response_format.kind}` is not supported: use `json_object`.",
-            field="response_format",
-        )
-    if request.server_tools:
-        raise UnsupportedFeature(f"The server tool `{request.server_tools[0].tool}` is not supported.", field="tools")
-    if request.infill is not None and request.infill.echo:
-        raise UnsupportedFeature("`echo` is not supported.", field="echo")
-
-
-def _first(*values: float | None) -> float:
-    """The first that is given."""
-    return next(value for value in values if value is not None)
-
-
-def _size(request: Request) -> int:
-    """Roughly the characters of a prompt."""
-
-    def of(message: Message) -> int:
-        results = sum(len(getattr(part, "text", "")) for result in message.tool_results for part in result.content)
-        calls = sum(len(call.arguments) for call in message.tool_calls)
-        return len(message.text) + len(message.reasoning or "") + results + calls
-
-    infill = request.infill
-    plain = len(infill.prompt) + len(infill.suffix or "") if infill is not None else 0
-    return plain + sum(map(of, request.messages)) + sum(len(str(tool.parameters)) for tool in request.tools)

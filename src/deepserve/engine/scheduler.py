@@ -10,7 +10,6 @@ together depends on load but what comes out does not.
 from __future__ import annotations
 
 import logging
-from collections import OrderedDict, deque
 from collections.abc import Callable, Sequence
 
 import msgspec
@@ -22,6 +21,7 @@ from deepserve.engine.interface import CHUNK_TOKENS, Drawn, Engine, Row, RowFaul
 from deepserve.engine.prefix_index import PrefixIndex, snapshot_interval
 from deepserve.engine.result_state import ResultState
 from deepserve.engine.step_pace import StepPace
+from deepserve.engine.waiting_line import WaitingLine
 
 _logger = logging.getLogger(__name__)
 
@@ -99,8 +99,7 @@ class Scheduler:
         self._index = PrefixIndex(info=info, max_bytes=int(memory_bytes * _CACHE_SHARE), release=self._release)
         self._groups: dict[GenerationId, _Group] = {}
         self._running: list[ResultState] = []  # in order of admission
-        self._preempted: deque[ResultState] = deque()
-        self._waiting: OrderedDict[TenantId, deque[ResultState]] = OrderedDict()
+        self._waiting = WaitingLine()
         self._updates: list[tuple[GenerationId, Progress]] = []
         self._totals = _Totals()
         self._stats = self._count()
@@ -119,7 +118,7 @@ class Scheduler:
     def _count(self) -> SchedulerStats:
         return SchedulerStats(
             running=len(self._running),
-            waiting=len(self._preempted) + sum(len(queue) for queue in self._waiting.values()),
+            waiting=len(self._waiting),
             cache_bytes=self._index.size_bytes,
             cache_snapshots=self._index.num_snapshots,
             cache_evictions=self._index.num_evicted,
@@ -133,7 +132,7 @@ class Scheduler:
             raise ValueError("a prompt has at least one token")
         first = ResultState(generation_id, generation, 0)
         self._groups[generation_id] = _Group(results=[first])
-        self._waiting.setdefault(generation.cache_key.tenant, deque()).append(first)
+        self._waiting.add(first)
 
     def cancel(self, generation_id: GenerationId) -> None:
         """Forget a generation and free what it holds; nothing more is reported about it. Unknown ids are fine."""
@@ -195,19 +194,10 @@ class Scheduler:
 
     def _admit(self) -> None:
         while len(self._running) < self._max_sequences:
-            tenant = next(iter(self._waiting), None)
-            queue = self._preempted or (self._waiting[tenant] if tenant is not None else None)
-            if not queue:
+            state = self._waiting.first()
+            if state is None or not self._has_room_for(state):
                 return
-            state = queue.popleft()
-            if not self._has_room_for(state):
-                queue.appendleft(state)
-                return
-            if tenant is not None and queue is self._waiting.get(tenant):
-                self._waiting.move_to_end(tenant)  # round robin
-                if not queue:
-                    del self._waiting[tenant]
-            self._start(state)
+            self._start(self._waiting.take_first())
 
     def _has_room_for(self, state: ResultState) -> bool:
         """Whether the whole history fits beside what is running, cached prefixes evicted if need be.
@@ -252,6 +242,7 @@ class Scheduler:
             group.is_admitted = True
             self._totals.prompt_tokens_restored += state.computed
             self._report(state, Admitted(hit_tokens=state.computed, common_tokens=match.common_tokens))
+        self._branch(state)
 
     # One step
 
@@ -335,8 +326,8 @@ class Scheduler:
             self._totals.prompt_tokens_computed += len(row.tokens)
         if self._is_snapshot_due(state):
             self._remember(state)
+        self._branch(state)
         if row.draw is None:
-            self._branch(state)
             return
         assert drawn is not None, "the engine drew nothing for a row that asked"
         state.append(drawn.token)
@@ -348,17 +339,19 @@ class Scheduler:
             self._finish(state, ResultEnded(result=state.result, reason="length"))
 
     def _branch(self, state: ResultState) -> None:
-        """Queue the other results once the first has computed all they share."""
+        """Queue the other results once the first has all they share: the prompt but for its last token."""
         group, generation = self._groups[state.id], state.generation
         num_results = len(generation.draws)
-        if len(group.results) == num_results or state.computed != state.num_prompt - 1:
+        if len(group.results) == num_results or state.computed < state.num_prompt - 1:
             return
-        group.trunk = self._snapshot(state)
+        assert state.computed == state.num_prompt - 1, "rows end there"
+        if state.computed:
+            group.trunk = self._snapshot(state)
         others = [ResultState(state.id, generation, result) for result in range(1, num_results)]
         group.results.extend(others)
         if group.trunk is not None:  # else they compute the prompt each for itself
             group.unstarted = set(range(1, num_results))
-        self._waiting.setdefault(generation.cache_key.tenant, deque()).extendleft(reversed(others))
+        self._waiting.add_siblings(others)
 
     # Remembering
 
@@ -439,7 +432,7 @@ class Scheduler:
     def _preempt(self, state: ResultState) -> None:
         """Take a result's memory away; it will be computed again from its tokens, and come out the same."""
         self._remove(state)
-        self._preempted.appendleft(state)  # the oldest comes back first
+        self._waiting.add_preempted(state)
         self._totals.preemptions += 1
 
     def _remove(self, state: ResultState) -> None:
@@ -453,14 +446,7 @@ class Scheduler:
             state.computed = 0
         if state in self._running:
             self._running.remove(state)
-        if state in self._preempted:
-            self._preempted.remove(state)
-        tenant = state.generation.cache_key.tenant
-        queue = self._waiting.get(tenant)
-        if queue is not None and state in queue:
-            queue.remove(state)
-            if not queue:
-                del self._waiting[tenant]
+        self._waiting.discard(state)
 
     def _release_trunk(self, group: _Group) -> None:
         if group.trunk is not None:
