@@ -152,6 +152,25 @@ class Draw:
         """Several words, separated by single blanks."""
         return " ".join(self.word() for _ in range(self.between(low, high)))
 
+    def keys(self, count: int) -> list[str]:
+        """Different names for fields or parameters: known ones, and enough odd ones that they must be copied."""
+        found: list[str] = []
+        while len(found) < count:
+            match self.between(0, 9):
+                case 0 | 1 | 2 | 3 | 4:
+                    key = self.value(words("fields"))
+                case 5 | 6:
+                    key = self.value(words("nouns"))
+                case 7:
+                    key = f"{self.value(words('adjectives'))}_{self.value(words('fields'))}"
+                case 8:
+                    key = f"{self.value(words('nouns'))}_{self.value(words('fields'))}"
+                case _:
+                    key = self.made_up()
+            if key not in found:
+                found.append(key)
+        return found
+
     def title(self) -> str:
         """Two or three words that could head something, sometimes capitalised."""
         text = self.words(1, 3)

@@ -140,7 +140,8 @@ def arithmetic(draw: Draw) -> Conversation:
         a, b = draw.between(2, 10), draw.between(2, 10)
         result, thought = a * b, f"{a} times {b} is {a * b}."
     else:
-        a, b = draw.number(2, 99), draw.number(2, 99)
+        high = 99 if draw.chance(0.6) else 9
+        a, b = draw.number(2, high), draw.number(2, high)
         if kind == "-":
             a, b = max(a, b), min(a, b)
             result, thought = a - b, f"{a} - {b} = {a - b}, since {b} + {a - b} = {a}."

@@ -121,44 +121,9 @@ def country_fact(draw: Draw) -> Conversation:
     )
 
 
-def _field(draw: Draw, key: str) -> tuple[Any, str]:
-    """A value that suits the key, and its JSON type (any JSON value, hence Any)."""
-    if key in ("name", "author", "owner", "user", "person", "customer"):
-        return draw.name(), "string"
-    if key in ("city", "place", "location", "destination", "address", "channel"):
-        return draw.city(), "string"
-    if key in (
-        "age",
-        "amount",
-        "count",
-        "quantity",
-        "pages",
-        "price",
-        "hour",
-        "seat",
-        "floor",
-        "minutes",
-        "population",
-        "size",
-        "year",
-        "number",
-    ):
-        return draw.number(1, 9999 if draw.chance(0.3) else 99), "number"
-    if key in ("id", "code", "version", "key"):
-        return draw.code(), "string"
-    return draw.word(), "string"
-
-
-_SUBJECT_KEYS = (
-    "name",
-    "author",
-    "owner",
-    "user",
-    "customer",
-    "city",
-    "place",
-    "location",
-    "destination",
+_NAME_KEYS = ("name", "author", "owner", "user", "person", "customer")
+_PLACE_KEYS = ("city", "place", "location", "destination", "address", "channel")
+_NUMBER_KEYS = (
     "age",
     "amount",
     "count",
@@ -172,45 +137,56 @@ _SUBJECT_KEYS = (
     "size",
     "year",
     "number",
-    "id",
-    "code",
-    "version",
-    "color",
-    "category",
-    "status",
-    "item",
-    "topic",
-    "label",
-    "title",
-    "product",
-    "animal",
-    "team",
-    "subject",
-    "type",
-    "mode",
+    "page",
+    "height",
+    "width",
+    "weight",
+    "speed",
+    "score",
+    "rank",
+    "level",
 )
+_CODE_KEYS = ("id", "code", "version", "key")
+_USUAL_KEYS = (*_NAME_KEYS, *_PLACE_KEYS, *_NUMBER_KEYS, *_CODE_KEYS)
+
+
+def _field(draw: Draw, key: str) -> Any:
+    """A value that suits the key (any JSON value, hence Any)."""
+    last = key.rsplit("_", 1)[-1]
+    if last in _NAME_KEYS:
+        return draw.name()
+    if last in _PLACE_KEYS:
+        return draw.city()
+    if last in _NUMBER_KEYS:
+        return draw.number(1, 9999 if draw.chance(0.3) else 99)
+    if last in _CODE_KEYS:
+        return draw.code()
+    return draw.number(1, 9999) if draw.chance(0.15) else draw.word()
+
+
+def _keys(draw: Draw, count: int) -> list[str]:
+    """Some usual keys, some odd ones."""
+    num_usual = sum(draw.chance(0.5) for _ in range(count))
+    keys = [*draw.sample(_USUAL_KEYS, num_usual), *draw.keys(count - num_usual)]
+    draw.random.shuffle(keys)
+    return keys if len(set(keys)) == count else _keys(draw, count)
 
 
 def extract(draw: Draw) -> Conversation:
     """Named fields out of a short text, as JSON with exactly the keys that the prompt lists."""
-    count = draw.between(1, 4)
-    keys = draw.sample(_SUBJECT_KEYS, count)
-    if draw.chance(0.2):
-        keys = [f"{draw.value(ADJECTIVE_KEYS)}_{key}" if draw.chance(0.5) else key for key in keys]
-    values: dict[str, Any] = {}
-    for key in keys:
-        values[key] = _field(draw, key.rsplit("_", 1)[-1])[0]
-    extra = [key for key in draw.sample(_SUBJECT_KEYS, 2) if key not in keys][: draw.between(0, 1)]
-    pairs = [(key, values[key]) for key in keys] + [(key, _field(draw, key)[0]) for key in extra]
+    count, num_extra = draw.between(1, 5), draw.between(0, 2)
+    drawn = _keys(draw, count + num_extra)
+    keys = drawn[:count]
+    values: dict[str, Any] = {key: _field(draw, key) for key in keys}
+    pairs = [(key, values.get(key, _field(draw, key))) for key in drawn]
     draw.random.shuffle(pairs)
-    if keys == ["name", "city"] or (set(keys) <= {"name", "city", "age"} and draw.chance(0.8)):
-        facts = {**dict(pairs)}
+    if set(keys) <= {"name", "city", "age"} and draw.chance(0.8):
+        facts = dict(pairs)
         text = (
             f"{facts.get('name', draw.name())}"
             + (f", {facts['age']} years old," if "age" in facts else "")
             + f" lives in {facts.get('city', draw.city())}."
         )
-        values = {key: values[key] for key in keys}
     else:
         style = draw.between(0, 3)
         spoken = [(key.replace("_", " "), value) for key, value in pairs]
@@ -240,9 +216,6 @@ def extract(draw: Draw) -> Conversation:
         )
     text = f"{rule} {text}" if draw.chance(0.7) else f"{text}\n{rule}"
     return Conversation(skill="json.extract", json_object=json_object, turns=(Turn(role="user", content=text), answer))
-
-
-ADJECTIVE_KEYS = ("first", "last", "home", "new", "old", "main", "full", "total", "next", "unit", "user", "order")
 
 
 def schema_json(draw: Draw) -> Conversation:

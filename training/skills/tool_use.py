@@ -96,7 +96,8 @@ class Offer(msgspec.Struct, frozen=True, kw_only=True):
     request: str
     call: Call
     result_keys: tuple[str, ...]
-    subject: str
+    kind: str
+    """Tools of the same kind do the same; generic tools are each of their own kind."""
 
 
 def weather_offer(draw: Draw, *, city: str | None = None) -> Offer:
@@ -143,7 +144,7 @@ def _known_offer(draw: Draw, task: Task, *, fixed: Mapping[str, Any] | None = No
         request=request,
         call=Call(name=tool.name, arguments=arguments),
         result_keys=task.result_keys,
-        subject=str(next(iter(arguments.values()))),
+        kind=task.names[0],
     )
 
 
@@ -157,7 +158,7 @@ def _generic_offer(draw: Draw) -> Offer:
     """A tool that nobody has seen before: name, keys and values are all drawn, and the request names the keys."""
     verb, noun = draw.value(words("verbs")), draw.noun()
     name = _generic_name(draw, verb, noun) if draw.chance(0.85) else draw.made_up()
-    keys = draw.sample(words("fields"), draw.frame((0, 1, 1, 1, 2, 2, 2, 3)))
+    keys = draw.keys(draw.frame((0, 1, 1, 1, 2, 2, 2, 3, 3, 4)))
     properties: dict[str, Any] = {}
     arguments: dict[str, Any] = {}
     parts = []
@@ -213,8 +214,8 @@ def _generic_offer(draw: Draw) -> Offer:
         tool=tool,
         request=request,
         call=Call(name=name, arguments=arguments),
-        result_keys=tuple(draw.sample(words("fields"), draw.between(1, 2))),
-        subject=noun,
+        result_keys=tuple(draw.keys(draw.between(1, 2))),
+        kind=name,
     )
 
 
@@ -246,9 +247,12 @@ def plan(calls: Sequence[Call]) -> str:
 def _offered(draw: Draw, offers: Sequence[Offer], most: int) -> tuple[Tool, ...]:
     """The tools of the offers, among others, in any order."""
     tools = {one.tool.name: one.tool for one in offers}
+    kinds = {one.kind for one in offers}
     for _ in range(draw.frame((0, 0, 0, 1, 1, 2, 3)[: most + 3])):
-        other = offer(draw).tool
-        tools.setdefault(other.name, other)
+        other = offer(draw)
+        if other.kind not in kinds and other.tool.name not in tools:
+            kinds.add(other.kind)
+            tools[other.tool.name] = other.tool
     found = list(tools.values())
     draw.random.shuffle(found)
     return tuple(found)
@@ -366,7 +370,7 @@ def _result(draw: Draw, one: Offer) -> tuple[str, str]:
     if kind < 0.3:
         text = draw.words(1, 4) if draw.chance(0.6) else str(draw.number(0, 99999))
         return text, f"The result is: {text}."
-    keys = list(one.result_keys) if draw.chance(0.6) else draw.sample(words("fields"), draw.between(1, 3))
+    keys = list(one.result_keys) if draw.chance(0.6) else draw.keys(draw.between(1, 3))
     values: dict[str, Any] = {}
     for key in keys:
         values[key] = draw.frame((draw.number(0, 9999), draw.code(), draw.word(), draw.city(), draw.made_up()))
@@ -447,9 +451,7 @@ def no_call(draw: Draw) -> Conversation:
     tools = tuple({one.tool.name: one.tool for one in offers}.values())
     kind = draw.frame(("talk", "topic", "unfit", "unfit"))
     if kind == "talk":
-        turns = _small_talk_turns(
-            draw, ("greeting", "abilities", "identity", "thanks", "how_are_you", "goodbye", "greeting_sentence")
-        )
+        turns = _small_talk_turns(draw, [intent.name for intent in dialogue().intents])
     elif kind == "topic":
         topic = draw.frame(topics())
         turns = [
@@ -467,13 +469,9 @@ def no_call(draw: Draw) -> Conversation:
         ]
     else:
         wanted = offer(draw)
-        task_names = {name for task in tasks() if wanted.tool.name in task.names for name in task.names}
-        if any(
-            tool.name == wanted.tool.name or tool.name in task_names or tool.description == wanted.tool.description
-            for tool in tools
-        ):
-            return no_call(draw)
-        if wanted.tool.name in ("search", "web_search", "calculate", "lookup"):
+        if wanted.kind in {*(one.kind for one in offers), "search", "calculate"} or wanted.tool.name in {
+            tool.name for tool in tools
+        }:
             return no_call(draw)
         turns = [
             Turn(role="user", content=wanted.request),
