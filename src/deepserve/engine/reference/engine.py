@@ -135,8 +135,7 @@ class ReferenceEngine(Engine):
             self._layers = [_gather_weights(layer) for layer in network.layers if isinstance(layer, Layer)]
             self._embed = network.embed.weight.detach()
             self._norm, self._head = network.norm.weight.detach(), network.head.weight.T.contiguous()
-            self._hc_head = HyperWeights(network.hc_head_fn, network.hc_head_base, network.hc_head_scale)
-            self._hc_head = _detached(self._hc_head)
+            self._hc_head = _detached(HyperWeights(network.hc_head_fn, network.hc_head_base, network.hc_head_scale))
         self._info = _describe(network, self._pool, self._device)
         self._sequences: dict[SequenceId, SequenceState] = {}
         self._snapshots: set[int] = set()
@@ -283,7 +282,7 @@ class ReferenceEngine(Engine):
         eps, heads = config.rms_norm_eps, config.num_attention_heads
         angles = plan.history_turns if weights.ratio else plan.window_turns
         of_heads = angles.unsqueeze(1)
-        low, kv, *raw = (x @ weights.of_input).split(weights.of_input_widths, -1)
+        low, kv, *raw = torch.split_with_sizes(x @ weights.of_input, weights.of_input_widths, -1)
         queries = rms_norm(low, weights.q_norm, eps) @ weights.wq_b
         index_queries = queries[:, heads * config.head_dim :]
         queries = queries[:, : heads * config.head_dim].view(-1, heads, config.head_dim)
@@ -522,7 +521,8 @@ def _gather_compressor(compressor: Compressor) -> _CompressorWeights:
 
 
 def _detached(weights: HyperWeights) -> HyperWeights:
-    return HyperWeights(*(weight.detach() for weight in weights))
+    fn = weights.fn.detach().T.contiguous().T
+    return HyperWeights(fn, weights.base.detach(), weights.scale.detach())
 
 
 def _describe(network: Network, pool: StatePool, device: torch.device) -> EngineInfo:

@@ -112,7 +112,7 @@ def sinkhorn(matrices: Tensor, along: Lines, *, iterations: int, eps: float) -> 
     else:
         balanced = balance(matrices, (along.columns, *((along.rows, along.columns) * (iterations - 1))), eps)
     size = round(width**0.5)
-    return balanced.unflatten(-1, (size, size))
+    return balanced.view(-1, size, size)
 
 
 def inverse_rms(rows: Tensor, eps: float) -> Tensor:
@@ -156,8 +156,8 @@ def hyper_mix(streams: Tensor, weights: HyperWeights, along: Lines, config: Netw
     """Compute the three mixes of one sub-block from streams [N, S, d]."""
     size = config.hc_mult
     scores = torch.addcmul(weights.base, stream_scores(streams, weights.fn, config.rms_norm_eps), weights.scale)
-    read, write, carry = scores.split((size, size, size * size), -1)
-    carry = carry.unflatten(-1, (size, size)).softmax(-1).flatten(-2) + config.hc_eps
+    read, write, carry = torch.split_with_sizes(scores, (size, size, size * size), -1)
+    carry = carry.view(-1, size, size).softmax(-1).flatten(-2) + config.hc_eps
     return Mix(
         read.sigmoid() + config.hc_eps,
         2 * write.sigmoid(),

@@ -67,7 +67,8 @@ def turns(positions: Tensor, frequencies: Tensor) -> Tensor:
 
 def rotate_(x: Tensor, by: Tensor) -> Tensor:
     """`rotate` in place, in one operation; for inference. x [..., D] float32, by [..., R / 2] from `turns`."""
-    torch.view_as_complex(x[..., -2 * by.shape[-1] :].unflatten(-1, (-1, 2))).mul_(by)
+    pairs = x[..., -2 * by.shape[-1] :].view(*x.shape[:-1], -1, 2)
+    torch.view_as_complex(pairs).mul_(by)
     return x
 
 
