@@ -134,7 +134,7 @@ class ReferenceEngine(Engine):
         with torch.no_grad():
             self._layers = [_gather_weights(layer) for layer in network.layers if isinstance(layer, Layer)]
             self._embed = network.embed.weight.detach()
-            self._norm, self._head = network.norm.weight.detach(), network.head.weight.T.contiguous()
+            self._norm, self._head = network.norm.weight.detach(), network.head.weight.detach()
             self._hc_head = _detached(HyperWeights(network.hc_head_fn, network.hc_head_base, network.hc_head_scale))
         self._info = _describe(network, self._pool, self._device)
         self._sequences: dict[SequenceId, SequenceState] = {}
@@ -188,8 +188,8 @@ class ReferenceEngine(Engine):
     def step(self, rows: Sequence[Row]) -> list[Drawn | RowFault | None]:
         plan, streams = self._advance(rows)
         wanted = [at for at, row in enumerate(rows) if row.draw is not None]
-        logits = iter(self._logits(streams, [plan.last_rows[at] for at in wanted]))
-        return [None if row.draw is None else draw_token(next(logits).numpy(), row.draw) for row in rows]
+        logits = iter(self._logits(streams, [plan.last_rows[at] for at in wanted]).numpy() if wanted else ())
+        return [None if row.draw is None else draw_token(next(logits), row.draw) for row in rows]
 
     def logits(self, rows: Sequence[Row]) -> list[Tensor]:
         """Append the rows like `step`, and return the logits of every token of each row, [n, V]; draws are ignored."""
@@ -261,10 +261,11 @@ class ReferenceEngine(Engine):
     def _logits(self, streams: Tensor, rows: list[int]) -> Tensor:
         """[len(rows), V] on the CPU"""
         with torch.inference_mode():
-            # Eight rows for the sigmoid over 4 streams, four for the product, see `plan.py`.
+            # Eight rows for the sigmoid over 4 streams, see `plan.py`.
             x = hyper_head(streams[rows + [0] * (-len(rows) % 8)], *self._hc_head, self._config)
-            x = x[: len(rows) + -len(rows) % ROW_MULTIPLE]
-            logits = rms_norm(x, self._norm, self._config.rms_norm_eps) @ self._head
+            x = rms_norm(x, self._norm, self._config.rms_norm_eps)
+            # Always four rows a time: the fastest product for so few, but its bits depend on their number.
+            logits = torch.cat([(self._head @ four.T).T for four in x.split(4)[: -(-len(rows) // 4)]])
             return logits[: len(rows)].cpu()
 
     def _layer(self, layer: int, streams: Tensor, plan: StepPlan, tails: list[tuple[Tensor, int, Tensor]]) -> Tensor:
@@ -451,28 +452,28 @@ def visit_experts(
 ) -> Tensor:
     """Sum of each token's experts, added in ascending order; every expert's rows are padded. -> [num_rows, d]"""
     per_token = config.num_experts_per_tok
-    visits = routed.experts[:num_rows].flatten()
-    order = visits.argsort(stable=True)
-    counts = torch.bincount(visits, minlength=len(w13)).tolist()
-    rows: list[Tensor] = []
-    padded_counts: list[int] = []
-    visited = [expert for expert, count in enumerate(counts) if count]
-    for part in order.split([counts[expert] for expert in visited]):
-        missing = -len(part) % ROW_MULTIPLE
-        rows += (part, part[:1].expand(missing)) if missing else (part,)
-        padded_counts.append(len(part) + missing)
-    gathered = torch.cat(rows)
-    inputs = x[gathered // per_token].split(padded_counts)
+    visits: list[list[int]] = [[] for _ in w13]
+    for visit, expert in enumerate(routed.experts[:num_rows].flatten().tolist()):
+        visits[expert].append(visit)
+    visited = [expert for expert, visitors in enumerate(visits) if visitors]
+    gathered: list[int] = []
+    places = [0] * (num_rows * per_token)
+    counts: list[int] = []
+    for expert in visited:
+        for place, visit in enumerate(visits[expert], len(gathered)):
+            places[visit] = place
+        counts.append(len(visits[expert]) + -len(visits[expert]) % ROW_MULTIPLE)
+        gathered += visits[expert] + visits[expert][:1] * (counts[-1] - len(visits[expert]))
+    order = torch.tensor(gathered, device=x.device)
+    inputs = x[order // per_token].split_with_sizes(counts)
     hidden = torch.cat([part @ w13[expert] for part, expert in zip(inputs, visited, strict=True)])
-    hidden = clamped_swiglu(hidden, config.swiglu_limit) * routed.weights.flatten()[gathered].unsqueeze(1)
-    parts = hidden.split(padded_counts)
+    hidden = clamped_swiglu(hidden, config.swiglu_limit).mul_(routed.weights.flatten()[order].unsqueeze(1))
+    parts = hidden.split_with_sizes(counts)
     outputs = torch.cat([part @ w2[expert] for part, expert in zip(parts, visited, strict=True)])
-    # Padding repeats a visit with the same result, so it does not matter which of them is read.
-    places = torch.empty_like(order)
-    places[gathered] = torch.arange(len(gathered), device=places.device)
-    total = outputs[places[0::per_token]]
+    of_tokens = outputs[torch.tensor(places, device=x.device)].view(num_rows, per_token, -1)
+    total = of_tokens[:, 0]
     for nth in range(1, per_token):
-        total += outputs[places[nth::per_token]]
+        total = total + of_tokens[:, nth]
     return total
 
 
