@@ -16,8 +16,8 @@ from training.train import TOKENIZER
 
 TOKEN_IDS = {"bos_token_id": 0, "eos_token_id": 1, "pad_token_id": 2}
 
-GENERATION_DEFAULTS = {**TOKEN_IDS, "do_sample": False, "temperature": 0.0, "top_p": 1.0}
-"""Greedy: a model this small only loses by chance."""
+GENERATION_DEFAULTS = {**TOKEN_IDS, "do_sample": False, "temperature": 0.0, "top_p": 1.0, "max_new_tokens": 2048}
+"""Greedy: a model this small only loses by chance. It also may not notice that it should stop, hence the limit."""
 
 
 def export(run: str, folder: Path) -> None:

@@ -8,7 +8,7 @@ The two doors are `answer` and `count`; every dialect goes through them, and not
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing
 from typing import Protocol
 
@@ -45,6 +45,10 @@ class Gateway:
 
     def is_ready(self) -> bool:
         return self._backend.is_ready()
+
+    def gauges(self) -> Mapping[str, float]:
+        """What monitoring may show of the back end's inside."""
+        return self._backend.gauges()
 
     async def answer(self, request: Request) -> AsyncGenerator[Event]:
         """Stream one answer. Raises before the first event; afterwards every fault is a `Failed` event.

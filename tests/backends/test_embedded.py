@@ -325,6 +325,18 @@ def test_what_the_client_leaves_out_comes_from_the_model(tmp_path: Path) -> None
     assert (draw.frequency_penalty, draw.presence_penalty) == (0.5, -0.5)
 
 
+def test_the_models_own_output_limit_goes_before_the_default_of_the_api(tmp_path: Path) -> None:
+    folder = write_model(tmp_path / "mini-other", **{"generation_config.json": {"max_new_tokens": 5}})
+
+    def num_drawn(request: Request) -> int:
+        bench = Bench(folder)
+        bench.engine.script = lambda history, draw: bench.tokenizer.eos_id + 20
+        return bench.run(lambda: bench.answer(request)).usage.output_tokens
+
+    assert num_drawn(request_of("?")) == 5
+    assert num_drawn(request_of("?", max_output_tokens=9)) == 9
+
+
 def test_mini_models_answer_greedily_unless_several_results_are_asked_for(folder: Path) -> None:
     assert [draw.temperature for draw in draws_of(folder, request_of("?"))] == [0]
     assert [draw.temperature for draw in draws_of(folder, request_of("?", num_results=2))] == [0.7, 0.7]
@@ -431,8 +443,8 @@ def test_a_client_that_leaves_frees_everything(folder: Path, num_events: int) ->
                 await anext(stream)
         bench.write("short")
         await bench.answer(request_of("next"))
-        assert bench.backend.stats().scheduler.running == 0
-        assert bench.backend.stats().waiting_tokens == 0
+        assert bench.backend.gauges()["running"] == 0
+        assert bench.backend.gauges()["waiting_prompt_tokens"] == 0
 
     bench.run(main)
     assert not bench.engine.sequences

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Mapping
 from typing import Protocol
 
 from deepserve.core.events import Event
@@ -28,6 +28,10 @@ class Backend(Protocol):
     async def close(self) -> None: ...
 
     def is_ready(self) -> bool: ...
+
+    def gauges(self) -> Mapping[str, float]:
+        """What monitoring may show of the inside now: a name with its unit -> a number. May be empty."""
+        ...
 
     def answer(self, request: Request) -> AsyncGenerator[Event]: ...
 

@@ -41,7 +41,7 @@ from deepserve.engine.generation import Admitted, Generation, ResultEnded, Token
 from deepserve.engine.interface import Engine
 from deepserve.engine.loader import load_engine
 from deepserve.engine.prefix_index import CacheKey
-from deepserve.engine.scheduler import Scheduler, SchedulerStats
+from deepserve.engine.scheduler import Scheduler
 from deepserve.engine.step_loop import GenerationStream, StepLoop
 from deepserve.engine.thinking_budget import ThinkingBudget
 from deepserve.prompt.decoder import mint_call_id
@@ -54,14 +54,6 @@ _LONG_PROMPT_CHARACTERS = 100_000
 
 _SEED_BITS = 53
 """Seeds we draw are exact in JSON everywhere."""
-
-
-class EmbeddedStats(msgspec.Struct, frozen=True, kw_only=True):
-    """For metrics: the scheduler's counters and the queue."""
-
-    scheduler: SchedulerStats
-    waiting_tokens: int
-    turns_remembered: int
 
 
 class _Work(msgspec.Struct, frozen=True, kw_only=True):
@@ -141,12 +133,12 @@ class EmbeddedBackend:
     def is_ready(self) -> bool:
         return self._loop.is_alive()
 
-    def stats(self) -> EmbeddedStats:
-        return EmbeddedStats(
-            scheduler=self._loop.stats(),
-            waiting_tokens=self._loop.waiting_tokens,
-            turns_remembered=self._memory.num_turns,
-        )
+    def gauges(self) -> Mapping[str, float]:
+        return {
+            **msgspec.structs.asdict(self._loop.stats()),
+            "waiting_prompt_tokens": self._loop.waiting_tokens,
+            "turns_remembered": self._memory.num_turns,
+        }
 
     async def count(self, request: Request) -> int:
         restored, _, replays = self._memory.restore(request)
@@ -226,7 +218,9 @@ class EmbeddedBackend:
     async def _prepare(self, request: Request) -> _Work:
         restored, past_reasoning, replays = self._memory.restore(request)
         ids, boundaries, start = await self._encode(restored, replays)
-        max_tokens = choose_max_tokens(request, len(ids), context_tokens=self._context_tokens)
+        max_tokens = choose_max_tokens(
+            request, len(ids), context_tokens=self._context_tokens, defaults=self._model.defaults
+        )
         has_part = request.thinking.enabled and bool(request.tools) and request.tool_choice.mode != "none"
         guide = None
         if request.thinking.budget_tokens is not None and start.stage in ("reasoning", "reasoning_continued"):

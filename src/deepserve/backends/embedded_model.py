@@ -6,6 +6,7 @@ import hashlib
 import re
 from importlib import resources
 from pathlib import Path
+from typing import Annotated
 
 import msgspec
 
@@ -27,6 +28,7 @@ class GenerationDefaults(msgspec.Struct, frozen=True):
     min_p: float | None = None
     repetition_penalty: float | None = None
     eos_token_id: int | tuple[int, ...] | None = None
+    max_new_tokens: Annotated[int, msgspec.Meta(ge=1)] | None = None
 
 
 class EmbeddedModel(msgspec.Struct, frozen=True, kw_only=True):

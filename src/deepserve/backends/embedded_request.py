@@ -39,8 +39,11 @@ def check_supported(request: Request) -> None:
         raise UnsupportedFeature("`echo` is not supported.", field="echo")
 
 
-def choose_max_tokens(request: Request, num_prompt: int, *, context_tokens: int) -> int:
+def choose_max_tokens(request: Request, num_prompt: int, *, context_tokens: int, defaults: GenerationDefaults) -> int:
     """The output limit. An explicit one must fit the context; a default is cut to what is left of it.
+
+    The model's own default (`max_new_tokens`) goes before the API's, if it is lower: the API's were made for models
+    that know when to stop.
 
     Raises ContextOverflow, and InvalidField for a limit below 1.
     """
@@ -58,6 +61,8 @@ def choose_max_tokens(request: Request, num_prompt: int, *, context_tokens: int)
         if request.thinking.enabled:
             is_max = request.thinking.effort == "max"
             default = DEFAULT_MAX_EFFORT_TOKENS if is_max else DEFAULT_THINKING_TOKENS
+    if defaults.max_new_tokens is not None:
+        default = min(default, defaults.max_new_tokens)
     return min(default, left)
 
 

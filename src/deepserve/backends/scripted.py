@@ -121,6 +121,9 @@ class ScriptedBackend:
     async def close(self) -> None:
         self._is_ready = False
 
+    def gauges(self) -> Mapping[str, float]:
+        return {}
+
     def is_ready(self) -> bool:
         return self._is_ready
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import msgspec
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+from typing_extensions import override
 
 from deepserve.core.errors import DeepserveError
 from deepserve.core.events import BlockDelta, Event, Failed, Finished, Started, UsageReported
@@ -26,14 +29,35 @@ class _Running(msgspec.Struct):
     usage: Usage = Usage()
 
 
+class _EngineGauges(Collector):
+    """The back end's own numbers, as they are when somebody asks."""
+
+    def __init__(self, read: Callable[[], Mapping[str, float]]) -> None:
+        self._read = read
+
+    @override
+    def collect(self) -> Iterable[Metric]:
+        for name, value in self._read().items():
+            text = f"The back end's {name.replace('_', ' ')}."
+            yield GaugeMetricFamily(f"deepserve_engine_{name}", text, value=value)
+
+
 class Metrics:
     """Hears the gateway and the door. Holds its own registry: two servers in one process do not mix."""
 
-    def __init__(self, models: Sequence[str], *, clock: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        models: Sequence[str],
+        *,
+        clock: Callable[[], float],
+        gauges: Callable[[], Mapping[str, float]] = dict,
+    ) -> None:
+        """gauges: read at every scrape; each becomes `deepserve_engine_<name>`."""
         self._models = frozenset(models)
         self._clock = clock
         self._running: dict[RequestId, _Running] = {}
         self._registry = CollectorRegistry()
+        self._registry.register(_EngineGauges(gauges))
         self._requests = Counter(
             "deepserve_requests",
             "Requests a back end was asked to answer, by how they ended.",

@@ -112,7 +112,7 @@ async def _serve(
     closing = Closing()
     await backend.start()
     try:
-        metrics = Metrics([model.id for model in backend.models()], clock=time.monotonic)
+        metrics = Metrics([model.id for model in backend.models()], clock=time.monotonic, gauges=backend.gauges)
         gateway = Gateway(backend, observers=(metrics, *observers))
         app = create_app(settings, gateway, names=names, metrics=metrics, lookups=lookups, closing=closing)
         server = Server(server_config(app, settings), closing, settings.shutdown_grace_s, on_ready=on_ready)
