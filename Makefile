@@ -13,11 +13,13 @@ SERVE_ARGS ?=
 
 # One stamp per set of packages, made anew when the dependencies change.
 .venv/.serve: .venv/.created pyproject.toml
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[reference]'
+	@echo "Setting up .venv; the first time this downloads a few hundred megabytes."
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[reference]'
 	@touch $@
 
 .venv/.dev: .venv/.created pyproject.toml
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	@echo "Setting up .venv with everything the tests need."
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
 	@touch $@ .venv/.serve
 
 serve: .venv/.serve

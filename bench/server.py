@@ -134,7 +134,8 @@ def measure_second_turn(base: str) -> tuple[float, float, dict[str, Any]]:
 
     async def first_token(request: Mapping[str, Any]) -> tuple[float, str, dict[str, Any]]:
         async with httpx.AsyncClient(timeout=None) as client:
-            began, first, text, usage = time.perf_counter(), None, [], {}
+            began, first, text = time.perf_counter(), None, []
+            usage: dict[str, Any] = {}
             async for chunk in chunks(client, base, request):
                 delta = chunk["choices"][0]["delta"]
                 if first is None and (delta.get("content") or delta.get("reasoning_content")):
