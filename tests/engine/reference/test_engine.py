@@ -2,47 +2,350 @@
 
 from __future__ import annotations
 
+import random
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
 import torch
+from torch import Tensor
 
-from deepserve.engine.interface import CHUNK_TOKENS, Row, SequenceId
-from deepserve.engine.reference.engine import ReferenceEngine
-from tests.engine.reference.oracle import oracle, ours
+from deepserve.core.errors import EngineFailure
+from deepserve.engine.interface import CHUNK_TOKENS, Draw, Drawn, Row, RowFault, SequenceId
+from deepserve.engine.reference.config import decode_config
+from deepserve.engine.reference.engine import ReferenceEngine, best_entries
+from deepserve.engine.reference.network import Network
+from tests.engine.reference.oracle import TINY, oracle, ours
+
+MEMORY = 1 << 25
+SHAPES: dict[str, dict[str, Any]] = {
+    "the minimal one": {},
+    "selecting, all layer kinds, short HCA": {
+        "index_topk": 10,
+        "sliding_window": 128,
+        "compress_ratios": [0, 4, 16, 4],
+    },
+    "odd sizes": {
+        "index_topk": 4,
+        "num_attention_heads": 2,
+        "head_dim": 48,
+        "n_routed_experts": 7,
+        "num_experts_per_tok": 3,
+        "hidden_size": 72,
+        "sliding_window": 100,
+        "compress_ratios": [32, 4, 0, 4],
+    },
+}
 
 
-def rows(engine: ReferenceEngine, sequence: SequenceId, tokens: list[int], most: int = CHUNK_TOKENS) -> list[Row]:
-    """Cut tokens into rows of at most this length that cross no border."""
-    cut, at = [], engine.length(sequence)
+def engine_of(**changes: Any) -> ReferenceEngine:
+    return ReferenceEngine(ours(oracle(**changes), **changes), memory_bytes=MEMORY)
+
+
+@pytest.fixture(scope="module")
+def engine() -> Iterator[ReferenceEngine]:
+    """A shared engine whose every branch is on; whatever a test leaves behind would show up here."""
+    shared = engine_of(**SHAPES["selecting, all layer kinds, short HCA"])
+    yield shared
+    assert shared.free_blocks_ratio() == 1.0
+
+
+def some_tokens(length: int, seed: int = 1) -> list[int]:
+    return random.Random(seed).choices(range(TINY["vocab_size"]), k=length)
+
+
+def cut(engine: ReferenceEngine, sequence: SequenceId, tokens: list[int], most: int = CHUNK_TOKENS) -> Iterator[Row]:
+    """Rows of at most this many tokens that cross no border; take each only after the one before was computed."""
     while tokens:
-        size = min(most, CHUNK_TOKENS - at % CHUNK_TOKENS)
-        cut.append(Row(sequence=sequence, tokens=tokens[:size]))
-        tokens, at = tokens[size:], at + len(tokens[:size])
-    return cut
+        size = min(most, CHUNK_TOKENS - engine.length(sequence) % CHUNK_TOKENS)
+        yield Row(sequence=sequence, tokens=tokens[:size])
+        tokens = tokens[size:]
 
 
-def feed(engine, sequence, tokens, most=128):
-    return torch.cat([engine.logits([row])[0] for row in rows(engine, sequence, tokens, most)])
+def feed(engine: ReferenceEngine, sequence: SequenceId, tokens: list[int], most: int = CHUNK_TOKENS) -> Tensor:
+    """Append tokens in rows of this size and return the logits of each, [len(tokens), V]."""
+    return torch.cat([engine.logits([row])[0] for row in cut(engine, sequence, tokens, most)])
 
 
-def test_x():
-    for ch in (
-        {},
-        {
-            "index_topk": 4,
-            "num_attention_heads": 2,
-            "head_dim": 48,
-            "n_routed_experts": 7,
-            "num_experts_per_tok": 3,
-            "hidden_size": 72,
-        },
-        {"sliding_window": 100, "compress_ratios": [32, 4, 0, 4], "qk_rope_head_dim": 4},
-        {"index_topk": 10, "sliding_window": 128, "compress_ratios": [0, 4, 16, 4]},
-    ):
-        model = oracle(**ch)
-        engine = ReferenceEngine(ours(model, **ch), memory_bytes=1 << 26)
-        tokens = torch.randint(512, (700,), generator=torch.Generator().manual_seed(3)).tolist()
-        expected = model(input_ids=torch.tensor([tokens]), use_cache=False).logits[0]
-        a = feed(engine, engine.create(), tokens)
-        print((a - expected).abs().max())
-        for most in (1, 7, 13, 50, 128):
-            b = feed(engine, engine.create(), tokens, most)
-            print(most, (b - expected).abs().max(), torch.equal(a, b), (a - b).abs().amax(1).nonzero().flatten()[:5])
+def cold(engine: ReferenceEngine, tokens: list[int], most: int = CHUNK_TOKENS) -> Tensor:
+    sequence = engine.create()
+    logits = feed(engine, sequence, tokens, most)
+    engine.free(sequence)
+    return logits
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@torch.inference_mode()
+def test_prefill_and_decode_equal_transformers_and_each_other_bit_for_bit(shape: str) -> None:
+    changes = SHAPES[shape]
+    model = oracle(**changes)
+    engine = ReferenceEngine(ours(model, **changes), memory_bytes=MEMORY)
+    tokens = some_tokens(420)
+    expected = model(input_ids=torch.tensor([tokens]), use_cache=False).logits[0]
+    whole = cold(engine, tokens)
+    assert expected.abs().max() > 0.5
+    assert (whole - expected).abs().max() < 1e-4
+    for most in (1, 7, 50):
+        assert torch.equal(cold(engine, tokens, most), whole), most
+
+
+@torch.inference_mode()
+def test_an_untied_indexer_chooses_what_transformers_chooses() -> None:
+    """Greedy continuations are equal as long as they are not decided by equal index scores."""
+    changes = SHAPES["selecting, all layer kinds, short HCA"]
+    model = oracle(**changes)
+    engine = ReferenceEngine(ours(model, **changes), memory_bytes=MEMORY)
+    tokens = some_tokens(150)
+    sequence = engine.create()
+    *rows, last = list(cut_at_once(sequence, tokens))
+    for row in rows:
+        assert engine.step([row]) == [None]
+    drawn = engine.step([Row(sequence=sequence, tokens=last.tokens, draw=Draw(temperature=0))])[0]
+    for _ in range(40):
+        assert isinstance(drawn, Drawn)
+        logits = model(input_ids=torch.tensor([tokens]), use_cache=False).logits[0, -1]
+        best = logits.topk(2).values
+        if best[0] - best[1] > 1e-4:
+            assert drawn.token == int(logits.argmax())
+        tokens.append(drawn.token)
+        drawn = engine.step([Row(sequence=sequence, tokens=[drawn.token], draw=Draw(temperature=0))])[0]
+
+
+def cut_at_once(sequence: SequenceId, tokens: list[int]) -> Iterator[Row]:
+    """Rows of a sequence that starts empty."""
+    for first in range(0, len(tokens), CHUNK_TOKENS):
+        yield Row(sequence=sequence, tokens=tokens[first : first + CHUNK_TOKENS])
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_a_token_has_the_same_bits_alone_and_in_any_batch(shape: str) -> None:
+    engine = engine_of(**SHAPES[shape])
+    chance = random.Random(5)
+    texts = [some_tokens(length, seed=length) for length in (5, 90, 128, 129, 200, 260, 300, 410)]
+    alone = [cold(engine, text) for text in texts]
+    sequences = [engine.create() for _ in texts]
+    seen: list[list[Tensor]] = [[] for _ in texts]
+    done = [0] * len(texts)
+    while any(at < len(text) for at, text in zip(done, texts, strict=True)):
+        rows, owners = [], []
+        for owner in chance.sample(range(len(texts)), chance.randint(1, len(texts))):
+            text, at = texts[owner], done[owner]
+            if at == len(text):
+                continue
+            most = min(len(text) - at, CHUNK_TOKENS - at % CHUNK_TOKENS)
+            size = min(most, chance.choice([1, 1, 1, 2, 3, 17, 128]))
+            rows.append(Row(sequence=sequences[owner], tokens=text[at : at + size]))
+            owners.append(owner)
+            done[owner] += size
+        for owner, logits in zip(owners, engine.logits(rows) if rows else [], strict=True):
+            seen[owner].append(logits)
+    for parts, expected in zip(seen, alone, strict=True):
+        assert torch.equal(torch.cat(parts), expected)
+
+
+@pytest.mark.parametrize("changes", [{"compress_ratios": [0, 4, 128, 4]}, {"compress_ratios": [0, 4, 16, 4]}])
+def test_a_snapshot_continues_bit_for_bit_at_every_position(changes: dict[str, Any]) -> None:
+    """Restored at 0 to 300, each continues as the original did: one token, then a chunk to a border."""
+    engine = engine_of(index_topk=10, **changes)
+    tokens = some_tokens(330)
+    expected = cold(engine, tokens)
+    sequence = engine.create()
+    for position in range(301):
+        snapshot = engine.snapshot(sequence)
+        assert snapshot.position == engine.length(sequence) == position
+        restored = engine.restore(snapshot)
+        engine.release(snapshot)
+        more = feed(engine, restored, tokens[position : position + 1])
+        more = torch.cat((more, feed(engine, restored, tokens[position + 1 : position + 9])))
+        assert torch.equal(more, expected[position : position + 9]), position
+        engine.free(restored)
+        engine.step([Row(sequence=sequence, tokens=tokens[position : position + 1])])
+    engine.free(sequence)
+    assert engine.free_blocks_ratio() == 1.0
+
+
+def test_a_snapshot_outlives_its_sequence_and_is_not_touched_by_others(engine: ReferenceEngine) -> None:
+    tokens = some_tokens(200)
+    expected = cold(engine, tokens)
+    sequence = engine.create()
+    feed(engine, sequence, tokens[:150])
+    snapshot = engine.snapshot(sequence)
+    feed(engine, sequence, some_tokens(40, seed=9))
+    engine.free(sequence)
+    other = engine.create()
+    feed(engine, other, some_tokens(260, seed=10))
+    engine.free(other)
+    for _ in range(2):
+        restored = engine.restore(snapshot)
+        assert torch.equal(feed(engine, restored, tokens[150:]), expected[150:])
+        engine.free(restored)
+    engine.release(snapshot)
+
+
+def test_forks_go_their_own_ways(engine: ReferenceEngine) -> None:
+    start, left, right = some_tokens(137), some_tokens(50, seed=2), some_tokens(50, seed=3)
+    sequence = engine.create()
+    feed(engine, sequence, start)
+    fork = engine.fork(sequence)
+    assert torch.equal(feed(engine, sequence, left), cold(engine, start + left)[137:])
+    assert torch.equal(feed(engine, fork, right), cold(engine, start + right)[137:])
+    engine.free(sequence)
+    engine.free(fork)
+
+
+def test_complete_blocks_are_shared_and_partial_ones_copied_when_written(engine: ReferenceEngine) -> None:
+    blocks = engine.info.capacity_tokens // CHUNK_TOKENS
+
+    def num_used() -> int:
+        return blocks - len(engine._pool._free_blocks)
+
+    sequence = engine.create()
+    feed(engine, sequence, some_tokens(2 * CHUNK_TOKENS + 5))
+    assert num_used() == 3
+    forks = [engine.fork(sequence) for _ in range(4)]
+    snapshot = engine.snapshot(sequence)
+    assert num_used() == 3
+    feed(engine, forks[0], [1])
+    assert num_used() == 4
+    feed(engine, sequence, [1])
+    assert num_used() == 5
+    for held in (*forks, sequence):
+        engine.free(held)
+    assert num_used() == 3
+    engine.release(snapshot)
+    assert num_used() == 0
+
+
+def test_the_state_grows_as_the_paper_says() -> None:
+    engine = engine_of(compress_ratios=[0, 4, 128, 4])
+    sizes = []
+    for length in (0, 1024):
+        sequence = engine.create()
+        for row in cut_at_once(sequence, some_tokens(length)):
+            engine.step([row])
+        sizes.append(engine.snapshot(sequence).size_bytes)
+    head, index = TINY["head_dim"], TINY["index_head_dim"]
+    formula = (2 * (head + index) / 4 + head / 128) * 4
+    assert (sizes[1] - sizes[0]) / 1024 == formula == engine.info.state_bytes_per_token
+
+
+def test_a_full_memory_refuses_the_step_and_changes_nothing() -> None:
+    network = Network(decode_config({**TINY, "index_head_dim": 128, "max_position_embeddings": 8192}))
+    network.initialise(torch.Generator().manual_seed(0))
+    engine = ReferenceEngine(network, memory_bytes=2_500_000)
+    capacity = engine.info.capacity_tokens
+    sequence = engine.create()
+    for row in cut_at_once(sequence, some_tokens(capacity)):
+        engine.step([row])
+    assert engine.free_blocks_ratio() == 0
+    other = engine.create()
+    with pytest.raises(EngineFailure, match="state memory is full"):
+        engine.step([Row(sequence=other, tokens=[1])])
+    assert engine.length(sequence) == capacity
+    assert engine.length(other) == 0
+    engine.free(sequence)
+    assert engine.step([Row(sequence=other, tokens=[1])]) == [None]
+    engine.free(other)
+    held = [engine.create() for _ in range(engine.info.capacity_states)]
+    assert engine.free_blocks_ratio() == 0
+    with pytest.raises(EngineFailure, match="slots"):
+        engine.create()
+    for each in held:
+        engine.free(each)
+    assert engine.free_blocks_ratio() == 1.0
+
+
+def test_a_step_that_raises_can_be_repeated(engine: ReferenceEngine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The last layer fails when all others have run; the same rows sent again give the same bits."""
+    tokens = some_tokens(180)
+    expected = cold(engine, tokens)
+    sequence = engine.create()
+    feed(engine, sequence, tokens[:131])
+    computed = engine._experts
+    calls = iter(range(100))
+
+    def failing(weights: Any, x: Tensor, plan: Any) -> Tensor:
+        if next(calls) == TINY["num_hidden_layers"] - 1:
+            raise RuntimeError("injected")
+        return computed(weights, x, plan)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(engine, "_experts", failing)
+        with pytest.raises(EngineFailure, match="injected"):
+            engine.step([Row(sequence=sequence, tokens=tokens[131:170])])
+    assert engine.length(sequence) == 131
+    assert torch.equal(feed(engine, sequence, tokens[131:]), expected[131:])
+    engine.free(sequence)
+
+
+def test_a_row_that_is_not_finite_leaves_its_neighbours_alone() -> None:
+    changes = SHAPES["selecting, all layer kinds, short HCA"]
+    network = ours(oracle(**changes), **changes)
+    with torch.no_grad():
+        network.embed.weight[7] = torch.nan
+    engine = ReferenceEngine(network, memory_bytes=MEMORY)
+    text = [token for token in some_tokens(180) if token != 7]
+    healthy, ill = engine.create(), engine.create()
+    expected = cold(engine, text)
+    for at in range(len(text) - 1):
+        engine.step([Row(sequence=healthy, tokens=[text[at]]), Row(sequence=ill, tokens=[7 if at == 50 else text[at]])])
+    greedy = Draw(temperature=0)
+    rows = [Row(sequence=ill, tokens=[text[-1]], draw=greedy), Row(sequence=healthy, tokens=[text[-1]], draw=greedy)]
+    fault, drawn = engine.step(rows)
+    assert isinstance(fault, RowFault)
+    assert drawn == Drawn(int(expected[-1].argmax()))
+    engine.free(ill)
+    reused = engine.create()
+    assert torch.equal(feed(engine, reused, text), expected)
+
+
+def test_broken_contracts_are_value_errors_and_change_nothing(engine: ReferenceEngine) -> None:
+    sequence = engine.create()
+    feed(engine, sequence, some_tokens(100))
+    for tokens in ([], [1] * 29, [512], [-1]):
+        with pytest.raises(ValueError, match="token"):
+            engine.step([Row(sequence=sequence, tokens=tokens)])
+    with pytest.raises(ValueError, match="twice"):
+        engine.step([Row(sequence=sequence, tokens=[1]), Row(sequence=sequence, tokens=[2])])
+    for draw in (Draw(logit_bias={512: 1.0}), Draw(output_counts={-1: 1}), Draw(allowed=b"\xff")):
+        with pytest.raises(ValueError, match="draw"):
+            engine.step([Row(sequence=sequence, tokens=[1], draw=draw)])
+    assert engine.length(sequence) == 100
+    snapshot = engine.snapshot(sequence)
+    engine.release(snapshot)
+    engine.free(sequence)
+    with pytest.raises(ValueError, match="not a snapshot"):
+        engine.restore(snapshot)
+    with pytest.raises(ValueError, match="no sequence"):
+        engine.step([Row(sequence=sequence, tokens=[1])])
+
+
+def test_the_context_limit_holds() -> None:
+    engine = engine_of(max_position_embeddings=130)
+    sequence = engine.create()
+    engine.step([Row(sequence=sequence, tokens=some_tokens(128))])
+    with pytest.raises(ValueError, match="context"):
+        engine.step([Row(sequence=sequence, tokens=[1, 2, 3])])
+    assert engine.step([Row(sequence=sequence, tokens=[1, 2])]) == [None]
+
+
+def test_equal_weights_have_equal_fingerprints() -> None:
+    first, same, other = (oracle(seed) for seed in (0, 0, 1))
+    prints = [ReferenceEngine(ours(model), memory_bytes=MEMORY).info.fingerprint for model in (first, same, other)]
+    assert prints[0] == prints[1] != prints[2]
+
+
+def test_best_entries_rank_by_score_then_by_place() -> None:
+    nan, low = float("nan"), float("-inf")
+    scores = torch.tensor(
+        [
+            [0.0, 3.0, 0.0, 1.0, 0.0, 2.0],
+            [0.0, 0.0, 0.0, 0.0, 0.0, 0.0],
+            [1.0, 2.0, low, low, low, low],
+            [6.0, 5.0, 4.0, 3.0, 2.0, 1.0],
+            [nan, nan, nan, nan, nan, nan],
+        ]
+    )
+    best = best_entries(scores, 4)
+    assert best[:4].tolist() == [[0, 1, 3, 5], [0, 1, 2, 3], [0, 1, 2, 3], [0, 1, 2, 3]]
+    assert len(set(best[4].tolist())) == 4

@@ -117,7 +117,8 @@ def sinkhorn(matrices: Tensor, along: Lines, *, iterations: int, eps: float) -> 
 
 def inverse_rms(rows: Tensor, eps: float) -> Tensor:
     """[N, width] -> [N, 1]"""
-    return (torch.linalg.vector_norm(rows, dim=-1, keepdim=True).square_() / rows.shape[-1] + eps).rsqrt_()
+    norm: Tensor = torch.linalg.vector_norm(rows, dim=-1, keepdim=True)
+    return (norm.square_() / rows.shape[-1] + eps).rsqrt_()
 
 
 class _StreamScores(torch.autograd.Function):
