@@ -5,13 +5,14 @@ from typing import Any
 
 import pytest
 
+from deepserve.core.errors import UnsupportedFeature
 from deepserve.core.events import PastReasoning
 from deepserve.core.messages import File, Image, Message, OtherPart, Reasoning, Refusal, Text, ToolCall, ToolResult
 from deepserve.core.request import Request, ResponseFormat, Thinking, Tool, ToolChoice
 from deepserve.core.sampling import KNOBS, Sampling
 from deepserve.dialects.chat.fields import IGNORED, REFUSED
 from deepserve.dialects.chat.request import encode_request
-from tests.dialects.chat.decoding import HELLO, WEATHER, body, decode
+from tests.dialects.chat.decoding import HELLO, WEATHER, body, decode, refusal
 
 OFF = Thinking(enabled=False)
 
@@ -122,6 +123,8 @@ def test_log_probabilities(fields: dict[str, Any], expected: int | None) -> None
 
 def test_every_ignored_field_is_named_to_the_client() -> None:
     for path in IGNORED:
+        if path == "messages[].name":
+            continue  # has its own test below
         name, _, inner = path.partition(".")
         fields = {name: {inner: True}, "stream": True} if inner else {name: "x"}
         assert path in decode(body(**fields)).ignored
@@ -129,6 +132,8 @@ def test_every_ignored_field_is_named_to_the_client() -> None:
 
 def test_every_refused_field_is_refused_by_name_and_ignored_in_strict_mode() -> None:
     for name in REFUSED:
+        error = refusal(body(**{name: "x"}))
+        assert (type(error), error.field) == (UnsupportedFeature, name)
         assert name in decode(body(**{name: "x"}), is_strict=True).ignored
 
 
@@ -136,6 +141,51 @@ def test_unknown_fields_are_named_and_null_ones_are_nothing() -> None:
     message = {"role": "user", "content": "x", "extra": 1, "annotations": [], "audio": None}
     chat = decode(body(messages=[message], foo={"bar": 1}, nothing=None, thinking={"type": "enabled", "x": 1}))
     assert set(chat.ignored) == {"foo", "messages[].extra", "thinking.x"}
+
+
+def test_members_of_nested_objects_are_not_dropped_in_silence() -> None:
+    """Unknown members of tools, parts, calls and the response format used to vanish without a word."""
+    call = {"index": 0, "id": "c", "type": "function", "extra": 1, "function": {"name": "f", "arguments": "", "x": 1}}
+    messages: list[dict[str, Any]] = [
+        {"role": "user", "name": "Ada", "content": [{"type": "text", "text": "json", "cache_control": {}}]},
+        {"role": "assistant", "name": "Bot", "content": "", "reasoning_content": "", "tool_calls": [call]},
+        {"role": "tool", "tool_call_id": "c", "content": "", "name": "f"},
+    ]
+    tool = {"type": "function", "cache_control": {}, "function": {"name": "f", "returns": {"type": "string"}}}
+    fields = {"messages": messages, "tools": [tool], "response_format": {"type": "json_object", "strict": True}}
+    for is_strict in (False, True):
+        messages[0]["content"] = "json" if is_strict else messages[0]["content"]
+        assert set(decode(body(**fields), is_strict=is_strict).ignored) == {
+            "messages[].name",
+            "messages[].tool_calls[].extra",
+            "messages[].tool_calls[].function.x",
+            "tools[].cache_control",
+            "tools[].function.returns",
+            "response_format.strict",
+            *(() if is_strict else ("messages[].content[].cache_control",)),
+        }
+
+
+def test_of_two_names_for_the_end_user_the_loser_is_named() -> None:
+    chat = decode(body(user_id="a", user="b"))
+    assert (chat.request.user_id, chat.ignored) == ("a", ("user",))
+    assert decode(body(user="b")).request.user_id == "b"
+
+
+def test_a_thinking_budget_without_effect_is_named() -> None:
+    chat = decode(body(thinking={"type": "disabled", "budget_tokens": 9}))
+    assert (chat.request.thinking.budget_tokens, chat.ignored) == (None, ("thinking.budget_tokens",))
+    chat = decode(body(thinking={"type": "enabled", "budget_tokens": 9}, thinking_budget=5))
+    assert (chat.request.thinking.budget_tokens, chat.ignored) == (9, ("thinking_budget",))
+
+
+def test_strict_mode_names_what_only_tolerant_mode_reads() -> None:
+    turn = {"role": "assistant", "content": "x", "reasoning": "t"}
+    fields = {"messages": [*HELLO, turn], "thinking": {"type": "enabled", "budget_tokens": 9}}
+    assert decode(body(**fields)).ignored == ()
+    chat = decode(body(**fields), is_strict=True)
+    assert chat.request.messages[-1].reasoning is None
+    assert set(chat.ignored) == {"messages[].reasoning", "thinking.budget_tokens"}
 
 
 def test_stream_options_are_ignored_without_a_stream() -> None:

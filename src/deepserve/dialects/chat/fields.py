@@ -7,6 +7,7 @@ from collections.abc import Mapping
 IGNORED: Mapping[str, str] = {
     "audio": "answers are text",
     "cache_control": "the prefix cache finds shared prefixes by itself",
+    "messages[].name": "the prompt format has no place for the names of participants",
     "metadata": "answers are not stored",
     "modalities": "answers are text",
     "prediction": "a hint about speed; the answer is the same without it",

@@ -27,17 +27,16 @@ from deepserve.dialects.chat.reading import Reading
 _ROLES: tuple[Role, ...] = ("system", "user", "assistant", "tool", "latest_reminder")
 _FILE_KEYS = ("file_id", "file_data", "filename")
 _MESSAGE_KEYS: Mapping[str, frozenset[str]] = {
-    "system": frozenset(("role", "content", "name")),
-    "latest_reminder": frozenset(("role", "content", "name")),
-    "user": frozenset(("role", "content", "name")),
-    "tool": frozenset(("role", "content", "name", "tool_call_id")),
-    "assistant": frozenset(
-        (
-            *("role", "content", "name", "prefix", "tool_calls", "refusal"),
-            *("reasoning_content", "reasoning", "reasoning_details"),
-        )
-    ),
+    "system": frozenset(("role", "content")),
+    "latest_reminder": frozenset(("role", "content")),
+    "user": frozenset(("role", "content")),
+    "tool": frozenset(("role", "content", "tool_call_id")),
+    "assistant": frozenset(("role", "content", "prefix", "tool_calls", "refusal", "reasoning_content")),
 }
+"""What has an effect. `name` has none: the prompt format has no place for it."""
+
+_TOLERATED_TRACES = frozenset(("reasoning", "reasoning_details"))
+"""Other services' names for `reasoning_content`; strict mode does not know them."""
 
 _Spoken = Text | Image | File | OtherPart | Refusal
 
@@ -60,9 +59,10 @@ def _message(reading: Reading, node: Node) -> Message:
     else:
         role = _ROLES[_ROLES.index(role_node.variant(_ROLES))]
     node = node.labelled()
-    for key, value in node.mapping().items():
-        if key not in _MESSAGE_KEYS[role] and value not in (None, "", []):
-            reading.ignore(f"messages[].{key}")
+    known = _MESSAGE_KEYS[role]
+    if role == "assistant" and not reading.is_strict:
+        known |= _TOLERATED_TRACES
+    reading.ignore_others(node, known, "messages[]")
     name = node.optional("name")
     parts: tuple[Part, ...]
     match role:
@@ -93,6 +93,7 @@ def _part(reading: Reading, node: Node) -> _Spoken:
     kind = kind_node.variant(("text",)) if reading.is_strict else kind_node.string()
     match kind:
         case "text" | "input_text" | "output_text":
+            reading.ignore_others(node, ("type", "text"), "messages[].content[]")
             return Text(node.required("text").string())
         case "refusal":
             return Refusal(node.required("refusal").string())
@@ -198,6 +199,8 @@ def _call(reading: Reading, node: Node) -> ToolCall:
             kind="custom",
         )
     function = node.required("function")
+    reading.ignore_others(node, ("index", "id", "type", "function"), "messages[].tool_calls[]")
+    reading.ignore_others(function, ("name", "arguments"), "messages[].tool_calls[].function")
     arguments = function.required("arguments")
     if isinstance(arguments.value, dict) and not reading.is_strict:
         text = msgspec.json.encode(arguments.value).decode()

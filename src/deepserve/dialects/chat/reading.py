@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 from deepserve.config import Limits
 from deepserve.core.errors import UnsupportedFeature
 from deepserve.dialects.chat.fields import DOCUMENTED, EXTENSIONS, REFUSED
@@ -32,6 +34,12 @@ class Reading:
     def ignore(self, path: str) -> None:
         self._ignored[path] = None
 
+    def ignore_others(self, node: Node, known: Collection[str], path: str) -> None:
+        """Note the members of an object that nothing acts on; path names the object, without indices."""
+        for key, value in node.mapping().items():
+            if key not in known and value not in (None, "", []):
+                self.ignore(f"{path}.{key}")
+
     def extension(self, name: str) -> Node | None:
         """A field that only tolerant mode knows."""
         return None if self.is_strict else self.root.optional(name)
@@ -48,7 +56,7 @@ class Reading:
 
     def note_unknown(self) -> None:
         """Note every field that nothing acts on. Called last, after the noteworthy ones."""
-        spellings = spelling_fields()
+        spellings = spelling_fields(is_strict=self.is_strict)
         known = DOCUMENTED if self.is_strict else DOCUMENTED | EXTENSIONS | spellings.keys()
         for name in self.root.keys():  # noqa: SIM118 - a Node, not a dict
             node = self.root.optional(name)

@@ -129,7 +129,10 @@ def decode_request(
 
 
 def _user_id(reading: Reading) -> str | None:
-    node = reading.root.optional("user_id") or reading.extension("user")
+    named, spelled = reading.root.optional("user_id"), reading.extension("user")
+    if named is not None and spelled is not None:
+        reading.ignore("user")
+    node = named or spelled
     if node is None:
         return None
     if len(node.string().encode()) > reading.limits.user_id_bytes:
@@ -147,8 +150,7 @@ def _include_usage(reading: Reading, *, is_stream: bool) -> bool:
         if reading.is_strict:
             raise InvalidField("stream_options should be set along with stream = true", field="stream_options")
         reading.ignore("stream_options")
-    for key in node.mapping().keys() - {"include_usage"}:
-        reading.ignore(f"stream_options.{key}")
+    reading.ignore_others(node, ("include_usage",), "stream_options")
     include = node.optional("include_usage")
     return include is not None and include.boolean()
 

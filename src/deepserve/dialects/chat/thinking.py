@@ -101,10 +101,10 @@ OFFICIAL: tuple[tuple[str, Callable[[Node, Flavour], Wish]], ...] = (
 """The only spellings the vendor's own service knows."""
 
 
-def spelling_fields() -> dict[str, frozenset[str]]:
+def spelling_fields(*, is_strict: bool = False) -> dict[str, frozenset[str]]:
     """Top-level fields that speak about thinking -> the members of theirs that do."""
     fields: dict[str, set[str]] = {}
-    for path, _ in SPELLINGS:
+    for path, _ in OFFICIAL if is_strict else SPELLINGS:
         name, _, inner = path.partition(".")
         fields.setdefault(name, set()).update({inner} - {""})
     return {name: frozenset(inner) for name, inner in fields.items()}
@@ -124,12 +124,13 @@ def decode_thinking(body: Node, flavour: Flavour, *, default: bool | None, is_st
     overruled += [path for path, level in efforts if off or level != efforts[0][1]]
     is_enabled = not off and (bool(on) or bool(efforts) or (flavour.thinks_by_default if default is None else default))
     level = efforts[0][1] if efforts and is_enabled else None
-    budgets = [wish.budget_tokens for _, wish in wishes if wish.budget_tokens is not None]
+    budgets = [(path, wish.budget_tokens) for path, wish in wishes if wish.budget_tokens is not None]
+    overruled += [path for path, budget in budgets if off or budget != budgets[0][1]]
     return Resolved(
         thinking=Thinking(
             enabled=is_enabled,
             effort="high" if level is None or level == "none" else level,
-            budget_tokens=budgets[0] if budgets and is_enabled else None,
+            budget_tokens=budgets[0][1] if budgets and is_enabled else None,
             exclude=any(wish.is_excluded for _, wish in wishes),
         ),
         overruled=tuple(overruled),

@@ -44,6 +44,8 @@ def _tool(reading: Reading, node: Node) -> Tool:
         )
     kind.variant(("function",))
     function = node.required("function")
+    reading.ignore_others(node, ("type", "function"), "tools[]")
+    reading.ignore_others(function, ("name", "description", "parameters", "strict"), "tools[].function")
     name_node = function.required("name")
     name = name_node.string()
     if not _TOOL_NAME.fullmatch(name):
@@ -101,10 +103,16 @@ def decode_response_format(reading: Reading, messages: tuple[Message, ...]) -> R
     node = reading.root.optional("response_format")
     if node is None:
         return ResponseFormat()
-    kind: Literal["text", "json_object", "json_schema"]
+    kind: Literal["text", "json_object"]
     match node.required("type").variant(("text", "json_object", "json_schema")):
         case "text":
             kind = "text"
+        case "json_object" if node.optional("schema") is not None and not reading.is_strict:
+            raise UnsupportedFeature(
+                "`response_format.schema` is not supported: this server does not enforce a schema yet. Leave it out "
+                "and describe the schema in the prompt.",
+                field="response_format.schema",
+            )
         case "json_object":
             kind = "json_object"
         case _ if reading.is_strict:
@@ -121,6 +129,7 @@ def decode_response_format(reading: Reading, messages: tuple[Message, ...]) -> R
             "Prompt must contain the word 'json' in some form to use 'response_format' of type 'json_object'.",
             field="response_format",
         )
+    reading.ignore_others(node, ("type",), "response_format")
     return ResponseFormat(kind=kind)
 
 
