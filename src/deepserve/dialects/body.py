@@ -26,6 +26,8 @@ _TOKEN = re.compile(
 )
 _BRACKET = re.compile(rb"[\[\]{}]")
 _BYTE_IN_MESSAGE = re.compile(r" \(byte (\d+)\)")
+_LONE_SURROGATE = re.compile(rb"(?<!\\)(?:\\\\)*\\u[dD][89abAB][0-9a-fA-F]{2}(?!\\u[dD][c-fC-F])")
+"""Half a character beyond the basic plane, as JavaScript writes when it cuts a string in the middle of an emoji."""
 
 
 class JsonBody:
@@ -93,6 +95,9 @@ def _not_json(raw: bytes, error: msgspec.DecodeError) -> MalformedBody:
     match = _BYTE_IN_MESSAGE.search(text)
     if not raw.strip():
         return MalformedBody("EOF while parsing a value" + at_offset(raw, len(raw)))
+    if match is None and (half := _LONE_SURROGATE.search(raw)) is not None:
+        # The parser calls this a truncated text.
+        return MalformedBody("lone leading surrogate in hex escape" + at_offset(raw, half.end()))
     if match is None:
         text = text.partition(" - at ")[0]
         return MalformedBody(text[:1].lower() + text[1:] + at_offset(raw, len(raw)))

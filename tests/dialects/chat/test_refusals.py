@@ -178,6 +178,14 @@ def test_what_needs_a_grammar_is_refused_by_name(value: dict[str, Any], strict_t
     assert error.field.split(".")[0] in value
 
 
+def test_a_schema_beside_json_object_is_refused_by_name() -> None:
+    """Some services take it there; served without it, the answer would break a promise in silence."""
+    value = body(response_format={"type": "json_object", "schema": {"type": "object"}})
+    error = refusal(value)
+    assert (type(error), error.field) == (UnsupportedFeature, "response_format.schema")
+    assert "response_format.schema" in decode(value, is_strict=True).ignored
+
+
 def test_forced_tools_are_refused_without_thinking_too() -> None:
     value = body(tools=[WEATHER], tool_choice="required", thinking={"type": "disabled"})
     assert isinstance(refusal(value), UnsupportedFeature)
@@ -208,6 +216,8 @@ def test_the_column_is_where_the_value_ends() -> None:
         (b'{"model":}', "invalid character at line 1 column 10"),
         (b"\xff\xfe", "invalid character at line 1 column 1"),
         (b"nope", "invalid character at line 1 column 4"),
+        (rb'{"a":"\\\ud83d\ude00 \ud83d"}', "lone leading surrogate in hex escape at line 1 column 27"),
+        (rb'{"a":"\ude00"}', "invalid utf-16 surrogate pair at line 1 column 13"),
         (b'{"a":1e999}', "number out of range at line 1 column 11"),
         (b"[" * 65 + b"]" * 65, "the JSON is nested deeper than 64 levels"),
         (b"[" + b"1," * 100_001 + b"1]", "the JSON has more than 100000 members"),
