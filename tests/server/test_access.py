@@ -30,6 +30,13 @@ def test_foreign_hosts_are_refused_without_keys(live: LiveServer, host: str) -> 
     assert "Host" in answer.json()["error"]["message"]
 
 
+@pytest.mark.parametrize("name", ["host: localhost", "origin: http://localhost"])
+def test_a_second_header_does_not_hide_behind_the_first(live: LiveServer, name: str) -> None:
+    foreign = name.replace("localhost", "evil.example")
+    answer = live.raw(f"GET /models HTTP/1.1\r\n{name}\r\n{foreign}\r\nconnection: close\r\n\r\n".encode())
+    assert answer.startswith(b"HTTP/1.1 403")
+
+
 @pytest.mark.parametrize("origin", ["https://evil.example", "null", "file://", "http://localhost.evil.example"])
 def test_foreign_origins_are_refused_without_keys(live: LiveServer, origin: str) -> None:
     assert live.get("/models", origin=origin).status_code == 403

@@ -94,14 +94,13 @@ def _key_of(headers: Headers) -> str:
 
 def _refuse_foreign(headers: Headers) -> None:
     """A page of another site, or a name that was pointed at this machine (DNS rebinding), does not get in."""
-    host = headers.get("host")
-    if host is not None and not is_loopback(_name_of(host)):
+    # All of them: which of two a browser, a proxy or a router would believe is anybody's guess.
+    if not all(is_loopback(_name_of(host)) for host in headers.getlist("host")):
         raise OriginRefused(
             "The Host header does not name this machine. Without API keys the server answers only to 127.0.0.1, "
             "localhost and [::1]."
         )
-    origin = headers.get("origin")
-    if origin is not None and not is_loopback(_name_of(origin.partition("://")[2])):
+    if not all(is_loopback(_name_of(origin.partition("://")[2])) for origin in headers.getlist("origin")):
         raise OriginRefused("Requests from web pages of other sites are refused while no API keys are configured.")
 
 
