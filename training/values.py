@@ -84,15 +84,20 @@ class Draw:
         """A whole number, both ends included, whatever the side."""
         return self.random.randint(low, high)
 
+    def owns(self, value: object) -> bool:
+        """Whether a value belongs to this side."""
+        return is_held_out(value) == (self.split == "held_out")
+
     def value(self, options: Sequence[T]) -> T:
         """One of the options that belongs to this side."""
         while True:
             option = self.frame(options)
-            if is_held_out(option) == (self.split == "held_out"):
+            if self.owns(option):
                 return option
 
     def sample(self, options: Sequence[T], count: int) -> list[T]:
-        """Different options of this side, in random order."""
+        """Different options of this side, in random order; the side must have as many."""
+        assert sum(self.owns(option) for option in set(options)) >= count
         found: list[T] = []
         while len(found) < count:
             option = self.value(options)
@@ -104,7 +109,7 @@ class Draw:
         """A whole number of this side; numbers below 20 belong to both."""
         while True:
             number = self.random.randint(low, high)
-            if number < 20 or is_held_out(number) == (self.split == "held_out"):
+            if number < 20 or self.owns(number):
                 return number
 
     def made_up(self) -> str:
@@ -114,7 +119,7 @@ class Draw:
                 self.frame(_ONSETS) + self.frame(_VOWELS) + (self.frame(_CODAS) if self.chance(0.5) else "")
                 for _ in range(self.random.choice((1, 2, 2, 2, 3, 3, 4)))
             )
-            if len(word) > 2 and is_held_out(word) == (self.split == "held_out"):
+            if len(word) > 2 and self.owns(word):
                 return word
 
     def code(self) -> str:
@@ -125,7 +130,7 @@ class Draw:
                 letters = letters.upper()
             digits = "".join(self.frame("0123456789") for _ in range(self.between(1, 5)))
             code = self.frame(("{0}-{1}", "{0}{1}", "{0}_{1}", "{1}-{0}", "{0}{1}{0}")).format(letters, digits)
-            if is_held_out(code) == (self.split == "held_out"):
+            if self.owns(code):
                 return code
 
     def city(self) -> str:

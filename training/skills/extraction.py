@@ -166,8 +166,9 @@ def _field(draw: Draw, key: str) -> Any:
 
 def _keys(draw: Draw, count: int) -> list[str]:
     """Some usual keys, some odd ones."""
-    num_usual = sum(draw.chance(0.5) for _ in range(count))
-    keys = [*draw.sample(_USUAL_KEYS, num_usual), *draw.keys(count - num_usual)]
+    usual = [key for key in _USUAL_KEYS if draw.owns(key)]
+    num_usual = min(len(usual), sum(draw.chance(0.5) for _ in range(count)))
+    keys = [*draw.random.sample(usual, num_usual), *draw.keys(count - num_usual)]
     draw.random.shuffle(keys)
     return keys if len(set(keys)) == count else _keys(draw, count)
 
