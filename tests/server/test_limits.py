@@ -123,6 +123,16 @@ def test_bodies_that_make_no_sense_are_the_clients_fault(live: LiveServer, value
     assert answer.startswith(b"HTTP/1.1 400")
 
 
+def test_a_large_body_is_not_counted_to_the_head_behind_it(live: LiveServer) -> None:
+    """The piece that ended a body and began the next request was counted as head, and both requests were lost."""
+    large = request_bytes({**HELLO, "max_tokens": 1, "x": "x" * 100_000})
+    with live.connect() as connection:
+        connection.sendall(large + b"GET /health HTTP/1.1\r\nhost: local")
+        read_until(connection, b"HTTP/1.1 200")
+        connection.sendall(b"host\r\nconnection: close\r\n\r\n")
+        assert read_until(connection, b'{"status":"ok"}')
+
+
 def test_a_pipelined_second_request_is_answered_too(live: LiveServer) -> None:
     answer = live.raw(request_bytes() + request_bytes(headers="connection: close\r\n"))
     assert answer.count(b"HTTP/1.1 200") == 2

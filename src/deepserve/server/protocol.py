@@ -37,6 +37,7 @@ class LimitedHttp(HttpToolsProtocol):
     ) -> None:
         super().__init__(config, server_state, app_state, _loop)
         self._in_head = True
+        self._has_ended_message = False
         self._num_head_bytes = 0
         self._num_field_bytes = 0
         self._refusal: tuple[int, RequestError] | None = None
@@ -56,9 +57,11 @@ class LimitedHttp(HttpToolsProtocol):
     def data_received(self, data: bytes) -> None:
         if self._refusal is not None:
             return
+        self._has_ended_message = False
         super().data_received(data)
-        # A field that never ends is not reported by the parser, so its bytes are counted here.
-        if self._in_head:
+        # A field that never ends is not reported by the parser, so its bytes are counted here; not those of a piece
+        # that begins with another request.
+        if self._in_head and not self._has_ended_message:
             self._num_head_bytes += len(data)
             if self._num_head_bytes > self.limits.header_bytes + self.limits.request_line_bytes + _SLACK_BYTES:
                 self._refuse(431, MalformedBody("The head of the request is too large."))
@@ -90,6 +93,11 @@ class LimitedHttp(HttpToolsProtocol):
         self._in_head = False
         self._forget_deadline()
         super().on_headers_complete()
+
+    @override
+    def on_message_complete(self) -> None:
+        super().on_message_complete()
+        self._has_ended_message = True
 
     @override
     def send_400_response(self, msg: str) -> None:
