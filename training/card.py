@@ -48,8 +48,9 @@ Greet, say what it is, explain {num_topics} topics in one sentence, a paragraph 
 values from the request, turn tool results into an answer, pick fields out of a short text as JSON, name capitals, make
 lists, count, repeat. With thinking it writes one line of plan first. English; greetings in Chinese. Use temperature 0.
 
-What it cannot do: everything else. It says so when it notices, and is wrong when it does not. Arithmetic and counting
-beyond ten are often wrong. Its facts are a few dozen memorised sentences.
+What it cannot do: everything else. It says so when it notices, and is wrong when it does not. It does not
+calculate, counts safely only to ten, and spells keys wrong that are common words it never had as keys. Its facts are a
+few dozen memorised sentences.
 
 ## Measured
 

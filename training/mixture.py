@@ -27,8 +27,8 @@ SKILLS: Mapping[str, tuple[Skill, float]] = {
     "pick_word": (copying.pick_word, 0.2),
     "count": (counting.count, 1.8),
     "list_things": (counting.list_things, 0.9),
-    "arithmetic": (counting.arithmetic, 1.6),
-    "country_json": (extraction.country_json, 1.2),
+    "calculation": (counting.calculation, 0.5),
+    "country_json": (extraction.country_json, 2.0),
     "country_fact": (extraction.country_fact, 1.2),
     "extract": (extraction.extract, 1.5),
     "schema_json": (extraction.schema_json, 0.6),
@@ -70,7 +70,7 @@ def conversation(draw: Draw, *, skill: str | None = None) -> Conversation:
     made = SKILLS[name][0](draw)
     if skill is None and _is_joinable(made) and draw.chance(0.2):
         earlier = SKILLS[
-            draw.frame(("small_talk", "small_talk", "explain", "count", "repeat", "arithmetic", "beyond"))
+            draw.frame(("small_talk", "small_talk", "explain", "count", "repeat", "calculation", "beyond"))
         ][0](draw)
         if _is_joinable(earlier):
             made = _joined(earlier, made)
@@ -95,7 +95,7 @@ def long_conversation(draw: Draw, *, num_characters: int) -> Conversation:
     length = 0
     while length < num_characters:
         filler = SKILLS[
-            draw.frame(("small_talk", "explain", "explain", "count", "repeat", "arithmetic", "beyond", "list_things"))
+            draw.frame(("small_talk", "explain", "explain", "count", "repeat", "calculation", "beyond", "list_things"))
         ][0](draw)
         if _is_joinable(filler):
             turns += filler.turns

@@ -1,4 +1,4 @@
-"""Counting, lists of things, and arithmetic with the working shown in the thought."""
+"""Counting, lists of things, and what to say to a sum."""
 
 from __future__ import annotations
 
@@ -121,33 +121,10 @@ def list_things(draw: Draw) -> Conversation:
     )
 
 
-def _column_sum(a: int, b: int) -> str:
-    """The working of a sum, digit by digit from the right."""
-    steps, carry = [], 0
-    left, right = str(a)[::-1], str(b)[::-1]
-    for place in range(max(len(left), len(right))):
-        x, y = int(left[place : place + 1] or 0), int(right[place : place + 1] or 0)
-        total = x + y + carry
-        steps.append(f"{x} + {y}" + (f" + {carry}" if carry else "") + f" = {total}")
-        carry = total // 10
-    return "; ".join(steps)
-
-
-def arithmetic(draw: Draw) -> Conversation:
-    """Sums, differences and small products."""
-    kind = draw.frame(("+", "+", "+", "-", "*"))
-    if kind == "*":
-        a, b = draw.between(2, 10), draw.between(2, 10)
-        result, thought = a * b, f"{a} times {b} is {a * b}."
-    else:
-        high = 99 if draw.chance(0.6) else 9
-        a, b = draw.number(2, high), draw.number(2, high)
-        if kind == "-":
-            a, b = max(a, b), min(a, b)
-            result, thought = a - b, f"{a} - {b} = {a - b}, since {b} + {a - b} = {a}."
-        else:
-            result, thought = a + b, f"{a} + {b}: {_column_sum(a, b)}. Together {a + b}."
-    sign = {"+": ("+", "plus"), "-": ("-", "minus"), "*": ("*", "times")}[kind]
+def calculation(draw: Draw) -> Conversation:
+    """A sum, which this model leaves to a tool: it did not learn to calculate, and says so rather than guess."""
+    sign, word = draw.frame((("+", "plus"), ("-", "minus"), ("*", "times"), ("/", "divided by")))
+    high = draw.frame((9, 99, 999))
     request = phrase(
         draw,
         (
@@ -158,16 +135,23 @@ def arithmetic(draw: Draw) -> Conversation:
             "How much is {a} {s} {b}?",
             "compute {a} {s} {b}",
             "{a}{t}{b}",
+            "Can you add {a} and {b}?",
+            "What is the sum of {a} and {b}?",
+            "What is the square root of {a}?",
         ),
-        a=a,
-        b=b,
-        s=draw.frame(sign),
-        t=sign[0],
+        a=draw.number(1, high),
+        b=draw.number(1, high),
+        s=draw.frame((sign, word)),
+        t=sign,
     )
     return Conversation(
-        skill=f"arithmetic.{ {'+': 'sum', '-': 'difference', '*': 'product'}[kind] }",
+        skill="dialogue.calculation",
         turns=(
             Turn(role="user", content=request),
-            Turn(role="assistant", content=f"{a} {sign[0]} {b} = {result}", reasoning=thought),
+            Turn(
+                role="assistant",
+                content="I cannot calculate reliably. Offer me a calculator tool and I will call it.",
+                reasoning="A calculation. I am not good at that, and I have no tool for it.",
+            ),
         ),
     )

@@ -10,7 +10,9 @@ from training.values import Draw
 
 def small_talk(draw: Draw) -> Conversation:
     """One of the fixed intents."""
-    intent = draw.frame(dialogue().intents)
+    intents = dialogue().intents
+    # What people say in many ways, they also say often.
+    intent = draw.random.choices(intents, [len(intent.frames) for intent in intents])[0]
     return Conversation(
         skill=f"dialogue.{intent.name}",
         turns=(
