@@ -108,6 +108,13 @@ def test_a_trace_is_sent_only_while_thinking_and_within_its_budget() -> None:
     assert cut.parts[0] == Reasoning(text="let me")
 
 
+def test_an_answer_that_the_client_began_is_past_its_thinking() -> None:
+    begun = {"role": "assistant", "content": "zero", "prefix": True}
+    assert _only(_request(messages=[*HELLO, begun]), REPLY).parts == (Text("one two three"),)
+    thought = {"role": "assistant", "content": "", "reasoning_content": "so", "prefix": True}
+    assert _only(_request(messages=[*HELLO, thought]), REPLY).parts[0] == Reasoning(text="let me see")
+
+
 def test_the_limit_counts_reasoning_and_answer_together() -> None:
     result = _only(_request(max_tokens=4), REPLY)
     assert result.parts == (Reasoning(text="let me see"), Text("one"))

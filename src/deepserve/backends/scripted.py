@@ -217,7 +217,9 @@ class _Telling:
     def _blocks(self) -> list[tuple[Block, str]]:
         request, reply = self._request, self._reply
         blocks: list[tuple[Block, str]] = []
-        if reply.reasoning is not None and request.thinking.enabled:
+        # An answer that the client has begun is past its thinking.
+        has_begun = bool(request.messages and request.messages[-1].prefix and request.messages[-1].text)
+        if reply.reasoning is not None and request.thinking.enabled and not has_begun:
             trace = split_pieces(reply.reasoning, characters=reply.piece_characters)
             blocks.append((ReasoningBlock(), "".join(trace[: request.thinking.budget_tokens])))
         if reply.text:
