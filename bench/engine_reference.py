@@ -74,10 +74,10 @@ class Theirs:
     def __init__(self) -> None:
         torch.manual_seed(0)
         self.model: Any = DeepseekV4ForCausalLM(DeepseekV4Config(**NANO, bos_token_id=0, eos_token_id=None))
-        for module in self.model.modules():
-            if hasattr(module, "tid2eid"):
-                module.tid2eid.copy_(torch.rand(8192, 16).argsort(-1)[:, :4])
-        self.model.eval()
+        for name, buffer in self.model.named_buffers():
+            if name.endswith("tid2eid"):
+                buffer.copy_(torch.rand(8192, 16).argsort(-1)[:, :4])
+        self.model.train(False)
 
     @torch.inference_mode()
     def prefill(self, tokens: list[int], chunk: int) -> Any:

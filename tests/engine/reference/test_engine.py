@@ -307,9 +307,10 @@ def test_broken_contracts_are_value_errors_and_change_nothing(engine: ReferenceE
             engine.step([Row(sequence=sequence, tokens=tokens)])
     with pytest.raises(ValueError, match="twice"):
         engine.step([Row(sequence=sequence, tokens=[1]), Row(sequence=sequence, tokens=[2])])
-    for draw in (Draw(logit_bias={512: 1.0}), Draw(output_counts={-1: 1}), Draw(allowed=b"\xff")):
+    for draw in (Draw(logit_bias={512: 1.0}), Draw(output_counts={-1: 1}, presence_penalty=1.0), Draw(allowed=b"\xff")):
         with pytest.raises(ValueError, match="draw"):
             engine.step([Row(sequence=sequence, tokens=[1], draw=draw)])
+    assert engine.step([]) == []
     assert engine.length(sequence) == 100
     snapshot = engine.snapshot(sequence)
     engine.release(snapshot)

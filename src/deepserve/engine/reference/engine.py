@@ -23,6 +23,7 @@ from typing_extensions import override
 from deepserve.core.errors import CheckpointError, EngineFailure
 from deepserve.engine.interface import (
     CHUNK_TOKENS,
+    Draw,
     Drawn,
     Engine,
     EngineInfo,
@@ -117,7 +118,8 @@ class ReferenceSnapshot(msgspec.Struct, frozen=True, eq=False):
 class ReferenceEngine(Engine):
     """Runs a `Network` on one device.
 
-    memory_bytes bounds what sequences and snapshots hold together, weights not included.
+    memory_bytes bounds what sequences and snapshots hold together, weights not included. Equal bits in any batch are
+    promised for one thread; more of them split vectors at places that depend on the batch.
     """
 
     def __init__(
@@ -186,16 +188,16 @@ class ReferenceEngine(Engine):
 
     @override
     def step(self, rows: Sequence[Row]) -> list[Drawn | RowFault | None]:
-        plan, streams = self._advance(rows)
-        wanted = [at for at, row in enumerate(rows) if row.draw is not None]
-        logits = iter(self._logits(streams, [plan.last_rows[at] for at in wanted]).numpy() if wanted else ())
-        return [None if row.draw is None else draw_token(next(logits), row.draw) for row in rows]
+        last = [range(len(row.tokens) - 1, len(row.tokens)) if row.draw else range(0) for row in rows]
+        logits = self._advance(rows, last)
+        return [
+            None if row.draw is None else draw_token(wanted[0].numpy(), row.draw)
+            for row, wanted in zip(rows, logits, strict=True)
+        ]
 
     def logits(self, rows: Sequence[Row]) -> list[Tensor]:
         """Append the rows like `step`, and return the logits of every token of each row, [n, V]; draws are ignored."""
-        plan, streams = self._advance(rows)
-        spans = [range(first, last + 1) for first, last in zip(plan.first_rows, plan.last_rows, strict=True)]
-        return [self._logits(streams, list(span)) for span in spans]
+        return self._advance(rows, [range(len(row.tokens)) for row in rows])
 
     def _register(self, state: SequenceState) -> SequenceId:
         self._num_created += 1
@@ -226,19 +228,28 @@ class ReferenceEngine(Engine):
             if min(segment.tokens) < 0 or max(segment.tokens) >= self._config.vocab_size:
                 raise ValueError(f"token ids must be within 0..{self._config.vocab_size - 1}")
             if row.draw is not None:
-                named = [*row.draw.logit_bias, *row.draw.output_counts, *row.draw.prompt_tokens]
-                if named and not 0 <= min(named) <= max(named) < self._config.vocab_size:
-                    raise ValueError(f"a draw names token ids outside 0..{self._config.vocab_size - 1}")
-                if row.draw.allowed is not None and 8 * len(row.draw.allowed) < self._config.vocab_size:
-                    raise ValueError(f"a draw's mask covers {8 * len(row.draw.allowed)} tokens")
+                self._check_draw(row.draw)
         return segments
 
-    def _advance(self, rows: Sequence[Row]) -> tuple[StepPlan, Tensor]:
-        """Compute the rows' tokens and write the state behind them; -> streams after the last layer [P, S, d].
+    def _check_draw(self, draw: Draw) -> None:
+        named = list(draw.logit_bias)
+        if (draw.repetition_penalty, draw.frequency_penalty, draw.presence_penalty) != (1.0, 0.0, 0.0):
+            named += draw.output_counts
+        if draw.repetition_penalty != 1.0:
+            named += draw.prompt_tokens
+        if named and not 0 <= min(named) <= max(named) < self._config.vocab_size:
+            raise ValueError(f"a draw names token ids outside 0..{self._config.vocab_size - 1}")
+        if draw.allowed is not None and 8 * len(draw.allowed) < self._config.vocab_size:
+            raise ValueError(f"a draw's mask covers {8 * len(draw.allowed)} tokens")
 
-        Until every layer is done nothing is written that the sequences' present tokens are read from: windows and
+    def _advance(self, rows: Sequence[Row], wanted: Sequence[range]) -> list[Tensor]:
+        """Append the rows; -> logits after the wanted tokens of each row, [number, V] on the CPU.
+
+        Until everything is computed nothing is written that the sequences' present tokens are read from: windows and
         entries only gain places beyond their length, and tails are held back.
         """
+        if not rows:
+            return []
         segments = self._segments(rows)
         self._pool.reserve([segment.state for segment in segments])
         try:
@@ -249,6 +260,8 @@ class ReferenceEngine(Engine):
                 tails: list[tuple[Tensor, int, Tensor]] = []
                 for layer in range(len(self._layers)):
                     streams = self._layer(layer, streams, plan, tails)
+                places = [first + at for first, span in zip(plan.first_rows, wanted, strict=True) for at in span]
+                logits = self._logits(streams, places)
                 for stored, ratio, values in tails:
                     tail = plan.tails[ratio]
                     stored[tail.slots, tail.places] = values
@@ -256,17 +269,18 @@ class ReferenceEngine(Engine):
             raise EngineFailure(f"the reference engine failed: {error}") from error
         for segment in segments:
             segment.state.length = segment.end
-        return plan, streams
+        return list(logits.split_with_sizes([len(span) for span in wanted]))
 
-    def _logits(self, streams: Tensor, rows: list[int]) -> Tensor:
-        """[len(rows), V] on the CPU"""
-        with torch.inference_mode():
-            # Eight rows for the sigmoid over 4 streams, see `plan.py`.
-            x = hyper_head(streams[rows + [0] * (-len(rows) % 8)], *self._hc_head, self._config)
-            x = rms_norm(x, self._norm, self._config.rms_norm_eps)
-            # Always four rows a time: the fastest product for so few, but its bits depend on their number.
-            logits = torch.cat([(self._head @ four.T).T for four in x.split(4)[: -(-len(rows) // 4)]])
-            return logits[: len(rows)].cpu()
+    def _logits(self, streams: Tensor, places: list[int]) -> Tensor:
+        """Logits after these tokens of the step, [len(places), V] on the CPU"""
+        if not places:
+            return torch.empty(0, self._config.vocab_size)
+        # Eight rows, so that the sigmoid over 4 streams leaves no scalar rest (see `Planner`).
+        x = hyper_head(streams[places + [0] * (-len(places) % 8)], *self._hc_head, self._config)
+        x = rms_norm(x, self._norm, self._config.rms_norm_eps)
+        # Always four rows a time: the fastest product for so few, but its bits depend on their number.
+        logits = torch.cat([(self._head @ four.T).T for four in x.split(4)[: -(-len(places) // 4)]])
+        return logits[: len(places)].cpu()
 
     def _layer(self, layer: int, streams: Tensor, plan: StepPlan, tails: list[tuple[Tensor, int, Tensor]]) -> Tensor:
         config, weights = self._config, self._layers[layer]

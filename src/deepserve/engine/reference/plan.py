@@ -2,7 +2,8 @@
 
 Two promises are kept here. A token's arithmetic depends on its own absolute position only: rows never cross a border
 of 128 tokens, and what a query may read is padded to a width that its own 128-token block decides. And no product has
-few rows: torch's differ in the last bit below 4 rows, so steps are padded to a multiple of 4.
+few rows: torch's differ in the last bit below 4 rows, so steps are padded to a multiple of 4. Vectorised functions
+(sigmoid, softplus, sine) end in a scalar rest that differs too; what they are given has a multiple of 32 numbers.
 
 Dimension legend: N tokens of the step, P with padding; G sequences in a group, n tokens of each; E new entries.
 """
@@ -107,9 +108,8 @@ class StepPlan(NamedTuple):
     """Per ratio; absent where the step completes nothing."""
     tails: Mapping[int, Tail]
     """Per ratio."""
-    last_rows: list[int]
-    """Last token of each segment, by `order`."""
     first_rows: list[int]
+    """First token of each segment, by `order`."""
 
 
 class Planner:
@@ -146,7 +146,6 @@ class Planner:
             groups.append(self._group(group, slice(place, end), positions[place:end], key))
             place = end
         order = {segment.order: first for segment, first in zip(segments, firsts, strict=True)}
-        sizes = {segment.order: len(segment.tokens) for segment in segments}
         return StepPlan(
             num_rows=num_rows,
             tokens=self._tensor([token for segment in segments for token in segment.tokens] + padding),
@@ -163,7 +162,6 @@ class Planner:
             },
             tails={ratio: self._tail(positions, ends, slots, ratio) for ratio in self._ratios},
             first_rows=[order[at] for at in sorted(order)],
-            last_rows=[order[at] + sizes[at] - 1 for at in sorted(order)],
         )
 
     def _turns(self, positions: Tensor, frequencies: Tensor) -> Tensor:
