@@ -43,6 +43,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     keep_alive_s     a waiting client hears something at least this often
     request_timeout_s  an answer without any progress for so long is given up
     shutdown_grace_s running answers may take so long to finish when the server stops; then they are ended
+    replay_answers   complete answers kept for repetitions with the same Idempotency-Key,
+    replay_bytes     their size together,
+    replay_s         and how long each is kept
     is_strict        reproduce the vendor's refusals for every request
     """
 
@@ -60,6 +63,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     keep_alive_s: float = 10.0
     request_timeout_s: float = 600.0
     shutdown_grace_s: float = 10.0
+    replay_answers: int = 1000
+    replay_bytes: int = 64 * 1024 * 1024
+    replay_s: float = 86_400.0
     is_strict: bool = False
     script_path: Path | None = None
     limits: Limits = Limits()

@@ -26,6 +26,7 @@ from deepserve.server.closing import Closing
 from deepserve.server.door import Door
 from deepserve.server.metrics import Metrics
 from deepserve.server.models import Models
+from deepserve.server.replay import ReplayMemory
 from deepserve.server.site import Site
 
 PREFIXES = ("", "/v1", "/beta", "/beta/v1")
@@ -58,7 +59,15 @@ def create_app(
 
     metrics must also observe the gateway.
     """
-    site = Site(settings=settings, gateway=gateway, names=names, closing=closing or Closing(), now=now, clock=clock)
+    site = Site(
+        settings=settings,
+        gateway=gateway,
+        names=names,
+        closing=closing or Closing(),
+        replays=ReplayMemory(settings, clock=clock),
+        now=now,
+        clock=clock,
+    )
     models, monitoring = Models(site), _Monitoring(site, metrics)
     routes: list[BaseRoute] = [
         Route("/health", _health),

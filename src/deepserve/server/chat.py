@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 
+from starlette.datastructures import Headers
 from starlette.types import Receive, Scope, Send
 
 from deepserve.core.request import RequestId
@@ -13,8 +16,9 @@ from deepserve.dialects.chat.request import ChatRequest, decode_request
 from deepserve.dialects.chat.response import AnswerHead
 from deepserve.server.body import read_body
 from deepserve.server.delivery import Delivery, HeaderList
+from deepserve.server.replay import Claim, idempotency_key
 from deepserve.server.site import Site
-from deepserve.server.visit import visit_of
+from deepserve.server.visit import Visit, visit_of
 
 _LARGE_BODY_BYTES = 128 * 1024
 """Larger bodies are decoded in a thread, so that other streams keep flowing."""
@@ -48,17 +52,32 @@ class ChatCompletions:
         )
         chat = decode() if len(raw) <= _LARGE_BODY_BYTES else await asyncio.to_thread(decode)
         head = AnswerHead(id=str(visit.id), created_at=arrived_at, model=chat.model.id)
-        delivery = Delivery(
-            chat,
-            head,
-            site.gateway.answer(chat.request),
-            served_by=self._label_of(chat.request.model),
-            headers=_headers_of(chat),
-            settings=site.settings,
-            closing=site.closing,
-            clock=site.clock,
-        )
-        await delivery.run(receive, send)
+        headers = _headers_of(chat)
+        with self._claim(Headers(scope=scope), visit, raw, chat, head) as claim:
+            if claim.is_replay:
+                headers.append((b"idempotent-replayed", b"true"))
+            delivery = Delivery(
+                chat,
+                claim.head,
+                claim.events,
+                served_by=self._label_of(chat.request.model),
+                headers=headers,
+                settings=site.settings,
+                closing=site.closing,
+                clock=site.clock,
+            )
+            await delivery.run(receive, send)
+
+    def _claim(
+        self, headers: Headers, visit: Visit, raw: bytes, chat: ChatRequest, head: AnswerHead
+    ) -> AbstractContextManager[Claim]:
+        """A new answer, or that of the request that this one repeats. Raises InvalidField."""
+        start = partial(self._site.gateway.answer, chat.request)
+        key = idempotency_key(headers)
+        if key is None:
+            return nullcontext(Claim(head=head, events=start()))
+        digest = hashlib.sha256(b"%d%d" % (self._is_beta, visit.is_strict) + raw).digest()
+        return self._site.replays.claim(visit.tenant.id, key, digest=digest, head=head, start=start)
 
     def _label_of(self, model: str) -> str:
         labels = {served.id: served.served_by.label for served in self._site.gateway.models()}

@@ -11,6 +11,7 @@ from deepserve.catalog.models import ModelCatalog
 from deepserve.config import Settings
 from deepserve.gateway import Gateway
 from deepserve.server.closing import Closing
+from deepserve.server.replay import ReplayMemory
 
 
 class Site(msgspec.Struct, frozen=True, kw_only=True):
@@ -20,5 +21,6 @@ class Site(msgspec.Struct, frozen=True, kw_only=True):
     gateway: Gateway
     names: ModelCatalog
     closing: Closing
+    replays: ReplayMemory
     now: Callable[[], datetime]
     clock: Callable[[], float]

@@ -50,6 +50,7 @@ def test_the_numbers_are_those_of_the_settings() -> None:
         f"{limits.stop_strings} strings of {limits.stop_string_bytes >> 10} KiB",
         f"{limits.logit_bias_entries} entries; {limits.num_results}; 20; {limits.user_id_bytes} bytes",
         f"{settings.request_timeout_s:g} s | 504",
+        f"up to {settings.replay_answers:,} answers or\n{settings.replay_bytes >> 20} MiB",
         f"{limits.send_timeout_s:g} s | its answer",
         f"after {settings.keep_alive_s:g} seconds of silence",
         f"{without:,} tokens, {thinking:,} when thinking, {at_most:,} at effort max",
