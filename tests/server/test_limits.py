@@ -6,7 +6,16 @@ import httpx
 import pytest
 
 from deepserve.config import Limits, Settings
-from tests.server.live import HELLO, LiveServer, live_server, read_until, request_bytes
+from tests.server.live import (
+    HELLO,
+    Gate,
+    LiveServer,
+    live_server,
+    read_all,
+    read_until,
+    request_bytes,
+    scripted,
+)
 
 SMALL = Settings(limits=Limits(body_bytes=1000, body_timeout_s=0.05, headers_timeout_s=0.2))
 
@@ -76,6 +85,29 @@ def test_a_head_that_stops_coming_is_given_up() -> None:
             answer = live.raw(begun)
             assert answer.startswith(b"HTTP/1.1 408")
             assert "did not arrive in time" in _error(answer)
+
+
+def test_a_head_begun_during_an_answer_does_not_cut_it_short() -> None:
+    gate = Gate()
+    settings = Settings(keep_alive_s=0.02, limits=Limits(headers_timeout_s=0.1))
+    with live_server(scripted(gate=gate, text="a", delay_s=1), settings) as live, live.connect() as connection:
+        connection.sendall(request_bytes({**HELLO, "stream": True}) + b"GET /hea")
+        for _ in range(10):
+            read_until(connection, b": keep-alive\n\n")
+        gate.open()
+        read_until(connection, b"data: [DONE]\n\n")
+        assert read_until(connection, b"}}").count(b"HTTP/1.1 408") == 1
+
+
+def test_a_bad_second_request_puts_nothing_into_the_answer_to_the_first() -> None:
+    gate = Gate()
+    with live_server(scripted(gate=gate, text="a", delay_s=1)) as live, live.connect() as connection:
+        connection.sendall(request_bytes({**HELLO, "stream": True}))
+        begun = read_until(connection, b'"role":"assistant"')
+        connection.sendall(b"nonsense\r\n\r\n")
+        rest = read_all(connection)
+        gate.open()
+    assert b"HTTP/1.1 400" not in begun + rest
 
 
 def test_an_idle_connection_between_requests_is_no_late_head() -> None:

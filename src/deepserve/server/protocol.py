@@ -112,7 +112,9 @@ class LimitedHttp(HttpToolsProtocol):
 
     def _head_is_late(self) -> None:
         self._deadline = None
-        if self._in_head and not self.transport.is_closing():
+        if self._is_answering():
+            self._expect_head()  # the next request can wait: this one is not done
+        elif self._in_head and not self.transport.is_closing():
             self._refuse(408, BodyTooSlow("The head of the request did not arrive in time."))
 
     def _forget_deadline(self) -> None:
@@ -125,8 +127,18 @@ class LimitedHttp(HttpToolsProtocol):
             self._refusal = (status, error)
             self._send_refusal()
 
+    def _is_answering(self) -> bool:
+        """Whether a request has been read to its end, or is being answered, and its answer is not yet complete."""
+        cycle = self.cycle
+        return cycle is not None and not cycle.response_complete and (cycle.response_started or not cycle.more_body)
+
     def _send_refusal(self) -> None:
+        """Tell what is wrong, unless that would land in the middle of the answer to an earlier request."""
         assert self._refusal is not None
+        if self._is_answering():
+            self._forget_deadline()
+            self.transport.close()
+            return
         status, error = self._refusal
         body, trace = encode_error(error), uuid4().hex.encode()
         self._forget_deadline()
