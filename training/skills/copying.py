@@ -47,6 +47,7 @@ def repeat(draw: Draw) -> Conversation:
             "Say: {t}",
             "Say exactly: {t}",
             "Echo {t}",
+            "Say '{t}'",
             "Copy this text: {t}",
             "Write: {t}",
             "Quote this: {t}",

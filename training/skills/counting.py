@@ -135,6 +135,8 @@ def calculation(draw: Draw) -> Conversation:
             "How much is {a} {s} {b}?",
             "compute {a} {s} {b}",
             "{a}{t}{b}",
+            "What is {a}{t}{b}?",
+            "Calculate {a}{t}{b}",
             "Can you add {a} and {b}?",
             "What is the sum of {a} and {b}?",
             "What is the square root of {a}?",
