@@ -136,7 +136,7 @@ def test_a_client_that_leaves_cancels_its_answer(value: dict[str, object], delay
 
 
 def test_a_client_that_does_not_read_loses_its_answer() -> None:
-    """Its answer would otherwise be held in memory for ever."""
+    """Its answer would otherwise be held in memory for ever, and so would its connection with what is unsent."""
     backend = scripted(text="x" * 20_000_000, piece_characters=100_000)
     with live_server(backend, Settings(limits=Limits(send_timeout_s=0.05))) as live:
         connection = socket.socket()
@@ -145,8 +145,11 @@ def test_a_client_that_does_not_read_loses_its_answer() -> None:
         with connection:
             connection.sendall(request_bytes({**STREAM, "thinking": {"type": "disabled"}}))
             read_until(connection, b"200 OK")
+            held = set(live.server.server_state.connections)
             while 'outcome="client_left"' not in live.get("/metrics").text:
                 pass
+            while held & live.server.server_state.connections:
+                live.get("/health")
     assert backend.num_cancelled == 1
 
 

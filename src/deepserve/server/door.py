@@ -25,7 +25,7 @@ from deepserve.core.errors import (
 )
 from deepserve.dialects.chat.errors import encode_error, form_of
 from deepserve.server.access import Access
-from deepserve.server.visit import Visit, remember
+from deepserve.server.visit import Visit, abort, remember
 
 _log = logging.getLogger(__name__)
 
@@ -86,7 +86,7 @@ class Door:
             remember(scope, visit)
             await self._app(scope, receive_counted, send_marked)
         except Cancelled:
-            return  # nobody is there to be told
+            abort(scope)  # nobody is there to be told
         except DeepserveError as error:
             assert not has_started, "after its first byte an answer carries its own errors"
             has_more = not has_read_all and _has_body(Headers(scope=scope))

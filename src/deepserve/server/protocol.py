@@ -14,6 +14,7 @@ from uvicorn.server import ServerState
 from deepserve.config import Limits
 from deepserve.core.errors import BodyTooSlow, MalformedBody, RequestError
 from deepserve.dialects.chat.errors import encode_error
+from deepserve.server.visit import set_abort
 
 _SLACK_BYTES: Final = 1024
 """Separators and line ends, which the parser does not report."""
@@ -69,6 +70,7 @@ class LimitedHttp(HttpToolsProtocol):
     @override
     def on_message_begin(self) -> None:
         super().on_message_begin()
+        set_abort(self.scope, self.transport.abort)  # type: ignore[arg-type]  # a TypedDict; ASGI scopes may carry more
         self._in_head = True
         self._num_head_bytes = self._num_field_bytes = 0
         self._expect_head()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, MutableMapping
+from typing import Any
 from uuid import UUID
 
 import msgspec
@@ -10,6 +12,7 @@ from starlette.types import Scope
 from deepserve.core.tenant import LOCAL_TENANT, Tenant
 
 _KEY = "deepserve.visit"
+_ABORT = "deepserve.abort"
 
 
 class Visit(msgspec.Struct, frozen=True, kw_only=True):
@@ -18,6 +21,16 @@ class Visit(msgspec.Struct, frozen=True, kw_only=True):
     id: UUID
     tenant: Tenant = LOCAL_TENANT
     is_strict: bool = False
+
+
+def set_abort(scope: MutableMapping[str, Any], abort: Callable[[], None]) -> None:  # Any: ASGI's own type
+    """abort closes the connection at once; what is still unsent is dropped."""
+    scope[_ABORT] = abort
+
+
+def abort(scope: Scope) -> None:
+    """Leave a client that left, or does not read. Without effect where the server has set nothing."""
+    scope.get(_ABORT, lambda: None)()
 
 
 def remember(scope: Scope, visit: Visit) -> None:
