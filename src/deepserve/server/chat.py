@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
+from typing import TypeVar
 
 from starlette.datastructures import Headers
 from starlette.types import Receive, Scope, Send
@@ -18,10 +20,12 @@ from deepserve.server.body import read_body
 from deepserve.server.delivery import Delivery, HeaderList
 from deepserve.server.replay import Claim, idempotency_key
 from deepserve.server.site import Site
-from deepserve.server.visit import Visit, visit_of
+from deepserve.server.visit import visit_of
+
+Done = TypeVar("Done")
 
 _LARGE_BODY_BYTES = 128 * 1024
-"""Larger bodies are decoded in a thread, so that other streams keep flowing."""
+"""Larger bodies are worked on in a thread, so that other streams keep flowing."""
 
 _MAX_HEADER_CHARACTERS = 1024
 
@@ -37,6 +41,7 @@ class ChatCompletions:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         site, visit = self._site, visit_of(scope)
         arrived_at = site.now()
+        key = idempotency_key(Headers(scope=scope))
         raw = await read_body(scope, receive, site.settings.limits)
         decode = partial(
             decode_request,
@@ -50,10 +55,17 @@ class ChatCompletions:
             is_strict=visit.is_strict,
             is_beta=self._is_beta,
         )
-        chat = decode() if len(raw) <= _LARGE_BODY_BYTES else await asyncio.to_thread(decode)
+        chat = await _work_on(raw, decode)
         head = AnswerHead(id=str(visit.id), created_at=arrived_at, model=chat.model.id)
         headers = _headers_of(chat)
-        with self._claim(Headers(scope=scope), visit, raw, chat, head) as claim:
+        start = partial(site.gateway.answer, chat.request)
+        claiming: AbstractContextManager[Claim]
+        if key is None:
+            claiming = nullcontext(Claim(head=head, events=start()))
+        else:
+            digest = await _work_on(raw, partial(_digest, raw, is_strict=visit.is_strict, is_beta=self._is_beta))
+            claiming = site.replays.claim(visit.tenant.id, key, digest=digest, head=head, start=start)
+        with claiming as claim:
             if claim.is_replay:
                 headers.append((b"idempotent-replayed", b"true"))
             delivery = Delivery(
@@ -68,20 +80,20 @@ class ChatCompletions:
             )
             await delivery.run(receive, send)
 
-    def _claim(
-        self, headers: Headers, visit: Visit, raw: bytes, chat: ChatRequest, head: AnswerHead
-    ) -> AbstractContextManager[Claim]:
-        """A new answer, or that of the request that this one repeats. Raises InvalidField."""
-        start = partial(self._site.gateway.answer, chat.request)
-        key = idempotency_key(headers)
-        if key is None:
-            return nullcontext(Claim(head=head, events=start()))
-        digest = hashlib.sha256(b"%d%d" % (self._is_beta, visit.is_strict) + raw).digest()
-        return self._site.replays.claim(visit.tenant.id, key, digest=digest, head=head, start=start)
-
     def _label_of(self, model: str) -> str:
         labels = {served.id: served.served_by.label for served in self._site.gateway.models()}
         return labels.get(model, "none")
+
+
+async def _work_on(raw: bytes, work: Callable[[], Done]) -> Done:
+    return work() if len(raw) <= _LARGE_BODY_BYTES else await asyncio.to_thread(work)
+
+
+def _digest(raw: bytes, *, is_strict: bool, is_beta: bool) -> bytes:
+    """Equal for equal requests: the body, and what else decides how it is read."""
+    digest = hashlib.sha256(b"%d%d" % (is_strict, is_beta))
+    digest.update(raw)
+    return digest.digest()
 
 
 def _headers_of(chat: ChatRequest) -> HeaderList:
