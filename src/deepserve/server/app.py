@@ -128,5 +128,9 @@ class _Refusal:
         planned = next((text for end, text in _PLANNED.items() if path.endswith(end) or path.startswith(end)), None)
         if planned is not None:
             raise RouteNotFound(f"There is nothing at {path}: this server does not serve {planned} yet.")
+        if path.rstrip("/") in PREFIXES:
+            raise RouteNotFound(
+                f"{path} is a base address. Give it to a client, or POST to {path.rstrip('/')}/chat/completions."
+            )
         near = difflib.get_close_matches(path, self._paths, n=1, cutoff=0.0)
         raise RouteNotFound(f"There is nothing at {path}. The nearest address is {near[0]}.")
