@@ -236,6 +236,17 @@ def test_traces_are_found_under_every_name() -> None:
         assert (message.reasoning, message.text) == ("t", "x")
 
 
+def test_several_thinking_parts_keep_their_order() -> None:
+    """Each used to be put in front of the others, so that the trace was read backwards."""
+    parts = [
+        {"type": "thinking", "thinking": "a", "signature": "s"},
+        {"type": "text", "text": "x"},
+        {"type": "thinking", "thinking": "b"},
+    ]
+    [_, message] = decode(body(messages=[*HELLO, {"role": "assistant", "content": parts}])).request.messages
+    assert message.parts == (Reasoning(text="a", signature="s"), Reasoning(text="b"), Text("x"))
+
+
 def test_missing_traces_are_counted_where_the_prompt_would_show_them() -> None:
     history = [
         *HELLO,

@@ -158,13 +158,20 @@ def _assistant_parts(reading: Reading, node: Node) -> tuple[Part, ...]:
 def _assistant_content(reading: Reading, node: Node) -> tuple[Part, ...]:
     if reading.is_strict or not isinstance(node.value, list):
         return _content(reading, node, takes_parts=False)
-    parts: list[Part] = []
+    traces: list[Part] = []
+    spoken: list[Part] = []
     for part in node.items():
         if part.required("type").value == "thinking":
-            parts.insert(0, Reasoning(text=part.required("thinking").string()))
+            signature = part.optional("signature")
+            traces.append(
+                Reasoning(
+                    text=part.required("thinking").string(),
+                    signature=None if signature is None else signature.string(),
+                )
+            )
         else:
-            parts.append(_part(reading, part))
-    return tuple(parts)
+            spoken.append(_part(reading, part))
+    return (*traces, *spoken)
 
 
 def _trace(reading: Reading, node: Node) -> Reasoning | None:
