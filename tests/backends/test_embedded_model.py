@@ -73,13 +73,31 @@ def test_an_unknown_profile_is_refused_with_the_known_ones(folder: Path) -> None
         ({"generation_config.json": "{"}, "generation_config.json"),
         ({"generation_config.json": "[]"}, "generation_config.json"),
         ({"generation_config.json": {"temperature": "hot"}}, "temperature"),
-        ({"tokenizer.json": "{}"}, "tokenizer.json"),
+        ({"generation_config.json": {"temperature": -1}}, "`temperature` cannot be -1"),
+        ({"generation_config.json": {"repetition_penalty": 0}}, "`repetition_penalty` cannot be 0"),
+        ({"generation_config.json": {"top_k": -1}}, "`top_k` cannot be -1"),
+        ({"tokenizer.json": "{}"}, r"mini-test/tokenizer\.json: "),
     ],
 )
 def test_a_damaged_folder_is_refused_with_the_file_named(folder: Path, changes: dict[str, Any], named: str) -> None:
     # Any: contents of files.
     with pytest.raises(CheckpointError, match=named):
         load_model(write_model(folder, **changes))
+
+
+@pytest.mark.parametrize("name", ["tokenizer.json", "generation_config.json"])
+def test_a_link_cannot_lead_out_of_the_folder(folder: Path, tmp_path: Path, name: str) -> None:
+    write_model(folder)
+    (folder / name).rename(tmp_path / "outside")
+    (folder / name).symlink_to(tmp_path / "outside")
+    with pytest.raises(CheckpointError, match=f"{name} leads out of"):
+        load_model(folder)
+
+
+def test_a_tokenizer_that_is_no_text_is_refused(folder: Path) -> None:
+    (write_model(folder) / "tokenizer.json").write_bytes(b"\xff\xfe")
+    with pytest.raises(CheckpointError, match=r"tokenizer\.json: .*invalid start byte"):
+        load_model(folder)
 
 
 def test_a_folder_that_is_not_there_is_refused(folder: Path) -> None:

@@ -11,6 +11,7 @@ from typing import Annotated
 import msgspec
 
 from deepserve.core.errors import CheckpointError, ConfigurationError
+from deepserve.core.sampling import KNOBS
 from deepserve.prompt.profile import PROFILE_NAMES, Profile, ProfileName, load_profile
 from deepserve.prompt.tokenizer import Tokenizer
 
@@ -29,6 +30,12 @@ class GenerationDefaults(msgspec.Struct, frozen=True):
     repetition_penalty: float | None = None
     eos_token_id: int | tuple[int, ...] | None = None
     max_new_tokens: Annotated[int, msgspec.Meta(ge=1)] | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("temperature", "top_p", "top_k", "min_p", "repetition_penalty"):
+            value = getattr(self, name)
+            if value is not None and not KNOBS[name].admits(value):
+                raise ValueError(f"`{name}` cannot be {value}")
 
 
 class EmbeddedModel(msgspec.Struct, frozen=True, kw_only=True):
@@ -61,10 +68,10 @@ def load_model(folder: Path | None, profile: str | None = None) -> EmbeddedModel
         raise CheckpointError(f"There is no model folder {folder}.")
     name = _name_of(folder)
     defaults = GenerationDefaults()
-    if (folder / "generation_config.json").exists():
-        defaults = _read_defaults(folder / "generation_config.json")
+    defaults_path, tokenizer_path = _inside(folder, "generation_config.json"), _inside(folder, "tokenizer.json")
+    if defaults_path.exists():
+        defaults = _read_defaults(defaults_path)
     loaded_profile = load_profile(_choose_profile(name, profile, is_shipped=is_shipped))
-    tokenizer_path = folder / "tokenizer.json"
     tokenizer = Tokenizer.from_file(tokenizer_path)
     if defaults.temperature is None and loaded_profile.name == "mini":
         # Models this small are at their best when they say the likeliest.
@@ -81,6 +88,13 @@ def load_model(folder: Path | None, profile: str | None = None) -> EmbeddedModel
         defaults=defaults,
         fingerprint=digest.hexdigest(),
     )
+
+
+def _inside(folder: Path, name: str) -> Path:
+    """A file of the folder, there or not; a link may not lead out of it."""
+    if not (folder / name).resolve().is_relative_to(folder.resolve()):
+        raise CheckpointError(f"{folder}: {name} leads out of the model's folder.")
+    return folder / name
 
 
 def _name_of(folder: Path) -> str:

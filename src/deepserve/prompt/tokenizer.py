@@ -85,9 +85,13 @@ class Tokenizer:
         try:
             if path.stat().st_size > MAX_FILE_BYTES:
                 raise CheckpointError(f"{path} is larger than {MAX_FILE_BYTES >> 20} MiB")
-            return cls(path.read_text(encoding="utf-8"))
-        except OSError as error:
+            source = path.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
             raise CheckpointError(f"cannot read the tokenizer {path}: {error}") from error
+        try:
+            return cls(source)
+        except CheckpointError as error:
+            raise CheckpointError(f"{path}: {error}") from error
 
     def encode(self, prompt: Prompt | Sequence[Segment]) -> Encoded:
         """Token ids of a prompt, and the places where a cached prefix is worth keeping."""
