@@ -123,6 +123,20 @@ def test_impossible_values_are_refused_with_the_tensor_named(folder: Path) -> No
         load_network(folder)
 
 
+def test_values_beyond_float32_are_refused_with_the_tensor_named(folder: Path) -> None:
+    edit(folder, layers__0__attn__wkv__weight=torch.full((32, 64), 1e300, dtype=torch.float64))
+    with pytest.raises(CheckpointError, match=r"layers\.0\.attn\.wkv\.weight holds values that are not finite"):
+        load_network(folder)
+
+
+def test_a_linked_config_cannot_lead_out_of_the_folder(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    outside = tmp_path_factory.mktemp("outside") / "config.json"
+    (folder / "config.json").rename(outside)
+    (folder / "config.json").symlink_to(outside)
+    with pytest.raises(CheckpointError, match="leads out of"):
+        load_network(folder)
+
+
 @pytest.mark.parametrize(("row", "fault"), [([0, 8], "outside 0..7"), ([3, 3], "same expert twice")])
 def test_hash_tables_must_name_distinct_experts(folder: Path, row: list[int], fault: str) -> None:
     edit(folder, layers__1__ffn__gate__tid2eid=torch.tensor([row] * 512))
@@ -132,7 +146,14 @@ def test_hash_tables_must_name_distinct_experts(folder: Path, row: list[int], fa
 
 def test_a_truncated_file_is_refused(folder: Path) -> None:
     path = folder / "model.safetensors"
-    path.write_bytes(path.read_bytes()[:-1000])
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-1000])
+    with pytest.raises(CheckpointError, match=r"model\.safetensors: not a whole safetensors file.* norm\.weight"):
+        load_network(folder)
+    path.write_bytes(whole[: len(whole) // 4])
+    with pytest.raises(CheckpointError, match=r"it ends before the data of .* and \d+ more"):
+        load_network(folder)
+    path.write_bytes(whole[:100])
     with pytest.raises(CheckpointError, match=r"model\.safetensors: not a whole safetensors file"):
         load_network(folder)
 
@@ -142,7 +163,7 @@ def test_missing_files_are_named(folder: Path) -> None:
     with pytest.raises(CheckpointError, match=r"model\.safetensors is missing"):
         load_network(folder)
     (folder / "config.json").unlink()
-    with pytest.raises(CheckpointError, match=r"config\.json: No such file"):
+    with pytest.raises(CheckpointError, match=r"config\.json is missing"):
         load_network(folder)
 
 
@@ -170,6 +191,13 @@ def test_an_index_that_promises_too_much_is_refused(folder: Path) -> None:
     index = {"weight_map": {"embed.weight": "model.safetensors", "more.weight": "model.safetensors"}}
     (folder / "model.safetensors.index.json").write_text(json.dumps(index))
     with pytest.raises(CheckpointError, match=r"lacks more\.weight"):
+        load_network(folder)
+
+
+def test_a_missing_shard_is_named_with_a_tensor_it_should_hold(folder: Path) -> None:
+    index = {"weight_map": {"embed.weight": "model-00001.safetensors"}}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    with pytest.raises(CheckpointError, match=r"model-00001\.safetensors is missing, .* embed\.weight"):
         load_network(folder)
 
 
@@ -209,6 +237,15 @@ def test_the_reference_codes_spelling_is_read() -> None:
         ({"rope_scaling": {"type": "linear", "factor": 2}}, "linear"),
         ({"rope_scaling": {"type": "yarn", "factor": 2}}, "original_max_position_embeddings"),
         ({"n_shared_experts": 2}, "n_shared_experts"),
+        ({"hidden_size": 10**30}, "hidden_size"),
+        ({"vocab_size": 1 << 30}, "vocab_size must be at most"),
+        ({"num_hidden_layers": "x"}, "num_hidden_layers"),
+        ({"rope_scaling": "yarn"}, "rope_scaling"),
+        ({"rope_scaling": {"compress": 1}}, "compress"),
+        ({"mlp_layer_types": 3}, "mlp_layer_types"),
+        ({"compress_rates": [1]}, "compress_rates"),
+        ({"compress_rope_theta": 1}, "compress_rope_theta must be more than 1"),
+        ({"rms_norm_eps": -1}, "rms_norm_eps must be more than 0"),
     ],
 )
 def test_a_config_that_cannot_be_run_is_refused(changes: dict[str, Any], fault: str) -> None:

@@ -28,6 +28,8 @@ from .network import Network
 
 _FLOATS = {"F64", "F32", "F16", "BF16"}
 _INTEGERS = {"I64", "I32"}
+_MAX_HEADER_BYTES = 100_000_000
+"""The format's own limit."""
 _KEPT_IN_FLOAT32 = re.compile(r".*(hc_head_|hc_attn_|hc_ffn_).*|.*\.(attn_sink|ape|bias)")
 
 
@@ -53,7 +55,7 @@ def load_network(folder: Path, *, device: torch.device | str = "cpu") -> Network
     Raises CheckpointError naming every tensor that is missing, unknown, misshapen or of another type; `mtp.*`, the
     draft head, is left out.
     """
-    config = load_config(folder / "config.json")
+    config = load_config(_inside(folder, "config.json"))
     with ExitStack() as files:
         stored = _open_tensors(folder, files)
         network = _skeleton(config)
@@ -64,8 +66,8 @@ def load_network(folder: Path, *, device: torch.device | str = "cpu") -> Network
         for name, tensor in network.named_tensors().items():
             place = places[name]
             value = place.pick(stored[place.stored].read())
-            _inspect(folder, config, name, value)
             tensor.copy_(value)
+            _inspect(folder, config, name, tensor)
     for buffer_name, buffer in network.named_buffers():
         if buffer_name.endswith(".load"):
             buffer.zero_()
@@ -111,11 +113,30 @@ def _open_tensors(folder: Path, files: ExitStack) -> dict[str, _Stored]:
                 if not name.startswith("mtp."):
                     stored[name] = _Stored(tuple(view.get_shape()), view.get_dtype(), read)
         except (SafetensorError, OSError) as error:
-            raise CheckpointError(f"{path}: not a whole safetensors file: {error}") from error
+            raise CheckpointError(f"{path}: not a whole safetensors file: {error}{_cut_off(path)}") from error
         absent = sorted(set(listed) - set(names))
         if absent:
             raise CheckpointError(f"{path}: lacks {', '.join(absent)}, which the index says it holds")
     return stored
+
+
+def _cut_off(path: Path) -> str:
+    """Which tensors' data a file that cannot be opened ends before, in words; nothing if it cannot say."""
+    try:
+        with path.open("rb") as file:
+            header_bytes = int.from_bytes(file.read(8), "little")
+            if not 0 < header_bytes <= min(_MAX_HEADER_BYTES, path.stat().st_size):
+                return ""
+            header = msgspec.json.decode(file.read(header_bytes), type=dict[str, dict[str, Any]])
+        available = path.stat().st_size - 8 - header_bytes
+        lost = sorted(
+            name for name, entry in header.items() if name != "__metadata__" and entry["data_offsets"][1] > available
+        )
+    except (OSError, msgspec.MsgspecError, LookupError, TypeError):
+        return ""
+    if not lost:
+        return ""
+    return f"; it ends before the data of {', '.join(lost[:3])}" + (f" and {len(lost) - 3} more" if lost[3:] else "")
 
 
 def _reader(file: Any, name: str) -> Callable[[], Tensor]:
@@ -134,17 +155,17 @@ def _weight_files(folder: Path) -> dict[Path, list[str]]:
         raise CheckpointError(f"{index}: not a weight index: {error}") from error
     files: dict[Path, list[str]] = {}
     for name, file in placed.items():
-        files.setdefault(_inside(folder, file), []).append(name)
+        files.setdefault(_inside(folder, file, holding=name), []).append(name)
     return files
 
 
-def _inside(folder: Path, name: str) -> Path:
+def _inside(folder: Path, name: str, *, holding: str = "") -> Path:
     """A file of the checkpoint; an index or a link may not lead out of its folder."""
     path = (folder / name).resolve()
     if not path.is_relative_to(folder.resolve()):
         raise CheckpointError(f"{folder}: {name!r} leads out of the checkpoint's folder")
     if not path.is_file():
-        raise CheckpointError(f"{folder}: {name} is missing")
+        raise CheckpointError(f"{folder}: {name} is missing{f', which should hold {holding}' if holding else ''}")
     return path
 
 

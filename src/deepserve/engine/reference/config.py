@@ -71,6 +71,24 @@ _POSITIVE = (
 )
 
 
+_LARGEST = 1 << 24
+"""No size of a real network comes near; beyond it the products of sizes would overflow."""
+
+
+class _Foreign(msgspec.Struct):
+    """Types of the fields that are read before they become a `NetworkConfig`."""
+
+    num_hidden_layers: int | None = None
+    head_dim: int | None = None
+    compress_ratios: list[int] | None = None
+    layer_types: list[str] | None = None
+    mlp_layer_types: list[str] | None = None
+    compress_rates: dict[str, int] | None = None
+    rope_scaling: dict[str, Any] | None = None
+    rope_parameters: dict[str, Any] | None = None
+    partial_rotary_factor: float | None = None
+
+
 class NetworkConfig(msgspec.Struct, frozen=True, kw_only=True):
     """Sizes and constants of one network; names as in the published `config.json` where it has one."""
 
@@ -121,6 +139,14 @@ class NetworkConfig(msgspec.Struct, frozen=True, kw_only=True):
         for name in _POSITIVE:
             if getattr(self, name) < 1:
                 raise CheckpointError(f"{name} must be at least 1, not {getattr(self, name)}")
+            if getattr(self, name) > _LARGEST:
+                raise CheckpointError(f"{name} must be at most {_LARGEST}, not {getattr(self, name)}")
+        for name in ("rope_theta", "compress_rope_theta"):
+            if getattr(self, name) <= 1:
+                raise CheckpointError(f"{name} must be more than 1, not {getattr(self, name)}")
+        for name in ("hc_eps", "rms_norm_eps", "swiglu_limit", "yarn_factor"):
+            if getattr(self, name) <= 0:
+                raise CheckpointError(f"{name} must be more than 0, not {getattr(self, name)}")
         if len(self.compress_ratios) != self.num_hidden_layers:
             raise CheckpointError(
                 f"compress_ratios has {len(self.compress_ratios)} entries for {self.num_hidden_layers} layers"
@@ -150,6 +176,10 @@ def decode_config(fields: Mapping[str, Any]) -> NetworkConfig:
     Raises CheckpointError naming the key that is missing, of the wrong type or out of range.
     """
     values: dict[str, Any] = {_REFERENCE_SPELLINGS.get(name, name): value for name, value in fields.items()}
+    try:
+        msgspec.convert(values, _Foreign)
+    except msgspec.ValidationError as error:
+        raise CheckpointError(f"config.json: {error}") from error
     _require(values, "scoring_func", "sqrtsoftplus")
     _require(values, "hidden_act", "silu")
     _require(values, "norm_topk_prob", True)
@@ -213,9 +243,11 @@ def _yarn(values: Mapping[str, Any]) -> dict[str, Any]:
     found: dict[str, Any] = {}
     if "compress" in scaling:
         for part, name in (("main", "rope_theta"), ("compress", "compress_rope_theta")):
-            if "rope_theta" in scaling.get(part, {}):
+            if isinstance(scaling.get(part), Mapping) and "rope_theta" in scaling[part]:
                 found[name] = scaling[part]["rope_theta"]
         scaling = scaling["compress"]
+        if not isinstance(scaling, Mapping):
+            raise CheckpointError("rope_parameters: `compress` must be an object")
     kind = scaling.get("rope_type", scaling.get("type", "default"))
     if kind == "yarn":
         found.update({_YARN_FIELDS[name]: value for name, value in scaling.items() if name in _YARN_FIELDS})
