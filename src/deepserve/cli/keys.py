@@ -46,13 +46,17 @@ def list_keys(state_dir: Path) -> None:
 
 
 @keys.command()
-@click.argument("shown")
+@click.argument("key")
 @state_option
-def revoke(shown: str, state_dir: Path) -> None:
-    """Revoke the key that begins with SHOWN, as `list` prints it."""
-    if open_keys(state_dir).revoke(shown.rstrip("…")) == 0:
-        raise click.ClickException(f"No valid key begins with {shown}. See: deepserve keys list")
-    click.echo("Revoked.")
+def revoke(key: str, state_dir: Path) -> None:
+    """Revoke KEY: the whole key, or its first characters as `list` prints them."""
+    match open_keys(state_dir).revoke(key.rstrip("…")):
+        case 0:
+            raise click.ClickException(f"No valid key begins with {key[:12]}. See: deepserve keys list")
+        case 1:
+            click.echo("Revoked.")
+        case several:
+            raise click.ClickException(f"{several} valid keys begin with {key}; give more of it. Nothing was revoked.")
 
 
 def open_keys(state_dir: Path) -> KeyStore:

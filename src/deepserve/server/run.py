@@ -153,6 +153,7 @@ class Server(uvicorn.Server):
         await super().startup(sockets)
         if sockets and self.started:
             host, port = sockets[0].getsockname()[:2]
+            host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # listening everywhere is no address to go to
             address = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
             _log.info("Serving at %s", address)
             self._on_ready(address)

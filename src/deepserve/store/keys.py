@@ -75,12 +75,15 @@ class KeyStore:
                 for shown, tenant, created_at, is_revoked in connection.execute(query)
             ]
 
-    def revoke(self, shown: str) -> int:
-        """Revoke the keys that begin with `shown`; return how many that were."""
+    def revoke(self, key: str) -> int:
+        """Revoke the valid key that is `key`, or begins with it; return how many fit. Only a single one is revoked."""
+        valid = select(api_keys.c.digest).where(api_keys.c.is_revoked.is_(False))
+        if len(key) > _SHOWN_CHARACTERS:
+            fitting = valid.where(api_keys.c.digest == key_digest(key))
+        else:
+            fitting = valid.where(api_keys.c.shown.startswith(key, autoescape=True))
         with self._engine.begin() as connection:
-            changed = connection.execute(
-                update(api_keys)
-                .where(api_keys.c.shown == shown, api_keys.c.is_revoked.is_(False))
-                .values(is_revoked=True)
-            )
-        return changed.rowcount
+            digests = connection.execute(fitting).scalars().all()
+            if len(digests) == 1:
+                connection.execute(update(api_keys).where(api_keys.c.digest == digests[0]).values(is_revoked=True))
+        return len(digests)
