@@ -153,7 +153,8 @@ class Server(uvicorn.Server):
         await super().startup(sockets)
         if sockets and self.started:
             host, port = sockets[0].getsockname()[:2]
-            host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # listening everywhere is no address to go to
+            # Listening everywhere is no address to go to.
+            host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104
             address = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
             _log.info("Serving at %s", address)
             self._on_ready(address)
