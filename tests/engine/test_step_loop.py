@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from deepserve.core.errors import EngineFailure, Overloaded
+from deepserve.core.tenant import TenantId
 from deepserve.engine import step_loop
 from deepserve.engine.generation import Admitted, Generation, Progress, ResultEnded, TokenDrawn
 from deepserve.engine.step_loop import StepLoop
@@ -216,6 +217,30 @@ def test_stopping_ends_what_is_running_with_an_error() -> None:
             served.loop.submit(generation_of([1]))
 
     run(main())
+
+
+def test_what_is_submitted_while_the_loop_stops_is_ended_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A request that came between the last look at the commands and the end of the thread was never answered."""
+    served = Served(FakeEngine())
+    reserve = served.loop._limit.reserve
+    stopping = threading.Thread(target=served.loop.stop)
+
+    def stop_meanwhile(tenant: TenantId, tokens: int) -> None:
+        reserve(tenant, tokens)
+        stopping.start()
+        stopping.join(timeout=0.2)  # without protection the loop has stopped by then
+
+    monkeypatch.setattr(served.loop._limit, "reserve", stop_meanwhile)
+
+    async def main() -> None:
+        stream = served.loop.submit(generation_of([1], max_tokens=10_000_000))
+        last = [progress async for batch in stream for progress in batch][-1]
+        assert isinstance(last, ResultEnded)
+        assert isinstance(last.error, EngineFailure)
+
+    run(main())
+    stopping.join()
+    assert served.loop.waiting_tokens == 0
 
 
 def test_a_reader_that_does_not_read_is_paused_and_misses_nothing(

@@ -94,6 +94,7 @@ class StepLoop:
         self._ids = itertools.count(1)
         self._inside = _Inside(scheduler, self._limit)
         self._is_stopping = False
+        self._submitting = threading.Lock()
 
     @property
     def waiting_tokens(self) -> int:
@@ -111,17 +112,20 @@ class StepLoop:
 
     def stop(self) -> None:
         """End what is running with EngineFailure, free everything and wait for the thread."""
-        self._is_stopping = True
+        with self._submitting:
+            self._is_stopping = True
         self._commands.put(lambda _: None)
         self._thread.join()
 
     def submit(self, generation: Generation) -> GenerationStream:
         """Queue a generation. Raises Overloaded if too much is waiting."""
-        if not self.is_alive():
-            raise EngineFailure("The engine is not running.")
-        stream = GenerationStream(GenerationId(next(self._ids)), generation, self._commands.put)
-        self._limit.reserve(generation.cache_key.tenant, len(generation.prompt))
-        self._commands.put(lambda loop: loop.begin(stream))
+        # While it is held the thread cannot have read its last command, so nobody waits for an answer in vain.
+        with self._submitting:
+            if not self.is_alive():
+                raise EngineFailure("The engine is not running.")
+            stream = GenerationStream(GenerationId(next(self._ids)), generation, self._commands.put)
+            self._limit.reserve(generation.cache_key.tenant, len(generation.prompt))
+            self._commands.put(lambda loop: loop.begin(stream))
         return stream
 
     def _run(self) -> None:
