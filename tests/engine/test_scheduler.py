@@ -625,6 +625,14 @@ def test_states_can_be_what_is_scarce() -> None:
     assert_all_is_free(engine, scheduler)
 
 
+@pytest.mark.parametrize("capacity_states", [2, 4, 8])
+def test_results_beyond_the_states_wait_and_are_not_started_to_be_preempted(capacity_states: int) -> None:
+    """With as many places as states the last one was started and preempted again in every step."""
+    scheduler = scheduler_of(FakeEngine(capacity_states=capacity_states), max_sequences=8)
+    run(scheduler, *(generation_of(prompt_of(300, first=first), max_tokens=20) for first in range(12)))
+    assert scheduler.stats().preemptions == 0
+
+
 @settings(max_examples=60, deadline=None)
 @given(seed=st.integers(0, 2**32), capacity_states=st.integers(4, 40), capacity_tokens=st.integers(1300, 6000))
 def test_whatever_happens_every_answer_is_right_or_failed_for_a_reason(

@@ -465,8 +465,11 @@ class Scheduler:
         return self._groups[state.id].is_paused
 
     def _share(self, *, tokens: int, states: int = 0) -> float:
-        """Of the memory, what so many tokens in whole blocks and so many states take."""
-        return max(tokens / self._capacity_tokens, states / self._capacity_states)
+        """Of the memory, what so many tokens in whole blocks and so many states take.
+
+        Their sum: who took the last free state would leave a free share of 0, and the next step find no room to grow.
+        """
+        return tokens / self._capacity_tokens + states / self._capacity_states
 
     def _report(self, state: ResultState, progress: Progress) -> None:
         self._updates.append((state.id, progress))
