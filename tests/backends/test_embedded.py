@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import json
+import threading
 from contextlib import aclosing
 from pathlib import Path
 from typing import Any
@@ -11,6 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from deepserve.backends import embedded
 from deepserve.config import Settings
 from deepserve.core.answer import Answer
 from deepserve.core.errors import (
@@ -38,6 +41,7 @@ from deepserve.core.tenant import Tenant, TenantId
 from deepserve.engine.interface import Draw
 from deepserve.prompt.decoder import BlockEvent, Decoder
 from deepserve.prompt.encoder import encode
+from deepserve.prompt.segments import Prompt
 from deepserve.prompt.tokenizer import Detokenizer
 from tests.backends.embedded_setup import (
     WEATHER,
@@ -296,6 +300,38 @@ def test_a_thinking_budget_ends_the_thinking(folder: Path) -> None:
     answer = bench.run(lambda: bench.answer(request))
     assert answer.usage.reasoning_tokens == 4
     assert text_of(answer)
+
+
+def test_a_thinking_budget_does_not_cut_into_a_call_that_ended_the_thinking_by_itself(folder: Path) -> None:
+    """The end of thinking was forced into the call's arguments when the model had forgotten to write it."""
+    written = "hm" + calls_markup({"city": "a city with quite a long name, all in all"})
+    bench = Bench(folder, written)
+    up_to_the_value = len(tokens_of(bench.tokenizer, written[: written.index("quite")]))
+    request = request_of("?", tools=(WEATHER,), max_output_tokens=200)
+    request = msgspec.structs.replace(request, thinking=Thinking(budget_tokens=up_to_the_value))
+    answer = bench.run(lambda: bench.answer(request))
+    (call,) = [part for part in answer.results[0].parts if isinstance(part, ToolCall)]
+    assert json.loads(call.arguments) == {"city": "a city with quite a long name, all in all"}
+
+
+def test_a_prompt_that_takes_long_to_tokenise_does_not_hold_up_the_event_loop(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    threads: list[threading.Thread] = []
+
+    def encode_and_note(*args: Any, **kwargs: Any) -> Prompt:  # Any: passed on as they are
+        threads.append(threading.current_thread())
+        return encode(*args, **kwargs)
+
+    monkeypatch.setattr(embedded, "encode", encode_and_note)
+    bench = Bench(folder, "hi")
+
+    async def main() -> None:
+        for text in ("short", "long " * 2500):
+            await bench.backend.count(request_of(text))
+
+    bench.run(main)
+    assert [thread is threading.main_thread() for thread in threads] == [True, False]
 
 
 # Sampling

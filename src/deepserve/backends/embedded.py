@@ -47,10 +47,10 @@ from deepserve.engine.thinking_budget import ThinkingBudget
 from deepserve.prompt.decoder import mint_call_id
 from deepserve.prompt.encoder import SampledTurn, encode
 from deepserve.prompt.segments import Start
-from deepserve.prompt.special_tokens import END_THINK
+from deepserve.prompt.special_tokens import DSML, END_THINK
 
-_LONG_PROMPT_CHARACTERS = 100_000
-"""From here on a prompt is tokenised outside the event loop: it takes more than a few milliseconds."""
+_LONG_PROMPT_CHARACTERS = 10_000
+"""From here on a prompt is tokenised outside the event loop: a slow core takes some ten milliseconds for it."""
 
 _SEED_BITS = 53
 """Seeds we draw are exact in JSON everywhere."""
@@ -228,6 +228,7 @@ class EmbeddedBackend:
                 budget_tokens=request.thinking.budget_tokens,
                 end_token=self._model.tokenizer.special_id(END_THINK),
                 vocab_size=self._engine_info.vocab_size,
+                call_token=self._model.tokenizer.special_id(DSML) if start.offers_tools else None,
             )
         return _Work(
             generation=Generation(
