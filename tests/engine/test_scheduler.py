@@ -24,7 +24,7 @@ from deepserve.engine.generation import (
 from deepserve.engine.interface import CHUNK_TOKENS, Draw, SequenceId, Snapshot
 from deepserve.engine.prefix_index import CacheKey
 from deepserve.engine.scheduler import Scheduler
-from deepserve.engine.step_pace import StepPace
+from deepserve.engine.step_pace import SHORTEST_ROW_TOKENS, StepPace
 from deepserve.engine.thinking_budget import ThinkingBudget
 from tests.engine.fake_engine import VOCAB_SIZE, FakeEngine, FakeSnapshot, hashed_token
 
@@ -134,7 +134,7 @@ def test_a_stop_token_ends_a_result_and_is_its_last_token() -> None:
     assert ends_of(updates) == {0: "stop"}
 
 
-def test_prefill_goes_on_beside_decoding_one_chunk_at_least_in_every_step() -> None:
+def test_prefill_goes_on_beside_decoding_one_row_at_least_in_every_step() -> None:
     """A long prompt neither waits for others to finish nor keeps them waiting."""
     engine = FakeEngine()
     times = itertools.count()
@@ -146,7 +146,7 @@ def test_prefill_goes_on_beside_decoding_one_chunk_at_least_in_every_step() -> N
     scheduler.add(GenerationId(1), generation_of(prompt_of(1000, first=2), max_tokens=1))
     for _ in range(8):
         scheduler.step()
-    assert engine.steps[3:11] == [[1, 128]] * 7 + [[1, 104]]
+    assert engine.steps[3:11] == [[1, SHORTEST_ROW_TOKENS]] * 8
 
 
 def test_steps_hold_as_many_chunks_as_fit_the_target() -> None:
@@ -163,6 +163,23 @@ def test_steps_hold_as_many_chunks_as_fit_the_target() -> None:
     assert sizes[0] == 128  # nothing is known yet
     assert set(sizes[1:-5]) == {384}  # three chunks are 0.384 s, four would be 0.512 s
     assert scheduler.stats().longest_step_s == pytest.approx(0.384)
+
+
+def test_rows_shrink_where_a_whole_chunk_would_take_longer_than_a_step_may() -> None:
+    """128 tokens deep in a history of 100,000 took a quarter of a second; every reader waited for them."""
+    engine = FakeEngine()
+    seconds = 0.0
+
+    def a_millisecond_a_token(number: int, histories: list[list[int]]) -> None:
+        nonlocal seconds
+        seconds += sum(engine.steps[number]) / 1000
+
+    engine.fail_step = a_millisecond_a_token
+    scheduler = scheduler_of(engine, clock=lambda: seconds)
+    (updates,) = run(scheduler, generation_of(prompt_of(1000), max_tokens=1))
+    assert [rows[0] for rows in engine.steps[:4]] == [CHUNK_TOKENS, *[SHORTEST_ROW_TOKENS] * 3]
+    (alone,) = run(scheduler_of(FakeEngine()), generation_of(prompt_of(1000), max_tokens=1))
+    assert updates == alone
 
 
 def test_short_prompts_overtake_a_long_one() -> None:

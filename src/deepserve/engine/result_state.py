@@ -18,6 +18,7 @@ class ResultState:
     computed  tokens of the history the engine's sequence holds
     sequence  the engine's handle; None while waiting
     snapshot_positions  where the prefix index wants a copy, besides its regular interval
+    row_tokens  rows end at multiples of this divisor of CHUNK_TOKENS
 
     Prefill, decode and the recomputation after a preemption are one case: the next row is the next stretch of
     history the engine has not seen, and a row that reaches its end draws.
@@ -33,6 +34,7 @@ class ResultState:
         self.computed = 0
         self.sequence: SequenceId | None = None
         self.last_chunk_step = 0
+        self.row_tokens = CHUNK_TOKENS
         self.was_recomputed = False
         self.is_ended = False
         self.snapshot_positions = set(generation.boundaries)
@@ -53,8 +55,8 @@ class ResultState:
 
     @property
     def next_end(self) -> int:
-        """Where the next row ends: a position that depends on the prompt alone, never on load."""
-        end = min(len(self.history), (self.computed // CHUNK_TOKENS + 1) * CHUNK_TOKENS)
+        """Where the next row ends: at the latest at the next cut or multiple of CHUNK_TOKENS."""
+        end = min(len(self.history), (self.computed // self.row_tokens + 1) * self.row_tokens)
         index = bisect_right(self._cuts, self.computed)
         return min(end, self._cuts[index]) if index < len(self._cuts) else end
 

@@ -3,8 +3,9 @@
 The synchronous core, one thread, no clock of its own; `step_loop` runs it in a thread and speaks asyncio.
 
 A step holds one decode row for every result that has its prompt behind it, and chunks of prompts up to the pace's
-allowance. Rows end at absolute multiples of CHUNK_TOKENS and at the prompt's own boundaries, so what is computed
-together depends on load but what comes out does not.
+allowance. Rows end at absolute multiples of CHUNK_TOKENS, at the prompt's own boundaries, and in between where a step
+would last too long: an engine's results do not depend on how tokens are cut into rows, so what is computed together
+depends on load but what comes out does not.
 """
 
 from __future__ import annotations
@@ -252,7 +253,9 @@ class Scheduler:
         plan = [state for state in active if state.is_decoding]
         prefilling = sorted((s for s in active if not s.is_decoding), key=lambda state: state.last_chunk_step)
         left = self.pace.prompt_allowance(num_decoded=len(plan))
+        row_tokens = self.pace.row_tokens(num_decoded=len(plan))
         for place, state in enumerate(prefilling):
+            state.row_tokens = row_tokens
             left -= state.next_tokens
             if left < 0 and place > 0:  # the first always gets its chunk
                 break

@@ -7,13 +7,16 @@ from deepserve.engine.interface import CHUNK_TOKENS
 TARGET_STEP_S = 0.05
 """A step is how long a cancellation or a new request may have to wait, and the gap between a reader's tokens."""
 
+SHORTEST_ROW_TOKENS = 32
+"""Below this a row of a prompt costs as much time as a longer one; a divisor of CHUNK_TOKENS."""
+
 _SMOOTHING = 0.2
 
 
 class StepPace:
     """Learns from measured steps what a decode row and a prompt token cost, and says what a step may hold.
 
-    Only how many chunks share a step depends on it, never where a chunk ends: no result depends on time.
+    Only how a prompt is cut into rows depends on it, and no result depends on that: no result depends on time.
     """
 
     def __init__(self, *, target_s: float = TARGET_STEP_S) -> None:
@@ -43,3 +46,13 @@ class StepPace:
             return CHUNK_TOKENS
         left_s = self._target_s - num_decoded * self._row_s
         return max(0, int(left_s / max(self._token_s, 1e-9)))
+
+    def row_tokens(self, *, num_decoded: int) -> int:
+        """Longest row of a prompt in such a step: CHUNK_TOKENS, halved until it fits the allowance, but not for ever.
+
+        Deep in a long history a whole chunk takes many times the target.
+        """
+        allowance, tokens = self.prompt_allowance(num_decoded=num_decoded), CHUNK_TOKENS
+        while tokens > max(allowance, SHORTEST_ROW_TOKENS):
+            tokens //= 2
+        return tokens
