@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import sys
+
 import pytest
 
 from deepserve.backends.turn_memory import RememberedTurn, TurnMemory
@@ -20,7 +22,8 @@ def turn_of(reasoning: str | None, *calls: ToolCall, text: str = "") -> Remember
 
 
 def after(request: Request, *parts: Text | Reasoning | ToolCall) -> Request:
-    return request_of(*request.messages, Message(role="assistant", parts=parts), "and?", tenant=request.tenant)
+    messages = (*request.messages, Message(role="assistant", parts=parts))
+    return request_of(*messages, "and?", tenant=request.tenant, user_id=request.user_id)
 
 
 def test_a_trace_is_found_by_the_id_of_any_call_whatever_came_before() -> None:
@@ -75,10 +78,28 @@ def test_tenants_are_strangers() -> None:
     assert restored.messages == after(other, call("x")).messages
 
 
+def test_end_users_of_a_tenant_are_strangers() -> None:
+    """A second user who repeated the conversation of a first had the first one's thinking put into the prompt."""
+    memory = TurnMemory()
+    ann, bob, nobody = (request_of("q", user_id=user_id) for user_id in ("ann", "bob", None))
+    memory.remember(ann, turn_of("because"), call_ids=[], text="Yes.")
+    memory.remember(ann, turn_of("because", call("x")), call_ids=["x"], text="")
+    for request, restored in ((ann, 1), (bob, 0), (nobody, 0)):
+        assert memory.restore(after(request, Text("Yes.")))[1].restored == restored
+        assert memory.restore(after(request, call("x")))[1].restored == restored
+
+
+def test_what_a_turn_takes_is_not_counted_short() -> None:
+    sampled = SampledTurn(is_thinking=True, ids=tuple(range(1000, 2000)), calls=(), text="漢字" * 500)
+    turn = RememberedTurn(reasoning="é" * 1000, sampled=sampled)
+    real = sum(map(sys.getsizeof, (sampled.ids, *sampled.ids, sampled.text, turn.reasoning)))
+    assert real <= turn.size_bytes <= 1.2 * real
+
+
 def test_forged_ids_restore_nothing() -> None:
     memory = TurnMemory()
     memory.remember(request_of("q"), turn_of("because"), call_ids=[], text="Yes.")
-    (key,) = memory._shelves[request_of("q").tenant.id].turns
+    ((_, key),) = memory._shelves[request_of("q").tenant.id].turns
     assert isinstance(key, bytes)
     for forged in ("", "x", "turn", key.hex(), key.decode("latin-1"), str(key)):
         assert memory.restore(after(request_of("p"), call(forged)))[1].restored == 0

@@ -5,12 +5,15 @@ drawn in order and spacing, and then no cached prefix fits; so the drawn tokens 
 clients drop the thinking trace of earlier turns, which the model needs while tools are in play; so the trace is kept.
 
 A turn is found by the ids of its tool calls, which we mint from 128 random bits or more, and by the conversation that
-led to it together with its text. Both only ever within one tenant. Lives in memory, least recently used goes first.
+led to it together with its text. Both only ever within one tenant, and for one `user_id` of it, as cached prefixes
+are: what one end user of a tenant was told must not show in what another is. Lives in memory, least recently used
+goes first.
 """
 
 from __future__ import annotations
 
 import hashlib
+import sys
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 
@@ -22,8 +25,14 @@ from deepserve.core.request import Request
 from deepserve.core.tenant import TenantId
 from deepserve.prompt.encoder import SampledTurn
 
-_ENTRY_BYTES = 200
+_ENTRY_BYTES = 400
 """What an entry costs beside its tokens and texts, roughly."""
+
+_TOKEN_BYTES = 36
+"""An integer and the reference to it."""
+
+_Key = tuple[str | None, str | bytes]
+"""Whose turn it is by `user_id`, then the id of a call or the digest of a conversation."""
 
 
 class RememberedTurn(msgspec.Struct, frozen=True, kw_only=True):
@@ -34,17 +43,18 @@ class RememberedTurn(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def size_bytes(self) -> int:
-        if self.sampled is None:
-            return _ENTRY_BYTES + len(self.reasoning or "")
-        texts = [self.reasoning or "", self.sampled.text, *(call.arguments for call in self.sampled.calls)]
-        return _ENTRY_BYTES + 8 * len(self.sampled.ids) + sum(map(len, texts))
+        texts, num_tokens = [self.reasoning or ""], 0
+        if self.sampled is not None:
+            texts += [self.sampled.text, *(call.arguments for call in self.sampled.calls)]
+            num_tokens = len(self.sampled.ids)
+        return _ENTRY_BYTES + _TOKEN_BYTES * num_tokens + sum(map(sys.getsizeof, texts))
 
 
 class _Shelf:
     """One tenant's turns."""
 
     def __init__(self) -> None:
-        self.turns: OrderedDict[str | bytes, RememberedTurn] = OrderedDict()
+        self.turns: OrderedDict[_Key, RememberedTurn] = OrderedDict()
         self.size_bytes = 0
 
 
@@ -68,8 +78,8 @@ class TurnMemory:
         if len(self._shelves) > self._max_tenants:
             self._shelves.popitem(last=False)
         *_, conversation = _digests(request.messages)
-        keys: list[str | bytes] = [*call_ids, _turn_key(conversation, call_ids, text)]
-        for key in keys:
+        for found_by in (*call_ids, _turn_key(conversation, call_ids, text)):
+            key = (request.user_id, found_by)
             replaced = shelf.turns.pop(key, None)
             shelf.size_bytes += turn.size_bytes - (replaced.size_bytes if replaced is not None else 0)
             shelf.turns[key] = turn
@@ -90,7 +100,7 @@ class TurnMemory:
             if message.role != "assistant" or message.prefix:
                 messages.append(message)
                 continue
-            turn = _find(shelf, message, before)
+            turn = _find(shelf, request.user_id, message, before)
             if message.reasoning is not None:
                 sent += 1
             elif turn is not None and turn.reasoning is not None:
@@ -105,10 +115,10 @@ class TurnMemory:
         return msgspec.structs.replace(request, messages=tuple(messages)), counts, replays
 
 
-def _find(shelf: _Shelf, message: Message, conversation: bytes) -> RememberedTurn | None:
+def _find(shelf: _Shelf, user_id: str | None, message: Message, conversation: bytes) -> RememberedTurn | None:
     call_ids = [call.id for call in message.tool_calls]
-    keys: list[str | bytes] = [*call_ids[:1], _turn_key(conversation, call_ids, message.text)]
-    for key in keys:
+    for found_by in (*call_ids[:1], _turn_key(conversation, call_ids, message.text)):
+        key = (user_id, found_by)
         if key in shelf.turns:
             shelf.turns.move_to_end(key)
             return shelf.turns[key]
