@@ -314,6 +314,19 @@ def test_a_thinking_budget_does_not_cut_into_a_call_that_ended_the_thinking_by_i
     assert json.loads(call.arguments) == {"city": "a city with quite a long name, all in all"}
 
 
+def test_a_token_behind_the_end_of_the_vocabulary_is_silent(folder: Path) -> None:
+    """Networks have more rows than the tokenizer has tokens; drawing one of them was an internal error."""
+    bench = Bench(folder)
+    behind, letter = bench.tokenizer.vocab_size + 7, bench.tokenizer.encode_text("a")[0]
+    assert behind < bench.engine.info.vocab_size
+    ids = [letter, behind, letter]
+    bench.engine.script = lambda history, draw: ids[draw.position] if draw.position < 3 else bench.tokenizer.eos_id
+    request = request_of("?", sampling=Sampling(num_top_logprobs=2))
+    answer = bench.run(lambda: bench.answer(request))
+    assert text_of(answer) == "aa"
+    assert [entry.token for entry in answer.results[0].text_logprobs] == ["a", "", "a"]
+
+
 def test_a_prompt_that_takes_long_to_tokenise_does_not_hold_up_the_event_loop(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -132,10 +132,11 @@ def test_log_probabilities_carry_the_tokens_own_bytes(tokenizer: Tokenizer) -> N
     assert isinstance(entry.top[0], TokenLogprob)
 
 
-def test_ids_outside_the_vocabulary_raise(tokenizer: Tokenizer) -> None:
-    for id_ in (-1, tokenizer.vocab_size):
-        with pytest.raises(IndexError):
-            tokenizer.token_bytes(id_)
+def test_ids_behind_the_vocabulary_have_no_text_and_ids_below_it_raise(tokenizer: Tokenizer) -> None:
+    assert tokenizer.token_bytes(tokenizer.vocab_size) == b""
+    assert tokenizer.logprob(tokenizer.vocab_size + 5, -1.0).token == ""
+    with pytest.raises(IndexError):
+        tokenizer.token_bytes(-1)
 
 
 def byte_id(tokenizer: Tokenizer, byte: int) -> int:

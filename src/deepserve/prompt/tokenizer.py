@@ -128,13 +128,14 @@ class Tokenizer:
         return self._specials.get(token_id)
 
     def token_bytes(self, token_id: int) -> bytes:
-        """The bytes a token stands for, a special token's spelling included; raises IndexError outside the vocabulary.
+        """The bytes a token stands for, a special token's spelling included; raises IndexError below 0.
 
-        They need not be whole characters. Ids that the vocabulary leaves out have none.
+        They need not be whole characters. Ids that the vocabulary leaves out have none, nor have those behind its end:
+        a network's vocabulary is often rounded up, and may draw one of them.
         """
         if token_id < 0:
             raise IndexError(token_id)
-        return self._bytes[token_id]
+        return self._bytes[token_id] if token_id < self.vocab_size else b""
 
     def decode(self, ids: Sequence[int]) -> str:
         """The text of whole token sequences, special tokens spelled; broken characters become U+FFFD."""
