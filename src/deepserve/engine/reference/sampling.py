@@ -30,8 +30,8 @@ def adjust(scores: Floats, draw: Draw) -> Floats:
     """Apply penalties, biases and the mask to the logits [V], in place; forbidden tokens become -inf."""
     if draw.repetition_penalty != 1.0:
         seen = np.fromiter(draw.prompt_tokens | draw.output_counts.keys(), np.int64)
-        factor = np.where(scores[seen] > 0, 1 / draw.repetition_penalty, draw.repetition_penalty)
-        scores[seen] *= factor
+        penalty = draw.repetition_penalty
+        scores[seen] = np.where(scores[seen] > 0, scores[seen] / penalty, scores[seen] * penalty)
     if draw.frequency_penalty != 0.0 or draw.presence_penalty != 0.0:
         counted = np.fromiter(draw.output_counts.keys(), np.int64)
         counts = np.fromiter(draw.output_counts.values(), np.float64)
