@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -90,6 +91,25 @@ def test_replayed_tokens_go_through_untouched(tokenizer: Tokenizer) -> None:
         6,
         tokenizer.special_id(THINK),
     ]
+
+
+def test_other_threads_run_while_a_long_text_is_encoded(tokenizer: Tokenizer) -> None:
+    """Half a megabyte kept the event loop waiting for half a second, though it was encoded in another thread."""
+    num_rounds, is_done, rounds_meanwhile = 0, threading.Event(), 0
+
+    def encode() -> None:
+        nonlocal rounds_meanwhile
+        before = num_rounds
+        tokenizer.encode_text("seven cats and ten rivers " * 40_000)
+        rounds_meanwhile = num_rounds - before
+        is_done.set()
+
+    thread = threading.Thread(target=encode)
+    thread.start()
+    while not is_done.wait(0.0001):  # lets the other thread have its turn
+        num_rounds += 1
+    thread.join()
+    assert rounds_meanwhile > 100
 
 
 def test_lone_surrogates_become_question_marks(tokenizer: Tokenizer) -> None:
