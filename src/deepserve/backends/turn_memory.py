@@ -78,8 +78,8 @@ class TurnMemory:
         if len(self._shelves) > self._max_tenants:
             self._shelves.popitem(last=False)
         *_, conversation = _digests(request.messages)
-        for found_by in (*call_ids, _turn_key(conversation, call_ids, text)):
-            key = (request.user_id, found_by)
+        found_by: list[str | bytes] = [*call_ids, _turn_key(conversation, call_ids, text)]
+        for key in ((request.user_id, name) for name in found_by):
             replaced = shelf.turns.pop(key, None)
             shelf.size_bytes += turn.size_bytes - (replaced.size_bytes if replaced is not None else 0)
             shelf.turns[key] = turn
@@ -117,8 +117,8 @@ class TurnMemory:
 
 def _find(shelf: _Shelf, user_id: str | None, message: Message, conversation: bytes) -> RememberedTurn | None:
     call_ids = [call.id for call in message.tool_calls]
-    for found_by in (*call_ids[:1], _turn_key(conversation, call_ids, message.text)):
-        key = (user_id, found_by)
+    found_by: list[str | bytes] = [*call_ids[:1], _turn_key(conversation, call_ids, message.text)]
+    for key in ((user_id, name) for name in found_by):
         if key in shelf.turns:
             shelf.turns.move_to_end(key)
             return shelf.turns[key]
