@@ -18,7 +18,7 @@ import msgspec
 SequenceId = NewType("SequenceId", int)
 
 CHUNK_TOKENS = 128
-"""Prefill chunks end at absolute multiples of this, so that the arithmetic of a token never depends on load."""
+"""No row crosses an absolute multiple of this: what a token reads is laid out by its own block."""
 
 
 class Draw(msgspec.Struct, frozen=True, kw_only=True):

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from deepserve.engine.interface import Draw, Drawn, RowFault, uniform
-from deepserve.engine.reference.sampling import draw_token
+from deepserve.engine.reference.sampling import adjust, draw_token
 
 
 def logits_of(*probabilities: float) -> Any:
@@ -74,6 +74,13 @@ def test_penalties_and_biases_move_the_logits() -> None:
     only_negative = bytes([0b1100])
     assert token(logits, temperature=0, allowed=only_negative) == 2
     assert token(logits, temperature=0, allowed=only_negative, repetition_penalty=1.2, output_counts={2: 1}) == 3
+
+
+def test_the_repetition_penalty_divides_to_the_last_bit() -> None:
+    """It multiplied by the reciprocal, which is another number for one logit in three."""
+    logits = np.arange(1, 40) / 7
+    adjusted = adjust(logits.copy(), Draw(repetition_penalty=1.1, prompt_tokens=frozenset(range(39))))
+    assert (adjusted == logits / 1.1).all()
 
 
 def test_logprobs_are_taken_after_penalties_and_mask_and_before_temperature() -> None:
