@@ -56,8 +56,8 @@ few dozen memorised sentences.
 
 Greedy answers to {asked} generated conversations (set `{fingerprint}`). Their names, places, words, codes, field
 names, made-up tool names and numbers from 20 up never occur in training; topics, facts about countries, names of
-common tools and the frames of sentences do. "Exactly right" compares the whole answer letter by letter; the thought is free.
-"Well-formed" means that the answer ends by itself, closes its thought and has balanced tool markup.
+common tools and the frames of sentences do. "Exactly right" compares the whole answer letter by letter; the thought
+is free. "Well-formed" means that the answer ends by itself, closes its thought and has balanced tool markup.
 
 {table}
 
