@@ -13,7 +13,7 @@ SERVE_ARGS ?=
 
 # One stamp per set of packages, made anew when the dependencies change.
 .venv/.serve: .venv/.created pyproject.toml
-	@echo "Setting up .venv; the first time this downloads a few hundred megabytes."
+	@echo "Setting up .venv; the first time this downloads PyTorch."
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[reference]'
 	@touch $@
 

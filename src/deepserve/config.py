@@ -55,7 +55,6 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     model_path: Path | None = None
     profile: str | None = None
     api_keys: tuple[str, ...] = ()
-    state_dir: Path | None = None
     max_concurrency: int = 8
     max_queue_tokens: int = 1_000_000
     cache_bytes: int = 1 << 30

@@ -56,7 +56,7 @@ def serve(state_dir: Path, log_level: str, **options: Any) -> None:  # Any: the 
     Stop:     Ctrl-C; answers in flight are finished first
     """
     logging.basicConfig(level=log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    settings = settings_from(state_dir=state_dir, **options)
+    settings = settings_from(**options)
     database = open_database(state_dir)
     keys = open_key_store(database)
     stored_keys = (keys,) if keys.has_any() else ()
