@@ -101,14 +101,17 @@ def test_an_untied_indexer_chooses_what_transformers_chooses() -> None:
     for row in rows:
         assert engine.step([row]) == [None]
     drawn = engine.step([Row(sequence=sequence, tokens=last.tokens, draw=Draw(temperature=0))])[0]
+    num_compared = 0
     for _ in range(40):
         assert isinstance(drawn, Drawn)
         logits = model(input_ids=torch.tensor([tokens]), use_cache=False).logits[0, -1]
         best = logits.topk(2).values
         if best[0] - best[1] > 1e-4:
             assert drawn.token == int(logits.argmax())
+            num_compared += 1
         tokens.append(drawn.token)
         drawn = engine.step([Row(sequence=sequence, tokens=[drawn.token], draw=Draw(temperature=0))])[0]
+    assert num_compared > 30
 
 
 def cut_at_once(sequence: SequenceId, tokens: list[int]) -> Iterator[Row]:
