@@ -1,0 +1,59 @@
+"""Finding and loading the shared library: what is wrong is said, and what to do."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from deepserve.core.errors import ConfigurationError
+from deepserve.engine.native import abi, library
+
+
+def build(folder: Path, source: str) -> Path:
+    """A library of one C file, built for this test."""
+    compiler = shutil.which("cc")
+    if compiler is None:
+        pytest.skip("needs a C compiler (cc)")
+    path = folder / "_other.so"
+    (folder / "other.c").write_text(source)
+    subprocess.run([compiler, "-shared", "-fPIC", "-o", str(path), str(folder / "other.c")], check=True)
+    return path
+
+
+def test_an_override_that_is_no_file_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv(library.OVERRIDE, str(tmp_path / "nowhere.so"))
+    with pytest.raises(ConfigurationError, match=r"DEEPSERVE_CORE names .*nowhere\.so"):
+        library.find_library()
+
+
+def test_an_installation_without_the_core_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.delenv(library.OVERRIDE, raising=False)
+    monkeypatch.setattr(library, "__file__", str(tmp_path / "library.py"))
+    assert library.find_library() is None
+    with pytest.raises(ConfigurationError, match=r"compiler.*--engine reference"):
+        library.load_library()
+
+
+def test_a_file_that_is_no_library_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    path = tmp_path / "_core.so"
+    path.write_bytes(b"not a library")
+    monkeypatch.setenv(library.OVERRIDE, str(path))
+    with pytest.raises(ConfigurationError, match="cannot be loaded"):
+        library.load_library()
+
+
+def test_a_library_of_something_else_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    path = build(tmp_path, "int something_else(void) { return 1; }")
+    monkeypatch.setenv(library.OVERRIDE, str(path))
+    with pytest.raises(ConfigurationError, match="is not deepserve's native core"):
+        library.load_library()
+
+
+def test_a_core_of_another_abi_is_refused_with_both_versions(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    path = build(tmp_path, "int ds_abi_version(void) { return 4711; }")
+    monkeypatch.setenv(library.OVERRIDE, str(path))
+    with pytest.raises(ConfigurationError, match=rf"version 4711 .* version {abi.ABI_VERSION}"):
+        library.load_library()
