@@ -19,7 +19,7 @@ import torch
 from transformers import DeepseekV4Config, DeepseekV4ForCausalLM, DynamicCache
 
 from deepserve.engine.interface import CHUNK_TOKENS, Draw, Row, SequenceId, Snapshot
-from deepserve.engine.reference.config import decode_config
+from deepserve.engine.network_config import decode_config
 from deepserve.engine.reference.engine import ReferenceEngine
 from deepserve.engine.reference.network import Network
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from deepserve.engine.reference.config import NetworkConfig
+from deepserve.engine.network_config import NetworkConfig
 
 MINI_FLASH = NetworkConfig(
     vocab_size=2048,

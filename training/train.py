@@ -22,7 +22,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from deepserve.engine.reference.config import NetworkConfig
+from deepserve.engine.network_config import NetworkConfig
 from deepserve.engine.reference.network import Network
 from training import schedule
 from training.batches import Batch, BatchMaker

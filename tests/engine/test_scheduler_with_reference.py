@@ -21,7 +21,7 @@ DRAW = Draw(temperature=1.0, top_p=0.95, num_top_logprobs=5)
 
 def engine_of(memory_bytes: int) -> Engine:
     """Random weights, every kind of layer; the window and the selection are shorter than the prompts."""
-    from deepserve.engine.reference.config import NetworkConfig
+    from deepserve.engine.network_config import NetworkConfig
     from deepserve.engine.reference.engine import ReferenceEngine
     from deepserve.engine.reference.network import Network
 

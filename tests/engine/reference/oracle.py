@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from transformers import DeepseekV4Config, DeepseekV4ForCausalLM
 
-from deepserve.engine.reference.config import decode_config
+from deepserve.engine.network_config import decode_config
 from deepserve.engine.reference.network import Network
 
 torch.set_num_threads(1)

@@ -11,8 +11,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from deepserve.core.errors import CheckpointError
+from deepserve.engine.network_config import decode_config, encode_config
 from deepserve.engine.reference.checkpoint import load_network, save_network
-from deepserve.engine.reference.config import decode_config, encode_config
 from deepserve.engine.reference.network import Network
 from tests.engine.reference.oracle import TINY, YARN, oracle, ours
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from deepserve.core.errors import EngineFailure
 from deepserve.engine.interface import CHUNK_TOKENS, Draw, Drawn, Row, RowFault, SequenceId
-from deepserve.engine.reference.config import decode_config
+from deepserve.engine.network_config import decode_config
 from deepserve.engine.reference.engine import ReferenceEngine, best_entries
 from deepserve.engine.reference.network import Network
 from tests.engine.reference.oracle import TINY, oracle, ours

@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import Tensor
 
+from deepserve.engine.network_config import decode_config
 from deepserve.engine.reference.attention import index_loss, select_entries
-from deepserve.engine.reference.config import decode_config
 from deepserve.engine.reference.hyper_connection import Lines, lines, sinkhorn, stream_scores
 from deepserve.engine.reference.network import Network
 from deepserve.engine.reference.rotary import rotary_frequencies

@@ -18,8 +18,9 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from typing_extensions import override
 
+from deepserve.engine.network_config import NetworkConfig
+
 from .compressor import Compressor
-from .config import NetworkConfig
 from .norm import RMSNorm, rms_norm
 from .rotary import Rotation, rotary_frequencies, rotate, rotation
 

@@ -22,8 +22,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from deepserve.core.errors import CheckpointError
+from deepserve.engine.network_config import NetworkConfig, encode_config, load_config
 
-from .config import NetworkConfig, encode_config, load_config
 from .network import Network
 
 _FLOATS = {"F64", "F32", "F16", "BF16"}

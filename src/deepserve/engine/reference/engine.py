@@ -32,11 +32,11 @@ from deepserve.engine.interface import (
     SequenceId,
     Snapshot,
 )
+from deepserve.engine.network_config import CSA_RATIO, NetworkConfig, encode_config
 
 from .attention import Attention, group_output, grouped_matrix
 from .checkpoint import load_network
 from .compressor import Compressor, pool
-from .config import CSA_RATIO, NetworkConfig, encode_config
 from .experts import MixtureOfExperts, Route, clamped_swiglu, route
 from .hyper_connection import HyperWeights, collapse, expand, hyper_head, hyper_mix, lines
 from .network import Layer, Network

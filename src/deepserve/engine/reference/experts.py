@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from typing_extensions import override
 
-from .config import NetworkConfig
+from deepserve.engine.network_config import NetworkConfig
 
 
 class Route(NamedTuple):

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from typing_extensions import override
 
-from .config import NetworkConfig
+from deepserve.engine.network_config import NetworkConfig
 
 
 class Mix(NamedTuple):

@@ -18,8 +18,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from typing_extensions import override
 
+from deepserve.engine.network_config import NetworkConfig
+
 from .attention import Attention, DenseView, Indexer, dense_view
-from .config import NetworkConfig
 from .experts import Gate, MixtureOfExperts
 from .hyper_connection import HyperWeights, Lines, collapse, expand, hyper_head, hyper_mix, hyper_weights, lines
 from .norm import RMSNorm

@@ -17,7 +17,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from .config import CSA_RATIO, NetworkConfig
+from deepserve.engine.network_config import CSA_RATIO, NetworkConfig
+
 from .rotary import turns
 from .state import BLOCK_TOKENS, SequenceState
 

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from .config import NetworkConfig
+from deepserve.engine.network_config import NetworkConfig
 
 
 class Rotation(NamedTuple):

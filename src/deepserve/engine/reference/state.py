@@ -16,8 +16,7 @@ from torch import Tensor
 
 from deepserve.core.errors import EngineFailure
 from deepserve.engine.interface import CHUNK_TOKENS
-
-from .config import NetworkConfig
+from deepserve.engine.network_config import NetworkConfig
 
 BLOCK_TOKENS = CHUNK_TOKENS
 
