@@ -27,6 +27,8 @@ from deepserve.engine.interface import (
 
 VOCAB_SIZE = 256
 
+_BLOB_MAGIC = b"FAKE"
+
 Script = Callable[[Sequence[int], Draw], int]
 """The next token after a history."""
 
@@ -142,6 +144,23 @@ class FakeEngine:
     def release(self, snapshot: Snapshot) -> None:
         index = next(index for index, known in enumerate(self.snapshots) if known is snapshot)
         del self.snapshots[index]
+
+    def dump(self, snapshot: Snapshot) -> bytes:
+        assert isinstance(snapshot, FakeSnapshot)
+        assert any(known is snapshot for known in self.snapshots), "a released snapshot was dumped"
+        return _BLOB_MAGIC + array("I", snapshot.history).tobytes()
+
+    def load(self, blob: bytes) -> FakeSnapshot:
+        packed = blob.removeprefix(_BLOB_MAGIC)
+        if not blob.startswith(_BLOB_MAGIC) or len(packed) % 4:
+            raise ValueError("not a state of the fake engine")
+        history = tuple(array("I", packed))
+        if max(history, default=0) >= self.info.vocab_size or len(history) > self.info.max_context:
+            raise ValueError("the state does not fit this engine")
+        self._check_room()
+        snapshot = FakeSnapshot(history=history, size_bytes=self.info.state_bytes_fixed)
+        self.snapshots.append(snapshot)
+        return snapshot
 
     def free_blocks_ratio(self) -> float:
         return max(0.0, 1 - self._used({}))

@@ -160,6 +160,17 @@ class Engine(Protocol):
 
     def release(self, snapshot: Snapshot) -> None: ...
 
+    def dump(self, snapshot: Snapshot) -> bytes:
+        """The snapshot as a blob that another process with an equal fingerprint can load; layout: docs/engine.md."""
+        ...
+
+    def load(self, blob: bytes) -> Snapshot:
+        """A new snapshot from a blob; restored, it continues exactly as the dumped one would.
+
+        Raises ValueError saying what does not fit, EngineFailure when memory is used up.
+        """
+        ...
+
     def free_blocks_ratio(self) -> float:
         """Share of the state memory still free, 0..1; what the scheduler evicts and preempts by.
 

@@ -45,6 +45,7 @@ from .plan import ROW_MULTIPLE, Completion, Group, Planner, Segment, StepPlan
 from .rotary import rotary_frequencies, rotate_
 from .sampling import draw_token
 from .state import BLOCK_TOKENS, SequenceState, StatePool
+from .state_blob import dump_state, load_state
 
 _INDEX_TILE = 2048
 """Index keys scored at a time; keeps the products of all index heads in the cache."""
@@ -167,10 +168,7 @@ class ReferenceEngine(Engine):
 
     @override
     def snapshot(self, sequence: SequenceId) -> ReferenceSnapshot:
-        state = self._pool.copy(self._state(sequence))
-        snapshot = ReferenceSnapshot(state, state.length, self._pool.size_bytes(state))
-        self._snapshots.add(id(state))
-        return snapshot
+        return self._hold(self._pool.copy(self._state(sequence)))
 
     @override
     def restore(self, snapshot: Snapshot) -> SequenceId:
@@ -181,6 +179,14 @@ class ReferenceEngine(Engine):
         state = self._snapshot_state(snapshot)
         self._snapshots.remove(id(state))
         self._pool.free(state)
+
+    @override
+    def dump(self, snapshot: Snapshot) -> bytes:
+        return dump_state(self._pool, self._config, self._snapshot_state(snapshot))
+
+    @override
+    def load(self, blob: bytes) -> ReferenceSnapshot:
+        return self._hold(load_state(self._pool, self._config, blob))
 
     @override
     def free_blocks_ratio(self) -> float:
@@ -204,6 +210,10 @@ class ReferenceEngine(Engine):
         sequence = SequenceId(self._num_created)
         self._sequences[sequence] = state
         return sequence
+
+    def _hold(self, state: SequenceState) -> ReferenceSnapshot:
+        self._snapshots.add(id(state))
+        return ReferenceSnapshot(state, state.length, self._pool.size_bytes(state))
 
     def _state(self, sequence: SequenceId) -> SequenceState:
         if sequence not in self._sequences:

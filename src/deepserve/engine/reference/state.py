@@ -87,7 +87,14 @@ class StatePool:
         self._free_blocks = list(range(self.num_blocks - 1, 0, -1))
         self._references = [0] * self.num_blocks
 
-    def create(self) -> SequenceState:
+    def create(self, length: int = 0) -> SequenceState:
+        """An empty state; of `length` tokens if given, whose content the caller fills in.
+
+        Raises EngineFailure when memory is used up; nothing has changed then.
+        """
+        num_blocks = -(-length // BLOCK_TOKENS)
+        if num_blocks > len(self._free_blocks):
+            raise EngineFailure(f"state memory is full: {len(self._free_blocks)} blocks free, {num_blocks} needed")
         slot = self._take_slot()
         for window in self.windows:
             window[slot] = 0
@@ -96,7 +103,7 @@ class StatePool:
             content, gate = tail[slot].chunk(2, dim=-1)
             content.zero_()
             gate.fill_(float("-inf"))
-        return SequenceState(slot)
+        return SequenceState(slot, length, [self._take_block() for _ in range(num_blocks)])
 
     def copy(self, state: SequenceState) -> SequenceState:
         """The same history once more: the slot copied, the blocks shared."""
@@ -122,8 +129,7 @@ class StatePool:
         if len(needy) > len(self._free_blocks):
             raise EngineFailure(f"state memory is full: {len(self._free_blocks)} blocks free, {len(needy)} needed")
         for state in needy:
-            block = self._free_blocks.pop()
-            self._references[block] = 1
+            block = self._take_block()
             at = state.length // BLOCK_TOKENS
             if at < len(state.blocks):
                 for tensor in self._block_tensors:
@@ -131,9 +137,6 @@ class StatePool:
                 self._drop(state.blocks[at])
                 state.blocks[at] = block
             else:
-                # What padding may read must be finite.
-                for tensor in self._block_tensors:
-                    tensor[block] = 0
                 state.blocks.append(block)
 
     def free_ratio(self) -> float:
@@ -153,6 +156,14 @@ class StatePool:
         if not self._free_slots:
             raise EngineFailure(f"state memory is full: all {self.num_slots - 1} slots hold sequences or snapshots")
         return self._free_slots.pop()
+
+    def _take_block(self) -> int:
+        """A block of zeros: what padding may read must be finite."""
+        block = self._free_blocks.pop()
+        self._references[block] = 1
+        for tensor in self._block_tensors:
+            tensor[block] = 0
+        return block
 
     def _drop(self, block: int) -> None:
         self._references[block] -= 1
