@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from deepserve.core.errors import ConfigurationError
+from deepserve.engine import native
 from deepserve.engine.native import abi, library
 
 
@@ -31,7 +32,7 @@ def test_an_override_that_is_no_file_is_named(monkeypatch: pytest.MonkeyPatch, t
 
 def test_an_installation_without_the_core_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.delenv(library.OVERRIDE, raising=False)
-    monkeypatch.setattr(library, "__file__", str(tmp_path / "library.py"))
+    monkeypatch.setattr(native, "__path__", [str(tmp_path)])
     assert library.find_library() is None
     with pytest.raises(ConfigurationError, match=r"compiler.*--engine reference"):
         library.load_library()
@@ -57,3 +58,12 @@ def test_a_core_of_another_abi_is_refused_with_both_versions(monkeypatch: pytest
     monkeypatch.setenv(library.OVERRIDE, str(path))
     with pytest.raises(ConfigurationError, match=rf"version 4711 .* version {abi.ABI_VERSION}"):
         library.load_library()
+
+
+def test_the_core_is_found_wherever_the_package_lies(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Editable installations have the sources in one folder and what was built in another."""
+    monkeypatch.delenv(library.OVERRIDE, raising=False)
+    built = tmp_path / f"_core{library.SUFFIX}"
+    built.touch()
+    monkeypatch.setattr(native, "__path__", [str(tmp_path / "sources"), str(tmp_path)])
+    assert library.find_library() == built

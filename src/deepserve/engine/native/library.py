@@ -1,7 +1,6 @@
 """Where the native core's shared library is, and loading it.
 
-The library lies beside this module, where the build puts it. DEEPSERVE_CORE names another one, for example a build
-with sanitizers.
+The library is part of this package. DEEPSERVE_CORE names another one, for example a build with sanitizers.
 """
 
 from __future__ import annotations
@@ -12,11 +11,12 @@ import sys
 from pathlib import Path
 
 from deepserve.core.errors import ConfigurationError
+from deepserve.engine import native
 from deepserve.engine.native.abi import ABI_VERSION, declare
 
 OVERRIDE = "DEEPSERVE_CORE"
 
-_SUFFIX = {"darwin": ".dylib", "win32": ".dll"}.get(sys.platform, ".so")
+SUFFIX = {"darwin": ".dylib", "win32": ".dll"}.get(sys.platform, ".so")
 
 HOW_TO_GET_IT = (
     "Install a C++17 compiler (for example: apt install g++, or xcode-select --install), then deepserve again "
@@ -36,8 +36,9 @@ def find_library() -> Path | None:
         if not path.is_file():
             raise ConfigurationError(f"{OVERRIDE} names {override}, which is no file. Correct it, or unset it.")
         return path
-    path = Path(__file__).with_name(f"_core{_SUFFIX}")
-    return path if path.is_file() else None
+    # An editable installation spreads the package over two folders: the sources', and the one with what was built.
+    candidates = [Path(folder) / f"_core{SUFFIX}" for folder in native.__path__]
+    return next((path for path in candidates if path.is_file()), None)
 
 
 def load_library() -> ctypes.CDLL:
