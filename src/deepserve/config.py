@@ -40,6 +40,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     max_concurrency  sequences decoded side by side
     max_queue_tokens prompt tokens that may wait before new requests are refused
     cache_bytes      memory for sequence states and cached prefixes
+    state_dir        where what must survive a restart is kept; None: nowhere
+    disk_cache_bytes most that cached prefixes may take under state_dir; 0: none are written or read
     keep_alive_s     a waiting client hears something at least this often
     request_timeout_s  an answer without any progress for so long is given up
     shutdown_grace_s running answers may take so long to finish when the server stops; then they are ended
@@ -58,6 +60,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     max_concurrency: int = 8
     max_queue_tokens: int = 1_000_000
     cache_bytes: int = 1 << 30
+    state_dir: Path | None = None
+    disk_cache_bytes: int = 4 << 30
     num_threads: int = 1
     keep_alive_s: float = 10.0
     request_timeout_s: float = 600.0
