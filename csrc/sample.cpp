@@ -1,0 +1,236 @@
+#include "sample.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <limits>
+#include <vector>
+
+namespace deepserve {
+
+namespace {
+
+constexpr double kForbidden = -std::numeric_limits<double>::infinity();
+constexpr int kNumBuckets = 1024;
+
+// Penalties, biases and the mask, in the order of `Draw`; forbidden tokens become -inf.
+void adjust(double *scores, int vocab_size, const ds_draw &draw) {
+  if (draw.repetition_penalty != 1.0) {
+    const auto penalise = [&](int token) {
+      double &score = scores[token];
+      score = score > 0 ? score / draw.repetition_penalty : score * draw.repetition_penalty;
+    };
+    for (int i = 0; i < draw.num_prompt_tokens; i++) penalise(draw.prompt_tokens[i]);
+    std::vector<int32_t> prompt(draw.prompt_tokens, draw.prompt_tokens + draw.num_prompt_tokens);
+    std::sort(prompt.begin(), prompt.end());
+    for (int i = 0; i < draw.num_counts; i++)
+      if (!std::binary_search(prompt.begin(), prompt.end(), draw.count_tokens[i])) penalise(draw.count_tokens[i]);
+  }
+  if (draw.frequency_penalty != 0.0 || draw.presence_penalty != 0.0)
+    for (int i = 0; i < draw.num_counts; i++)
+      scores[draw.count_tokens[i]] -=
+          draw.frequency_penalty * draw.counts[i] + draw.presence_penalty * (draw.counts[i] > 0);
+  for (int i = 0; i < draw.num_biases; i++) scores[draw.bias_tokens[i]] += draw.bias_values[i];
+  if (draw.has_mask)
+    for (int token = 0; token < vocab_size; token++)
+      if (!(draw.mask[token >> 3] >> (token & 7) & 1)) scores[token] = kForbidden;
+}
+
+void report_logprobs(const double *scores, int vocab_size, double best, int num_top, const Kernels &kernels,
+                     Scratch &scratch, ds_drawn &drawn) {
+  double *weights = scratch.take<double>(static_cast<size_t>(vocab_size));
+  for (int token = 0; token < vocab_size; token++) weights[token] = scores[token] - best;
+  kernels.exponentials(weights, vocab_size);
+  double total = 0;
+  for (int token = 0; token < vocab_size; token++) total += weights[token];
+  const double log_total = best + std::log(total);
+  drawn.logprob = scores[drawn.token] - log_total;
+  int found = 0;
+  for (int token = 0; token < vocab_size && num_top; token++) {
+    if (scores[token] == kForbidden) continue;
+    if (found == num_top && !(scores[token] > scores[drawn.top_tokens[found - 1]])) continue;
+    int at = found < num_top ? found++ : found - 1;
+    for (; at > 0 && scores[token] > scores[drawn.top_tokens[at - 1]]; at--)
+      drawn.top_tokens[at] = drawn.top_tokens[at - 1];
+    drawn.top_tokens[at] = token;
+  }
+  for (int i = 0; i < found; i++) drawn.top_logprobs[i] = scores[drawn.top_tokens[i]] - log_total;
+  drawn.num_top = found;
+}
+
+// The tokens by falling score, without sorting them all: scores fall into buckets whose order is theirs, and only the
+// bucket where a sum crosses its mark is sorted. What is kept is always a beginning of that order.
+class Ranking {
+ public:
+  Ranking(const double *scores, int vocab_size, double best, double temperature, const Kernels &kernels,
+          Scratch &scratch)
+      : scores_(scores), vocab_size_(vocab_size), best_(best) {
+    weights_ = scratch.take<double>(static_cast<size_t>(vocab_size));
+    buckets_ = scratch.take<int32_t>(static_cast<size_t>(vocab_size));
+    double worst = best;
+    for (int token = 0; token < vocab_size; token++)
+      if (scores[token] != kForbidden) worst = std::min(worst, scores[token]);
+    const double per_bucket = best > worst ? (kNumBuckets - 1) / (best - worst) : 0.0;
+    for (int token = 0; token < vocab_size; token++) {
+      const bool is_allowed = scores[token] != kForbidden;
+      buckets_[token] = is_allowed ? static_cast<int32_t>((best - scores[token]) * per_bucket) : kNumBuckets;
+      weights_[token] = (scores[token] - best) / temperature;
+    }
+    kernels.exponentials(weights_, vocab_size);
+    for (int token = 0; token < vocab_size; token++) {
+      mass_[buckets_[token]] += weights_[token];
+      count_[buckets_[token]]++;
+    }
+    mass_[kNumBuckets] = 0.0;
+    count_[kNumBuckets] = 0;
+    keep_all();
+  }
+
+  void keep_best(int number) {
+    int64_t before = 0;
+    for (int bucket = 0; bucket < kNumBuckets; bucket++) {
+      if (before + count_[bucket] >= number) {
+        cut(bucket, static_cast<size_t>(number - before));
+        return;
+      }
+      before += count_[bucket];
+    }
+  }
+
+  // The shortest beginning whose mass reaches this share of what is kept.
+  void keep_mass(double share) {
+    int bucket;
+    size_t place;
+    find(share * kept_mass_, true, bucket, place);
+    cut(bucket, place + 1);
+  }
+
+  void keep_heavier(double least) {
+    // Weights fall along the order, so this too leaves a beginning of it.
+    for (int bucket = last_bucket_; bucket >= 0; bucket--) {
+      const std::vector<int32_t> &order = sorted(bucket);
+      size_t number = bucket == last_bucket_ ? last_number_ : order.size();
+      while (number && weights_[order[number - 1]] < least) number--;
+      if (number || bucket == 0) {
+        cut(bucket, number);
+        return;
+      }
+    }
+  }
+
+  int choose(double at) {
+    int bucket;
+    size_t place;
+    find(at * kept_mass_, false, bucket, place);
+    return sorted(bucket)[place];
+  }
+
+ private:
+  void keep_all() {
+    last_bucket_ = kNumBuckets - 1;
+    while (last_bucket_ > 0 && !count_[last_bucket_]) last_bucket_--;
+    last_number_ = static_cast<size_t>(count_[last_bucket_]);
+    kept_mass_ = 0;
+    for (double mass : mass_) kept_mass_ += mass;
+  }
+
+  void cut(int bucket, size_t number) {
+    kept_mass_ = 0;
+    for (int before = 0; before < bucket; before++) kept_mass_ += mass_[before];
+    const std::vector<int32_t> &order = sorted(bucket);
+    for (size_t i = 0; i < number; i++) kept_mass_ += weights_[order[i]];
+    last_bucket_ = bucket;
+    last_number_ = number;
+  }
+
+  // The first token at which the running mass reaches (or, not inclusive, exceeds) the mark.
+  void find(double mark, bool is_inclusive, int &bucket, size_t &place) {
+    const auto is_past = [&](double mass) { return is_inclusive ? mass >= mark : mass > mark; };
+    double mass = 0;
+    for (bucket = 0; bucket < last_bucket_ && !is_past(mass + mass_[bucket]); bucket++) mass += mass_[bucket];
+    while (true) {
+      const std::vector<int32_t> &order = sorted(bucket);
+      const size_t number = bucket == last_bucket_ ? last_number_ : order.size();
+      for (place = 0; place < number; place++) {
+        mass += weights_[order[place]];
+        if (is_past(mass)) return;
+      }
+      if (bucket == last_bucket_) break;
+      bucket++;  // the sum in order fell short of the bucket's by a rounding
+    }
+    place = last_number_ - 1;
+  }
+
+  const std::vector<int32_t> &sorted(int bucket) {
+    if (bucket == sorted_bucket_) return order_;
+    order_.clear();
+    for (int token = 0; token < vocab_size_; token++)
+      if (buckets_[token] == bucket) order_.push_back(token);
+    std::sort(order_.begin(), order_.end(), [this](int32_t a, int32_t b) {
+      return scores_[a] != scores_[b] ? scores_[a] > scores_[b] : a < b;
+    });
+    sorted_bucket_ = bucket;
+    return order_;
+  }
+
+  const double *scores_;
+  const int vocab_size_;
+  const double best_;
+  double *weights_;
+  int32_t *buckets_;
+  double mass_[kNumBuckets + 1] = {};
+  int64_t count_[kNumBuckets + 1] = {};
+  int last_bucket_ = 0, sorted_bucket_ = -1;
+  size_t last_number_ = 0;
+  double kept_mass_ = 0;
+  std::vector<int32_t> order_;
+};
+
+}  // namespace
+
+double uniform(uint64_t seed, uint64_t position) {
+  uint64_t z = seed * 0x9E3779B97F4A7C15u + (position + 1) * 0xD1B54A32D192ED03u;
+  z = (z ^ (z >> 30)) * 0xBF58476D1CE4E5B9u;
+  z = (z ^ (z >> 27)) * 0x94D049BB133111EBu;
+  return static_cast<double>((z ^ (z >> 31)) >> 11) / 9007199254740992.0;
+}
+
+void draw_token(const float *logits, int vocab_size, const ds_draw &draw, const Kernels &kernels, Scratch &scratch,
+                ds_drawn &drawn) {
+  const float top = kernels.largest(logits, vocab_size);
+  if (!std::isfinite(top)) {
+    drawn.fault = DS_ROW_NOT_FINITE;
+    return;
+  }
+  const bool is_adjusted = draw.repetition_penalty != 1.0 || draw.frequency_penalty != 0.0 ||
+                           draw.presence_penalty != 0.0 || draw.num_biases || draw.has_mask;
+  if (!is_adjusted && draw.temperature == 0.0 && draw.num_top_logprobs < 0) {
+    drawn.token = static_cast<int32_t>(std::find(logits, logits + vocab_size, top) - logits);
+    return;
+  }
+  const size_t mark = scratch.mark();
+  double *scores = scratch.take<double>(static_cast<size_t>(vocab_size));
+  for (int token = 0; token < vocab_size; token++) scores[token] = logits[token];
+  if (is_adjusted) adjust(scores, vocab_size, draw);
+  const double *first_best = std::max_element(scores, scores + vocab_size);
+  const double best = *first_best;
+  if (!std::isfinite(best)) {
+    drawn.fault = DS_ROW_NOTHING_ALLOWED;
+    scratch.release(mark);
+    return;
+  }
+  if (draw.temperature == 0.0) {
+    drawn.token = static_cast<int32_t>(first_best - scores);
+  } else {
+    Ranking ranking(scores, vocab_size, best, draw.temperature, kernels, scratch);
+    if (draw.top_k > 0) ranking.keep_best(draw.top_k);
+    if (draw.top_p < 1.0) ranking.keep_mass(draw.top_p);
+    if (draw.min_p > 0.0) ranking.keep_heavier(draw.min_p);
+    drawn.token = ranking.choose(uniform(draw.seed, draw.position));
+  }
+  if (draw.num_top_logprobs >= 0)
+    report_logprobs(scores, vocab_size, best, draw.num_top_logprobs, kernels, scratch, drawn);
+  scratch.release(mark);
+}
+
+}  // namespace deepserve
