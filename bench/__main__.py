@@ -1,21 +1,49 @@
-"""Run every measurement, each in its own process, so that one cannot warm or disturb the next."""
+"""Run every measurement, each in its own process, so that one cannot warm or disturb the next; one table at the end.
+
+    python -m bench [--json results.json] [bench.engine_native ...]
+
+The exit code is 1 when a goal is missed or a module breaks.
+"""
 
 from __future__ import annotations
 
+import argparse
 import os
 import platform
 import subprocess
 import sys
+import tempfile
+from pathlib import Path
 
-MODULES = ("bench.engine_reference", "bench.server")
+from bench.results import Section, exit_code, load_sections, save_sections, table
+
+MODULES = ("bench.engine_native", "bench.flash_layer", "bench.engine_reference", "bench.server")
 
 
 def main() -> int:
-    names = sys.argv[1:] or MODULES
-    print(f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}, one compute thread\n")
+    parser = argparse.ArgumentParser(prog="python -m bench", description="Measure deepserve against its goals.")
+    parser.add_argument("--json", type=Path, help="also write every line to this file")
+    parser.add_argument("modules", nargs="*", default=MODULES, help=f"of {', '.join(MODULES)}")
+    arguments = parser.parse_args()
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    codes = [subprocess.run([sys.executable, "-m", name], env=environment, check=False).returncode for name in names]
-    return max(codes)
+    sections: list[Section] = []
+    broken = []
+    with tempfile.TemporaryDirectory() as folder:
+        for number, name in enumerate(arguments.modules):
+            path = Path(folder) / f"{number}.json"
+            command = [sys.executable, "-m", name, "--json", str(path)]
+            code = subprocess.run(command, env=environment, check=False).returncode
+            if path.exists():
+                sections += load_sections(path)
+            else:
+                broken.append(f"{name} stopped with {code}")
+    print(f"\n{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}\n")
+    print(table(sections))
+    for fault in broken:
+        print(fault)
+    if arguments.json is not None:
+        save_sections(arguments.json, sections)
+    return 1 if broken else exit_code(sections)
 
 
 if __name__ == "__main__":

@@ -1,14 +1,13 @@
 """The reference engine against transformers in the same process, one thread, random weights, the *nano* shape.
 
-    python bench/engine_reference.py [decode] [prefill] [long] [streams] [state] [prefix]
+    python -m bench.engine_reference
 
 Times are CPU seconds of this process: on a shared machine they move far less than the clock on the wall. Contenders
-take turns, and the median of the rounds counts. Every line ends in `ok` or `BELOW THE GOAL`.
+take turns, and the median of the rounds counts.
 """
 
 from __future__ import annotations
 
-import os
 import statistics
 import sys
 import time
@@ -18,33 +17,13 @@ from typing import Any
 import torch
 from transformers import DeepseekV4Config, DeepseekV4ForCausalLM, DynamicCache
 
+from bench.results import Recorder
+from bench.shapes import NANO
 from deepserve.engine.interface import CHUNK_TOKENS, Draw, Row, SequenceId, Snapshot
 from deepserve.engine.network_config import decode_config
 from deepserve.engine.reference.engine import ReferenceEngine
 from deepserve.engine.reference.network import Network
 
-NANO: dict[str, Any] = {
-    "vocab_size": 8192,
-    "hidden_size": 256,
-    "moe_intermediate_size": 128,
-    "num_hidden_layers": 8,
-    "num_attention_heads": 8,
-    "head_dim": 64,
-    "q_lora_rank": 128,
-    "num_experts_per_tok": 4,
-    "n_routed_experts": 16,
-    "n_shared_experts": 1,
-    "o_groups": 2,
-    "o_lora_rank": 64,
-    "index_n_heads": 4,
-    "index_head_dim": 64,
-    "index_topk": 128,
-    "sliding_window": 128,
-    "qk_rope_head_dim": 32,
-    "compress_ratios": [0, 0, 4, 128, 4, 128, 4, 128],
-    "num_hash_layers": 3,
-    "max_position_embeddings": 65536,
-}
 GREEDY = Draw(temperature=0)
 
 
@@ -116,35 +95,25 @@ def prompt(length: int) -> list[int]:
     return torch.randint(3, 8192, (length,), generator=torch.Generator().manual_seed(length)).tolist()
 
 
-def say(what: str, figures: str, value: float, goal: float, *, most: bool = False) -> bool:
-    met = value <= goal if most else value >= goal
-    sign = "<=" if most else ">="
-    print(
-        f"{what:34s} {figures:58s} {value:6.2f}  goal {sign} {goal:.2f}  {'ok' if met else 'BELOW THE GOAL'}",
-        flush=True,
-    )
-    return met
-
-
-def bench_decode(ours: Ours) -> bool:
+def bench_decode(ours: Ours, recorder: Recorder) -> None:
     theirs, number = Theirs(), 24
     sequence, cache = ours.prefill(prompt(128)), theirs.prefill(prompt(128), 128)
     ours_s, theirs_s = turns(7, lambda: ours.decode([sequence], number), lambda: theirs.decode(cache, number))
     figures = f"{number / ours_s:.1f} tok/s, transformers {number / theirs_s:.1f}"
-    return say("decode after 128 tokens", figures, theirs_s / ours_s, 1.5)
+    recorder.add("decode after 128 tokens", theirs_s / ours_s, "x", details=figures, at_least=1.5)
 
 
-def bench_prefill(ours: Ours) -> bool:
+def bench_prefill(ours: Ours, recorder: Recorder) -> None:
     theirs, tokens = Theirs(), prompt(4096)
     ours_s, chunked_s = turns(3, lambda: ours.engine.free(ours.prefill(tokens)), lambda: theirs.prefill(tokens, 512))
     once_s = seconds(lambda: theirs.prefill(tokens, len(tokens)))
     figures = f"{4096 / ours_s:.0f} tok/s, transformers {4096 / once_s:.0f} at once"
     chunked = f"{4096 / ours_s:.0f} tok/s, transformers {4096 / chunked_s:.0f} in chunks of 512"
-    met = say("prefill of 4096 against one shot", figures, once_s / ours_s, 5.0)
-    return say("prefill of 4096 against chunks", chunked, chunked_s / ours_s, 1.0) and met
+    recorder.add("prefill of 4096 against one shot", once_s / ours_s, "x", details=figures, at_least=5.0)
+    recorder.add("prefill of 4096 against chunks", chunked_s / ours_s, "x", details=chunked, at_least=1.0)
 
 
-def bench_long(ours: Ours) -> bool:
+def bench_long(ours: Ours, recorder: Recorder) -> None:
     long, short = prompt(32768), prompt(4096)
     rates = []
     for _ in range(2):
@@ -153,17 +122,17 @@ def bench_long(ours: Ours) -> bool:
         rates.append((4096 / short_s, 32768 / long_s))
     short_rate, long_rate = max(rates, key=lambda pair: pair[1] / pair[0])
     figures = f"{long_rate:.0f} tok/s at 32k, {short_rate:.0f} at 4k"
-    return say("prefill speed kept at 32k", figures, long_rate / short_rate, 0.6)
+    recorder.add("prefill speed kept at 32k", 100 * long_rate / short_rate, "%", details=figures, at_least=60)
 
 
-def bench_streams(ours: Ours) -> bool:
+def bench_streams(ours: Ours, recorder: Recorder) -> None:
     sequences, number = [ours.prefill(prompt(128 + 8 * i)) for i in range(8)], 24
     one_s, eight_s = turns(7, lambda: ours.decode(sequences[:1], number), lambda: ours.decode(sequences, number))
     figures = f"{8 * number / eight_s:.1f} tok/s together, one alone {number / one_s:.1f}"
-    return say("8 streams against one", figures, 8 * one_s / eight_s, 2.5)
+    recorder.add("8 streams against one", 8 * one_s / eight_s, "x", details=figures, at_least=2.5)
 
 
-def bench_state(ours: Ours) -> bool:
+def bench_state(ours: Ours, recorder: Recorder) -> None:
     sizes = []
     for length in (128, 16384 + 128):
         sequence = ours.prefill(prompt(length))
@@ -176,10 +145,11 @@ def bench_state(ours: Ours) -> bool:
     csa, hca = ratios.count(4), ratios.count(128)
     expected = (csa * (NANO["head_dim"] + NANO["index_head_dim"]) / 4 + hca * NANO["head_dim"] / 128) * 4
     figures = f"{growth:.1f} bytes a token, formula {expected:.1f}"
-    return say("growth of the state, deviation", figures, abs(growth / expected - 1), 0.1, most=True)
+    deviation = abs(growth / expected - 1)
+    recorder.add("growth of the state, deviation", 100 * deviation, "%", details=figures, at_most=10)
 
 
-def bench_prefix(ours: Ours) -> bool:
+def bench_prefix(ours: Ours, recorder: Recorder) -> None:
     first, second = prompt(4096), prompt(32)
 
     def cold() -> None:
@@ -194,28 +164,19 @@ def bench_prefix(ours: Ours) -> bool:
     cold_s, warm_s = turns(3, cold, lambda: warm(snapshot))
     ours.engine.release(snapshot)
     figures = f"first token after {1e3 * warm_s:.0f} ms, cold {1e3 * cold_s:.0f} ms"
-    return say("second turn on 4096 tokens", figures, warm_s / cold_s, 0.1, most=True)
+    recorder.add("second turn on 4096 tokens", 100 * warm_s / cold_s, "%", details=figures, at_most=10)
 
 
-BENCHES = {
-    "decode": bench_decode,
-    "prefill": bench_prefill,
-    "long": bench_long,
-    "streams": bench_streams,
-    "state": bench_state,
-    "prefix": bench_prefix,
-}
-
-
-def main(names: list[str]) -> int:
+def main() -> int:
     torch.set_num_threads(1)
+    recorder = Recorder("PyTorch reference against transformers, nano shape, float32, one thread")
     ours = Ours()
     info = ours.engine.info
-    sizes = f"{info.total_parameters / 1e6:.1f}M parameters, {info.active_parameters / 1e6:.1f}M active"
-    print(f"nano: {sizes}, fp32, one thread, load {os.getloadavg()[0]:.1f}")
-    met = [BENCHES[name](ours) for name in names or BENCHES]
-    return 0 if all(met) else 1
+    recorder.note(f"{info.total_parameters / 1e6:.1f}M parameters, {info.active_parameters / 1e6:.1f}M active")
+    for measure in (bench_decode, bench_prefill, bench_long, bench_streams, bench_state, bench_prefix):
+        measure(ours, recorder)
+    return recorder.finish()
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(main())
