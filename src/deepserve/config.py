@@ -31,6 +31,28 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     send_timeout_s: float = 60.0
 
 
+EngineName = Literal["auto", "native", "reference"]
+
+InstructionSet = Literal["generic", "avx2", "avx512", "neon"]
+
+WeightFormat = Literal["auto", "fp32", "bf16", "int8", "fp4", "fp4-exact", "fp8"]
+
+
+class WeightFormats(msgspec.Struct, frozen=True, kw_only=True):
+    """How the native engine keeps its matrices. auto: as the checkpoint stores them.
+
+    dense    everything but the two others: attention, shared experts
+    experts  the routed experts
+    head     from the last hidden state to logits
+
+    fp4 multiplies in int8, fp4-exact in bf16.
+    """
+
+    dense: WeightFormat = "auto"
+    experts: WeightFormat = "auto"
+    head: WeightFormat = "auto"
+
+
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """Counts of tokens and bytes carry their unit in the name; times are seconds.
 
@@ -39,6 +61,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     profile          prompt profile of a foreign checkpoint; None: decided from its name
     max_concurrency  sequences decoded side by side
     max_queue_tokens prompt tokens that may wait before new requests are refused
+    engine           auto: the native engine where it is installed, else the PyTorch reference
+    isa, weights, is_mapped, packed_dir, num_threads
+                     see `engine.options.EngineOptions`
     cache_bytes      memory for sequence states and cached prefixes
     state_dir        where what must survive a restart is kept; None: nowhere
     disk_cache_bytes most that cached prefixes may take under state_dir; 0: none are written or read
@@ -62,7 +87,12 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     cache_bytes: int = 1 << 30
     state_dir: Path | None = None
     disk_cache_bytes: int = 4 << 30
-    num_threads: int = 1
+    engine: EngineName = "auto"
+    isa: InstructionSet | None = None
+    weights: WeightFormats = WeightFormats()
+    is_mapped: bool = False
+    packed_dir: Path | None = None
+    num_threads: int | None = None
     keep_alive_s: float = 10.0
     request_timeout_s: float = 600.0
     shutdown_grace_s: float = 10.0

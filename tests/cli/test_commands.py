@@ -9,8 +9,9 @@ import pytest
 from click.testing import CliRunner
 
 from deepserve.cli import _COMMANDS, main
-from deepserve.cli.settings import parse_size
+from deepserve.cli.settings import disk_cache_option, parse_size, parse_weights
 from deepserve.cli.table import format_table
+from deepserve.config import Settings, WeightFormats
 
 
 def run(*arguments: str) -> tuple[int, str]:
@@ -87,6 +88,39 @@ def test_sizes_are_read_in_the_usual_spellings(text: str, size: int) -> None:
 def test_what_is_not_a_size_is_refused_with_an_example(text: str) -> None:
     with pytest.raises(click.BadParameter, match="512m"):
         parse_size(text)
+
+
+def test_the_disk_cache_can_be_bounded_or_switched_off() -> None:
+    @click.command()
+    @disk_cache_option
+    def command(disk_cache_bytes: int | None) -> None:
+        click.echo(repr(disk_cache_bytes))
+
+    def value(*arguments: str) -> str:
+        return CliRunner().invoke(command, arguments).output.strip()
+
+    assert [value(), value("--disk-cache", "0"), value("--disk-cache", "2g")] == ["None", "0", str(2 << 30)]
+    assert Settings().disk_cache_bytes == 4 << 30  # what the help says
+
+
+@pytest.mark.parametrize(
+    ("text", "formats"),
+    [
+        ("auto", WeightFormats()),
+        ("int8", WeightFormats(dense="int8", experts="int8", head="int8")),
+        ("dense=int8, experts=fp4-exact", WeightFormats(dense="int8", experts="fp4-exact")),
+    ],
+)
+def test_weight_formats_are_given_for_all_or_by_part(text: str, formats: WeightFormats) -> None:
+    assert parse_weights(text) == formats
+
+
+@pytest.mark.parametrize(
+    "text", ["", "int4", "tail=int8", "=int8", "dense=", "dense=int8,dense=bf16", "int8,head=bf16"]
+)
+def test_weight_formats_that_make_no_sense_are_refused(text: str) -> None:
+    with pytest.raises(click.BadParameter):
+        parse_weights(text)
 
 
 def test_tables_align_words_left_and_numbers_right() -> None:

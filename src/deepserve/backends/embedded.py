@@ -40,6 +40,7 @@ from deepserve.core.usage import Usage
 from deepserve.engine.generation import Admitted, Generation, ResultEnded, TokenDrawn
 from deepserve.engine.interface import Engine
 from deepserve.engine.loader import load_engine
+from deepserve.engine.options import EngineOptions
 from deepserve.engine.prefix_index import CacheKey
 from deepserve.engine.scheduler import Scheduler
 from deepserve.engine.step_loop import GenerationStream, StepLoop
@@ -117,7 +118,7 @@ class EmbeddedBackend:
     def load(cls, settings: Settings) -> EmbeddedBackend:
         """Read the checkpoint the settings name. Raises SetupError."""
         model = load_model(settings.model_path, settings.profile)
-        engine = load_engine(model.folder, memory_bytes=settings.cache_bytes, num_threads=settings.num_threads)
+        engine = load_engine(model.folder, EngineOptions.from_settings(settings))
         return cls(model, engine, settings)
 
     def models(self) -> tuple[ServedModel, ...]:

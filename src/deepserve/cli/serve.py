@@ -11,7 +11,7 @@ import click
 from deepserve import __version__
 from deepserve.backends.selection import select_backend
 from deepserve.cli.keys import open_key_store
-from deepserve.cli.settings import model_options, settings_from, state_option
+from deepserve.cli.settings import disk_cache_option, model_options, settings_from, state_option
 from deepserve.cli.table import format_table
 from deepserve.core.provider import ServedModel
 from deepserve.server.run import serve as run_server
@@ -34,6 +34,7 @@ from deepserve.store.writer import Writer
 )
 @model_options
 @state_option
+@disk_cache_option
 @click.option(
     "--max-concurrency",
     type=click.IntRange(min=1),
@@ -56,7 +57,7 @@ def serve(state_dir: Path, log_level: str, **options: Any) -> None:  # Any: the 
     Stop:     Ctrl-C; answers in flight are finished first
     """
     logging.basicConfig(level=log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    settings = settings_from(**options)
+    settings = settings_from(state_dir=state_dir, **options)
     database = open_database(state_dir)
     keys = open_key_store(database)
     stored_keys = (keys,) if keys.has_any() else ()

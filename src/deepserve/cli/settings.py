@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args
 
 import click
+import msgspec
 
-from deepserve.config import Settings, default_state_dir
+from deepserve.config import EngineName, InstructionSet, Settings, WeightFormat, WeightFormats, default_state_dir
 
 Function = TypeVar("Function", bound=Callable[..., Any])  # Any: click passes a command's options by name
 
@@ -16,7 +17,7 @@ _SIZE_UNITS = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
 
 
 def model_options(function: Function) -> Function:
-    """What answers: --backend, --model, --profile, --script, --cache-memory, --threads."""
+    """What answers: the back end, the model, and how the engine runs it."""
     for option in reversed(
         (
             click.option(
@@ -55,12 +56,43 @@ def model_options(function: Function) -> Function:
                 help="Memory for sequences and cached prefixes, e.g. 512m or 8g.",
             ),
             click.option(
+                "--engine",
+                type=click.Choice(get_args(EngineName)),
+                default="auto",
+                show_default=True,
+                help="native: the core in C++. reference: PyTorch, slower. auto: native where it is installed.",
+            ),
+            click.option(
+                "--weights",
+                metavar="FORMAT",
+                callback=lambda _context, _parameter, value: None if value is None else parse_weights(value),
+                help=(
+                    f"How matrices are kept and multiplied: {', '.join(get_args(WeightFormat))}; for some only: "
+                    "dense=int8,experts=fp4,head=bf16. auto, the default: as the checkpoint stores them."
+                ),
+            ),
+            click.option(
+                "--mapped",
+                "is_mapped",
+                is_flag=True,
+                help="Use the checkpoint's files where they lie; for models that hardly fit into memory. Slower.",
+            ),
+            click.option(
+                "--packed-dir",
+                metavar="PATH",
+                type=click.Path(path_type=Path, file_okay=False),
+                help="Keep the weights here as the engine packs them, for faster starts; as large as the model.",
+            ),
+            click.option(
+                "--isa",
+                type=click.Choice(get_args(InstructionSet)),
+                help="Instruction set to compute with; by default the best this machine has.",
+            ),
+            click.option(
                 "--threads",
                 "num_threads",
                 type=click.IntRange(min=1),
-                default=1,
-                show_default=True,
-                help="Compute threads; more than one rarely helps a small model.",
+                help="Compute threads; by default one, and more only for a model large enough to gain by it.",
             ),
         )
     ):
@@ -79,6 +111,22 @@ def state_option(function: Function) -> Function:
     )(function)
 
 
+def disk_cache_option(function: Function) -> Function:
+    return click.option(
+        "--disk-cache",
+        "disk_cache_bytes",
+        metavar="SIZE",
+        callback=lambda _context, _parameter, value: _parse_disk_cache(value),
+        help="Most that cached prefixes may take in the state directory; 0 keeps none. Default: 4g.",
+    )(function)
+
+
+def _parse_disk_cache(text: str | None) -> int | None:
+    if text is None or text.strip() == "0":
+        return None if text is None else 0
+    return parse_size(text)
+
+
 def parse_size(text: str) -> int:
     """`512m` -> bytes; units k, m, g, t of 1024, with or without b."""
     number, unit = text.strip().lower().removesuffix("ib").removesuffix("b"), ""
@@ -91,6 +139,24 @@ def parse_size(text: str) -> int:
     if size <= 0:
         raise click.BadParameter(f"{text!r} is not a size; write for example 512m or 8g.")
     return size
+
+
+def parse_weights(text: str) -> WeightFormats:
+    """`int8` -> all matrices in int8; `dense=int8,experts=fp4` -> these two, the others as the checkpoint has them."""
+    parts = WeightFormats.__struct_fields__
+    formats: dict[str, str] = {}
+    for entry in text.split(","):
+        part, is_assigned, name = (word.strip() for word in entry.rpartition("="))
+        if name not in get_args(WeightFormat) or (is_assigned and part not in parts):
+            raise click.BadParameter(
+                f"{entry!r} is neither a format ({', '.join(get_args(WeightFormat))}) nor PART=FORMAT "
+                f"with one of the parts {', '.join(parts)}."
+            )
+        for named in (part,) if is_assigned else parts:
+            if named in formats:
+                raise click.BadParameter(f"{text!r} gives two formats for {named}.")
+            formats[named] = name
+    return msgspec.convert(formats, WeightFormats)
 
 
 def settings_from(**options: Any) -> Settings:  # Any: the options as click hands them over, validated by their types
