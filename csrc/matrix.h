@@ -58,7 +58,7 @@ struct Activations {
   int8_t *int8 = nullptr;
   float *int8_scales = nullptr;     // [row][stride / kActivationGroup]
   int32_t *int8_sums = nullptr;     // [row][stride / kFp4Group]: sum of the group's int8 values
-  int8_t *int8_mapped = nullptr;    // same scales and sums; within each 32 inputs first the even, then the odd ones
+  int8_t *int8_mapped = nullptr;    // same scales and sums; within each 128 inputs first the even, then the odd ones
   const int32_t *row_of = nullptr;  // if set, row r of a product reads activation row row_of[r]
 };
 

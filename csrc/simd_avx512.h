@@ -4,7 +4,16 @@
 // the same template gives the same bits everywhere.
 #pragma once
 
+// GCC 12 warns about its own intrinsics' deliberately undefined operands (GCC bug 105593).
+#if defined(__GNUC__) && !defined(__clang__)
+#pragma GCC diagnostic push
+#pragma GCC diagnostic ignored "-Wuninitialized"
+#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
+#endif
 #include <immintrin.h>
+#if defined(__GNUC__) && !defined(__clang__)
+#pragma GCC diagnostic pop
+#endif
 
 #include <cstdint>
 #include <cstring>
@@ -160,11 +169,10 @@ inline F spread_powers(const uint8_t *p) {
   int32_t four;
   std::memcpy(&four, p, 4);
   // Byte i to the top of every lane of the i-th quarter; a logical shift then makes it an exponent.
-  const __m512i places = _mm512_inserti32x4(
-      _mm512_inserti32x4(_mm512_inserti32x4(_mm512_set1_epi32(0x00808080), _mm_set1_epi32(0x01808080), 1),
-                         _mm_set1_epi32(0x02808080), 2),
-      _mm_set1_epi32(0x03808080), 3);
-  __m512i tops = _mm512_shuffle_epi8(_mm512_set1_epi32(four), places);
+  alignas(64) static constexpr uint32_t kPlaces[16] = {
+      0x00808080, 0x00808080, 0x00808080, 0x00808080, 0x01808080, 0x01808080, 0x01808080, 0x01808080,
+      0x02808080, 0x02808080, 0x02808080, 0x02808080, 0x03808080, 0x03808080, 0x03808080, 0x03808080};
+  __m512i tops = _mm512_shuffle_epi8(_mm512_set1_epi32(four), _mm512_load_si512(kPlaces));
   return {_mm512_castsi512_ps(_mm512_max_epi32(_mm512_srli_epi32(tops, 1), _mm512_set1_epi32(0x00400000)))};
 }
 

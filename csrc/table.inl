@@ -1,0 +1,28 @@
+// The table of one instruction set's kernels. Included inside its namespace, after multiply.inl and layers.inl.
+
+static const Kernels kTable = {
+    kName,
+    prepare,
+    {multiply_packed<ProductF32>, multiply_packed<ProductBf16>, multiply_packed<ProductInt8>,
+     multiply_packed<ProductFp4>, multiply_packed<ProductFp4Exact>, multiply_packed<ProductFp8>,
+     multiply_mapped<MappedBf16>, multiply_mapped<MappedFp4>, multiply_mapped<MappedFp8>},
+    dots,
+    rms_norm,
+    rotate,
+    swiglu,
+    add_scaled,
+    router_scores,
+    hyper_mix,
+    inverse_rms,
+    collapse,
+    expand,
+    pool,
+    {attend<false>, attend<true>},
+    {put_index_key_f32, put_index_key_int8},
+    {score_index_f32, score_index_int8},
+    select_best,
+    {store_state<false>, store_state<true>},
+    sigmoids,
+    largest,
+    exponentials,
+};
