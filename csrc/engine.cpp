@@ -67,6 +67,7 @@ void Engine::load_packed(const std::string &path, const uint8_t key[32]) {
 void Engine::start() {
   pool_ = std::make_unique<StatePool>(network, static_cast<ds_state_type>(options_.state_type), options_.memory_bytes,
                                       kernels_);
+  has_huge_pages_ = has_huge_pages(network.area());
   workers_ = std::make_unique<Workers>(options_.num_threads);
   for (int i = 0; i < workers_->num_threads(); i++)
     forwards_.push_back(std::make_unique<Forward>(network, *pool_, kernels_));
@@ -209,7 +210,7 @@ ds_info Engine::info() const {
   ds_info info = {};
   info.weight_bytes = network.weight_bytes;
   info.active_weight_bytes = network.active_weight_bytes;
-  info.has_huge_pages = has_huge_pages(network.area());
+  info.has_huge_pages = has_huge_pages_;
   info.num_threads = last_spread_ == Spread::kAlone ? 1 : workers_->num_threads();
   std::strncpy(info.isa, kernels_.name, sizeof info.isa - 1);
   if (pool_) {

@@ -62,6 +62,7 @@ class Engine {
   static constexpr int kNumSizes = 16;
   SpreadChooser choosers_[2][kNumSizes];  // one row or several; by the logarithm of the number of tokens
   Spread last_spread_ = Spread::kAlone;
+  int32_t has_huge_pages_ = -1;
 };
 
 }  // namespace deepserve

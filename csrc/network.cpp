@@ -319,12 +319,13 @@ void Network::plan_layer(int number) {
   columns = fuse(layer.of_queries, sizes.q_rank, pieces, number, 0);
   if (plan.selects) layer.index_queries_column = columns[1];
 
-  if ((dense == DS_FORMAT_FP8 || dense == DS_FORMAT_MAPPED_FP8) && sizes.o_groups > 1 && sizes.o_rank % 128)
-    fail(DS_INVALID, "o_rank " + std::to_string(sizes.o_rank) + " must be a multiple of 128 for FP8");
+  // Where groups share a block of FP8 scales they cannot be cut apart; bf16 holds the same values and multiplies alike.
+  const bool is_fp8 = dense == DS_FORMAT_FP8 || dense == DS_FORMAT_MAPPED_FP8;
+  const ds_format grouped = is_fp8 && sizes.o_groups > 1 && sizes.o_rank % 128 ? DS_FORMAT_BF16 : dense;
   layer.wo_a.resize(sizes.o_groups);
   for (int group = 0; group < sizes.o_groups; group++)
     fuse(layer.wo_a[group], sizes.num_heads / sizes.o_groups * width,
-         {{DS_WO_A, sizes.o_rank, dense, group * sizes.o_rank}}, number, 0);
+         {{DS_WO_A, sizes.o_rank, grouped, group * sizes.o_rank}}, number, 0);
   fuse(layer.wo_b, sizes.o_groups * sizes.o_rank, {{DS_WO_B, d, dense}}, number, 0);
 
   plan_hyper(layer.ffn_hyper, DS_HC_FFN_FN, "hc_ffn", number);
