@@ -20,6 +20,7 @@ from contextlib import aclosing
 
 import msgspec
 
+from deepserve import __version__
 from deepserve.backends.embedded_answer import AnswerRules, AnswerWriter
 from deepserve.backends.embedded_model import EmbeddedModel, load_model
 from deepserve.backends.embedded_request import (
@@ -38,10 +39,11 @@ from deepserve.core.provider import ServedBy, ServedModel
 from deepserve.core.request import Request
 from deepserve.core.usage import Usage
 from deepserve.engine.generation import Admitted, Generation, ResultEnded, TokenDrawn
-from deepserve.engine.interface import Engine
+from deepserve.engine.interface import Engine, EngineInfo
 from deepserve.engine.loader import load_engine
 from deepserve.engine.options import EngineOptions
 from deepserve.engine.prefix_index import CacheKey
+from deepserve.engine.prefix_store import PrefixStore, open_prefix_store
 from deepserve.engine.scheduler import Scheduler
 from deepserve.engine.step_loop import GenerationStream, StepLoop
 from deepserve.engine.thinking_budget import ThinkingBudget
@@ -95,7 +97,14 @@ class EmbeddedBackend:
         self._draw_seed = draw_seed
         self._call_id = call_id
         self._memory = TurnMemory()
-        scheduler = Scheduler(engine, max_sequences=settings.max_concurrency, clock=clock)
+        self._store = _open_store(settings, info)
+        scheduler = Scheduler(
+            engine,
+            max_sequences=settings.max_concurrency,
+            clock=clock,
+            store=self._store,
+            save_s=settings.shutdown_grace_s,
+        )
         self._loop = StepLoop(scheduler, max_queue_tokens=settings.max_queue_tokens)
         self._context_tokens = scheduler.capacity_tokens
         fingerprint = hashlib.sha256(f"{engine.info.fingerprint} {model.fingerprint}".encode()).hexdigest()
@@ -135,11 +144,15 @@ class EmbeddedBackend:
         return self._loop.is_alive()
 
     def gauges(self) -> Mapping[str, float]:
-        return {
+        gauges: dict[str, float] = {
             **msgspec.structs.asdict(self._loop.stats()),
             "waiting_prompt_tokens": self._loop.waiting_tokens,
             "turns_remembered": self._memory.num_turns,
         }
+        if self._store is not None:
+            stored = msgspec.structs.asdict(self._store.stats())
+            gauges |= {f"disk_cache_{name}": value for name, value in stored.items()}
+        return gauges
 
     async def count(self, request: Request) -> int:
         restored, _, replays = self._memory.restore(request)
@@ -302,3 +315,14 @@ class EmbeddedBackend:
                 "deepserve. It was not made by DeepSeek and knows very little."
             )
         return f"Answers come from {model.name}, {size}, run by the {info.name} engine in {info.formats}."
+
+
+def _open_store(settings: Settings, info: EngineInfo) -> PrefixStore | None:
+    """Prefixes on disk, where the settings want them and the disk lets us.
+
+    Whatever a state depends on is in the binding: what another engine, format or release computed is not ours.
+    """
+    if settings.state_dir is None or settings.disk_cache_bytes == 0:
+        return None
+    binding = "\n".join((__version__, info.name, info.formats, info.fingerprint))
+    return open_prefix_store(settings.state_dir, max_bytes=settings.disk_cache_bytes, binding=binding)

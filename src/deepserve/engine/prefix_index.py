@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from array import array
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import msgspec
 
@@ -59,10 +59,18 @@ class Match(msgspec.Struct, frozen=True, kw_only=True):
     common_tokens: int = 0
 
 
+class Unit(msgspec.Struct, frozen=True, eq=False):
+    """A snapshot, and the packed tokens it covers under its key."""
+
+    key: CacheKey
+    tokens: bytes
+    snapshot: Snapshot
+
+
 class _Node:
     """The state of the tree after the tokens on the way to it; `end` counts them."""
 
-    __slots__ = ("children", "end", "key", "label", "parent", "snapshot")
+    __slots__ = ("children", "end", "is_unit", "key", "label", "parent", "snapshot")
 
     def __init__(self, key: CacheKey, parent: _Node | None, label: bytes, end: int) -> None:
         self.key = key
@@ -71,6 +79,7 @@ class _Node:
         self.end = end
         self.children: dict[bytes, _Node] = {}
         self.snapshot: Snapshot | None = None
+        self.is_unit = False
 
     @property
     def num_tokens(self) -> int:
@@ -124,8 +133,33 @@ class PrefixIndex:
 
     def has(self, key: CacheKey, tokens: bytes) -> bool:
         """Whether there is a snapshot of exactly these packed tokens."""
-        node, common = self._walk(key, tokens)
-        return node is not None and node.snapshot is not None and node.end == common == len(tokens) // TOKEN_BYTES
+        return self.find(key, tokens) is not None
+
+    def find(self, key: CacheKey, tokens: bytes) -> Snapshot | None:
+        """The snapshot of exactly these packed tokens; this is not a use."""
+        node = self._node_at(key, tokens)
+        return node.snapshot if node is not None else None
+
+    def mark_unit(self, key: CacheKey, tokens: bytes) -> None:
+        """Later prompts are likely to continue right after these packed tokens, if there is a snapshot of them."""
+        node = self._node_at(key, tokens)
+        if node is not None and node.snapshot is not None:
+            node.is_unit = True
+
+    def units(self) -> Iterator[Unit]:
+        """What is marked, and the ends of every branch; tenant after tenant in turn, most recently used first.
+
+        Nothing may change meanwhile.
+        """
+        queues = [reversed(recent) for recent in self._recent.values()]
+        while queues:
+            for queue in list(queues):
+                node = next((node for node in queue if node.is_unit or not node.children), None)
+                if node is None:
+                    queues.remove(queue)
+                    continue
+                assert node.snapshot is not None
+                yield Unit(node.key, _tokens_to(node), node.snapshot)
 
     def insert(self, key: CacheKey, tokens: bytes, snapshot: Snapshot) -> None:
         """Take over a snapshot of these packed tokens; it may be released at once if there is no room."""
@@ -153,7 +187,7 @@ class PrefixIndex:
         node, _ = self._recent[victim].popitem(last=False)
         assert node.snapshot is not None
         self._release(node.snapshot)
-        node.snapshot = None
+        node.snapshot, node.is_unit = None, False
         self._charge(victim, -self._bytes_per_snapshot)
         self._prune(node)
         self.num_evicted += 1
@@ -183,6 +217,12 @@ class PrefixIndex:
             if common < child.num_tokens:
                 return node, node.end + common
             node = child
+
+    def _node_at(self, key: CacheKey, tokens: bytes) -> _Node | None:
+        """The node after exactly these tokens."""
+        node, common = self._walk(key, tokens)
+        is_there = node is not None and node.end == common == len(tokens) // TOKEN_BYTES
+        return node if is_there else None
 
     def _node_for(self, key: CacheKey, tokens: bytes) -> _Node:
         root = self._roots.setdefault(key, _Node(key, None, b"", 0))
@@ -231,6 +271,15 @@ class PrefixIndex:
         if not self._recent.get(tenant) and self._bytes[tenant] < 1:
             self._bytes.pop(tenant)
             self._recent.pop(tenant, None)
+
+
+def _tokens_to(node: _Node) -> bytes:
+    """All tokens on the way to a node, packed."""
+    labels: list[bytes] = []
+    while node.parent is not None:
+        labels.append(node.label)
+        node = node.parent
+    return b"".join(reversed(labels))
 
 
 def _common_tokens(one: bytes, other: bytes) -> int:

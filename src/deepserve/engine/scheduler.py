@@ -17,9 +17,11 @@ import msgspec
 
 from deepserve.core.errors import DeepserveError, EngineFailure
 from deepserve.core.tenant import TenantId
+from deepserve.engine.disk_prefixes import DiskPrefixes
 from deepserve.engine.generation import Admitted, Generation, GenerationId, Progress, ResultEnded, TokenDrawn
 from deepserve.engine.interface import CHUNK_TOKENS, Drawn, Engine, Row, RowFault, Snapshot
 from deepserve.engine.prefix_index import PrefixIndex, snapshot_interval
+from deepserve.engine.prefix_store import PrefixStore
 from deepserve.engine.result_state import ResultState
 from deepserve.engine.step_pace import StepPace
 from deepserve.engine.waiting_line import WaitingLine
@@ -38,6 +40,9 @@ class SchedulerStats(msgspec.Struct, frozen=True, kw_only=True):
     cache_bytes: int
     cache_snapshots: int
     cache_evictions: int
+    disk_cache_hits: int
+    disk_cache_misses: int
+    disk_cache_hit_tokens: int
     memory_free_ratio: float
     steps: int
     step_seconds: float
@@ -61,11 +66,16 @@ class _Totals(msgspec.Struct):
 
 
 class _Group(msgspec.Struct, eq=False):
-    """The results of one generation. trunk: the prompt's state but for its last token, until every result has it."""
+    """The results of one generation.
+
+    trunk      the prompt's state but for its last token, until every result has it
+    is_sought  the disk was asked for its prompt
+    """
 
     results: list[ResultState]
     trunk: Snapshot | None = None
     unstarted: set[int] = msgspec.field(default_factory=set)
+    is_sought: bool = False
     is_admitted: bool = False
     is_paused: bool = False
 
@@ -77,7 +87,9 @@ class Scheduler:
     """Owns the engine's sequences and the prefix index.
 
     max_sequences  results computed side by side
-    clock          seconds, monotonic; only measures steps
+    clock          seconds, monotonic; measures steps, and bounds what `close` saves
+    store          prefixes on disk; it is closed with the scheduler
+    save_s         how long closing may take to write what the store lacks
     """
 
     def __init__(
@@ -87,8 +99,12 @@ class Scheduler:
         max_sequences: int,
         clock: Callable[[], float],
         pace: StepPace | None = None,
+        store: PrefixStore | None = None,
+        save_s: float = 0.0,
     ) -> None:
         self.pace = pace or StepPace()
+        self.on_news: Callable[[], None] = lambda: None
+        """Called from other threads when another step would bring something, though nobody gave a command."""
         self._engine = engine
         self._max_sequences = max_sequences
         self._clock = clock
@@ -98,7 +114,14 @@ class Scheduler:
         self.snapshot_interval = snapshot_interval(info)
         memory_bytes = info.capacity_tokens * info.state_bytes_per_token + info.capacity_states * info.state_bytes_fixed
         self._index = PrefixIndex(info=info, max_bytes=int(memory_bytes * _CACHE_SHARE), release=self._release)
+        self._disk: DiskPrefixes | None = None
+        if store is not None:
+            self._disk = DiskPrefixes(
+                engine, self._index, store, make_room=self._has_space, clock=clock, wake=lambda: self.on_news()
+            )
+        self._save_s = save_s
         self._groups: dict[GenerationId, _Group] = {}
+        self._fetching: dict[GenerationId, ResultState] = {}  # first results whose prefix is read from the disk
         self._running: list[ResultState] = []  # in order of admission
         self._waiting = WaitingLine()
         self._updates: list[tuple[GenerationId, Progress]] = []
@@ -117,12 +140,16 @@ class Scheduler:
         return self._stats
 
     def _count(self) -> SchedulerStats:
+        disk = self._disk
         return SchedulerStats(
             running=len(self._running),
-            waiting=len(self._waiting),
+            waiting=len(self._waiting) + len(self._fetching),
             cache_bytes=self._index.size_bytes,
             cache_snapshots=self._index.num_snapshots,
             cache_evictions=self._index.num_evicted,
+            disk_cache_hits=disk.num_hits if disk is not None else 0,
+            disk_cache_misses=disk.num_misses if disk is not None else 0,
+            disk_cache_hit_tokens=disk.hit_tokens if disk is not None else 0,
             memory_free_ratio=self._engine.free_blocks_ratio(),
             **msgspec.structs.asdict(self._totals),
         )
@@ -165,9 +192,11 @@ class Scheduler:
         return self._take_updates()
 
     def close(self) -> None:
-        """Free everything, cached prefixes too."""
+        """Free everything, cached prefixes too, once they are saved."""
         for generation_id in list(self._groups):
             self.cancel(generation_id)
+        if self._disk is not None:
+            self._disk.save_all(self._save_s)
         self._index.clear()
 
     def step(self) -> list[tuple[GenerationId, Progress]]:
@@ -175,6 +204,7 @@ class Scheduler:
 
         If `made_progress` is false afterwards, the next step will change nothing either, until a command comes.
         """
+        self._land()
         self._admit()
         plan = self._plan()
         if plan:
@@ -187,18 +217,39 @@ class Scheduler:
             self._totals.steps += 1
             self._totals.step_seconds += seconds
             self._totals.longest_step_s = max(self._totals.longest_step_s, seconds)
-        self.made_progress = bool(plan or self._updates)
+        has_saved = self._disk is not None and (not plan or self._disk.is_pressing) and self._disk.save_one()
+        self.made_progress = bool(plan or self._updates or has_saved)
         self._stats = self._count()
         return self._take_updates()
 
     # Admission
 
     def _admit(self) -> None:
-        while len(self._running) < self._max_sequences:
+        while len(self._running) + len(self._fetching) < self._max_sequences:
             state = self._waiting.first()
             if state is None or not self._has_room_for(state):
                 return
-            self._start(self._waiting.take_first())
+            self._waiting.take_first()
+            if self._is_on_disk(state):
+                self._fetching[state.id] = state
+            else:
+                self._start(state)
+
+    def _is_on_disk(self, state: ResultState) -> bool:
+        """Whether to wait for a better state than memory has of a prompt. Each is looked up once."""
+        group, key = self._groups[state.id], state.generation.cache_key
+        if self._disk is None or group.is_sought:
+            return False
+        group.is_sought = True
+        packed, limit = state.packed(state.num_prompt), state.num_prompt - 1
+        known_tokens = self._index.match(key, packed, limit=limit).position
+        return self._disk.seek(state.id, key, packed, limit=limit, known_tokens=known_tokens)
+
+    def _land(self) -> None:
+        """Put those back in line whose prefix has come from the disk, or could not."""
+        if self._disk is not None:
+            for generation_id in self._disk.land():
+                self._waiting.add_siblings([self._fetching.pop(generation_id)])
 
     def _has_room_for(self, state: ResultState) -> bool:
         """Whether the whole history fits beside what is running, cached prefixes evicted if need be.
@@ -327,8 +378,9 @@ class Scheduler:
         state.computed += len(row.tokens)
         if state.computed <= state.num_prompt:
             self._totals.prompt_tokens_computed += len(row.tokens)
-        if self._is_snapshot_due(state):
-            self._remember(state)
+        is_unit = state.computed in state.snapshot_positions
+        if is_unit or state.computed % self.snapshot_interval == 0:
+            self._remember(state, is_unit=is_unit)
         self._branch(state)
         if row.draw is None:
             return
@@ -358,29 +410,33 @@ class Scheduler:
 
     # Remembering
 
-    def _is_snapshot_due(self, state: ResultState) -> bool:
-        return state.computed % self.snapshot_interval == 0 or state.computed in state.snapshot_positions
-
-    def _remember(self, state: ResultState) -> None:
+    def _remember(self, state: ResultState, *, is_unit: bool) -> None:
         """Put a snapshot of the sequence as it is into the index. A failure costs a later hit, not this answer."""
         key, packed = state.generation.cache_key, state.packed(state.computed)
-        if self._index.has(key, packed):
-            return
-        snapshot = self._snapshot(state)
-        if snapshot is not None:
-            self._index.insert(key, packed, snapshot)
+        if not self._index.has(key, packed):
+            snapshot = self._snapshot(state)
+            if snapshot is not None:
+                self._index.insert(key, packed, snapshot)
+        if is_unit and self._disk is not None:
+            self._disk.note(key, packed)
 
     def _snapshot(self, state: ResultState) -> Snapshot | None:
         """The sequence's state as it is; None when there is no room for it, or the engine fails."""
         assert state.sequence is not None
-        while self._share(tokens=CHUNK_TOKENS, states=1) > self._engine.free_blocks_ratio():
-            if not self._index.evict(state.generation.cache_key.tenant):
-                return None
+        if not self._has_space(state.generation.cache_key.tenant, CHUNK_TOKENS):
+            return None
         try:
             return self._engine.snapshot(state.sequence)
         except Exception:
             _logger.exception("the engine could not take a snapshot")
             return None
+
+    def _has_space(self, tenant: TenantId, tokens: int) -> bool:
+        """Whether a snapshot that adds so many tokens fits, other cached prefixes evicted if need be."""
+        while self._share(tokens=tokens, states=1) > self._engine.free_blocks_ratio():
+            if not self._index.evict(tenant):
+                return False
+        return True
 
     def _reclaim(self, tenant: TenantId) -> bool:
         """Give up something that only saves time: a cached prefix, or a prompt that other results wait for."""
@@ -397,7 +453,7 @@ class Scheduler:
 
     def _finish(self, state: ResultState, ended: ResultEnded) -> None:
         """The state holds all but the last token drawn; the next turn's prompt continues from there."""
-        self._remember(state)
+        self._remember(state, is_unit=True)
         self._end(state, ended)
 
     def _fail(self, state: ResultState, error: DeepserveError) -> None:
@@ -450,6 +506,8 @@ class Scheduler:
         if state in self._running:
             self._running.remove(state)
         self._waiting.discard(state)
+        if self._disk is not None and self._fetching.pop(state.id, None) is not None:
+            self._disk.forget(state.id)
 
     def _release_trunk(self, group: _Group) -> None:
         if group.trunk is not None:

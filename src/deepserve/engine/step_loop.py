@@ -90,6 +90,7 @@ class StepLoop:
         self._scheduler = scheduler
         self._limit = QueueLimit(max_queue_tokens, prompt_token_s=lambda: scheduler.pace.prompt_token_s)
         self._commands: queue.SimpleQueue[_Command] = queue.SimpleQueue()
+        scheduler.on_news = lambda: self._commands.put(lambda _: None)
         self._thread = threading.Thread(target=self._run, name="deepserve-steps", daemon=True)
         self._ids = itertools.count(1)
         self._inside = _Inside(scheduler, self._limit)
