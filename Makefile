@@ -2,30 +2,46 @@
 
 PYTHON ?= python3
 BIN := .venv/bin
+PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
 SERVE_ARGS ?=
 
-.PHONY: serve test check bench train format clean
+# What the native core is made of; the folder itself changes when a file comes or goes.
+CORE := CMakeLists.txt csrc $(wildcard csrc/*)
+CXX_COMPILERS := $(strip $(foreach name,$(CXX) c++ g++ clang++,$(shell command -v $(name))))
+
+.PHONY: serve test check sanitize bench train format clean
 
 .venv/.created:
 	@$(PYTHON) -c 'import sys; sys.exit("deepserve needs Python 3.11 or newer, but $(PYTHON) is " + sys.version.split()[0] + ". Try: make PYTHON=python3.12 serve") if sys.version_info < (3, 11) else 0'
 	$(PYTHON) -m venv .venv
 	@touch $@
 
-# One stamp per set of packages, made anew when the dependencies change.
-.venv/.serve: .venv/.created pyproject.toml
-	@echo "Setting up .venv; the first time this downloads PyTorch."
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[reference]'
+# One stamp per set of packages, made anew when the dependencies or the native core change.
+.venv/.serve: .venv/.created pyproject.toml $(CORE)
+	@echo "Setting up .venv: a few packages, and the native core is compiled."
+	@$(PIP) install --editable .
+	@$(BIN)/python -m deepserve.engine.native || { \
+	  echo "Setting up the PyTorch reference engine instead; the first time this downloads PyTorch."; \
+	  $(PIP) install --editable '.[reference]'; }
 	@touch $@
+
+# With a compiler at hand, a core that cannot be built is an error here and not a reason to go without it.
+REQUIRE_CORE := DEEPSERVE_REQUIRE_CORE=$(if $(CXX_COMPILERS),1,0)
 
 .venv/.dev: .venv/.created pyproject.toml
 	@echo "Setting up .venv with everything the tests need."
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	@$(REQUIRE_CORE) $(PIP) install --editable '.[dev]'
+	@touch $@ .venv/.serve
+
+# Compiles what changed in csrc/, without asking for any package.
+.venv/.core: $(CORE) | .venv/.dev
+	@$(REQUIRE_CORE) $(PIP) install --no-deps --no-build-isolation --editable .
 	@touch $@ .venv/.serve
 
 serve: .venv/.serve
 	$(BIN)/deepserve serve $(SERVE_ARGS)
 
-test: .venv/.dev
+test: .venv/.dev .venv/.core
 	$(BIN)/python -m pytest
 
 check: .venv/.dev
@@ -33,16 +49,29 @@ check: .venv/.dev
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/clang-format --dry-run --Werror $(wildcard csrc/*.h csrc/*.cpp csrc/*.inl)
+	$(BIN)/cmake -S . -B build/check -G Ninja -DCMAKE_MAKE_PROGRAM=$(BIN)/ninja -DDEEPSERVE_WARNINGS_AS_ERRORS=ON >/dev/null
+	$(BIN)/cmake --build build/check
 
-bench: .venv/.dev
+# The native core's tests again, with every access to memory and every undefined operation checked.
+sanitize: .venv/.dev
+	$(BIN)/cmake -S . -B build/sanitize -G Ninja -DCMAKE_MAKE_PROGRAM=$(BIN)/ninja -DCMAKE_BUILD_TYPE=Debug \
+	  -DDEEPSERVE_SANITIZE=address,undefined >/dev/null
+	$(BIN)/cmake --build build/sanitize
+	DEEPSERVE_CORE=build/sanitize/_core.so ASAN_OPTIONS=detect_leaks=0 \
+	  LD_PRELOAD="$$(c++ -print-file-name=libasan.so) $$(c++ -print-file-name=libubsan.so)" \
+	  $(BIN)/python -m pytest tests/engine/native
+
+bench: .venv/.dev .venv/.core
 	$(BIN)/python -m bench
 
-train: .venv/.dev
+train: .venv/.dev .venv/.core
 	$(BIN)/python -m training.train
 
 format: .venv/.dev
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+	$(BIN)/clang-format -i $(wildcard csrc/*.h csrc/*.cpp csrc/*.inl)
 
 clean:
-	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache
+	rm -rf .venv build .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
