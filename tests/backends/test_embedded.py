@@ -567,6 +567,45 @@ def test_other_tenants_and_users_never_hit(folder: Path, changes: dict[str, Any]
     bench.run(main)
 
 
+def test_a_restarted_server_hits_and_counts_as_before(folder: Path, tmp_path: Path) -> None:
+    first = request_of("How are you? " * 200)
+
+    def second(cold: Answer) -> Request:
+        return request_of(*first.messages, assistant(cold), "And now?")
+
+    def bench_at(state_dir: Path) -> Bench:
+        return Bench(folder, "Fine, thanks.", settings=Settings(state_dir=state_dir))
+
+    async def both(bench: Bench) -> list[Answer]:
+        cold = await bench.answer(first)
+        return [cold, await bench.answer(second(cold))]
+
+    going_on = bench_at(tmp_path / "one")
+    expected = going_on.run(lambda: both(going_on))
+    assert hits(expected[1]) == expected[0].usage.prompt_tokens + expected[0].usage.output_tokens - 1
+    stopped = bench_at(tmp_path / "two")
+    cold = stopped.run(lambda: stopped.answer(first))
+    restarted = bench_at(tmp_path / "two")
+    warm = restarted.run(lambda: restarted.answer(second(cold)))
+    assert [cold.usage, warm.usage] == [answer.usage for answer in expected]
+    assert [bench.backend.gauges()["disk_cache_hits"] for bench in (going_on, stopped, restarted)] == [0, 0, 1]
+    assert restarted.backend.gauges()["disk_cache_hit_tokens"] == hits(warm)
+    assert restarted.backend.gauges()["disk_cache_files"] >= 1
+    assert restarted.backend.gauges()["disk_cache_bytes"] > 0
+
+
+def test_without_a_state_directory_or_a_budget_nothing_is_written(folder: Path, tmp_path: Path) -> None:
+    for chosen in (Settings(), Settings(state_dir=tmp_path, disk_cache_bytes=0)):
+        bench = Bench(folder, "Fine.", settings=chosen)
+
+        async def main(bench: Bench = bench) -> None:
+            await bench.answer(request_of("How are you? " * 200))
+
+        bench.run(main)
+        assert "disk_cache_files" not in bench.backend.gauges()
+    assert list(tmp_path.iterdir()) == []
+
+
 # Replay and reasoning memory
 
 

@@ -13,9 +13,8 @@ from deepserve.core.tenant import TenantId
 from deepserve.engine.prefix_files import PrefixFiles, load_secret
 from deepserve.engine.prefix_index import CacheKey
 from deepserve.engine.prefix_store import PrefixStore
-
-NOW = 2_000_000_000.0
-"""Long after any file of a test was made, unless a test sets its time."""
+from deepserve.engine.scheduler import Scheduler
+from tests.engine.test_scheduler import Updates, finish
 
 
 class Inline(Executor):
@@ -63,3 +62,19 @@ def paths_in(folder: Path) -> list[Path]:
 
 def key_of(tenant: str = "a", *, user_id: str | None = None, fingerprint: str = "f") -> CacheKey:
     return CacheKey(tenant=TenantId(tenant), user_id=user_id, model="m", profile="mini", fingerprint=fingerprint)
+
+
+def finish_with_disk(scheduler: Scheduler) -> Updates:
+    """Step until nothing changes any more, and nothing has come from the disk meanwhile."""
+    updates: Updates = []
+    has_news = True
+
+    def hear() -> None:
+        nonlocal has_news
+        has_news = True
+
+    scheduler.on_news = hear
+    while has_news:
+        has_news = False
+        updates += finish(scheduler)
+    return updates

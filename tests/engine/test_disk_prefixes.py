@@ -26,13 +26,12 @@ from deepserve.engine.prefix_index import pack_tokens
 from deepserve.engine.prefix_store import PrefixStore
 from deepserve.engine.scheduler import Scheduler
 from deepserve.engine.step_loop import StepLoop
-from tests.engine.disk_setup import Held, files_at, paths_in, store_at
+from tests.engine.disk_setup import Held, files_at, finish_with_disk, paths_in, store_at
 from tests.engine.fake_engine import FakeEngine, FakeSnapshot
 from tests.engine.test_scheduler import (
     Updates,
     assert_all_is_free,
     ends_of,
-    finish,
     generation_of,
     hits_of,
     prompt_of,
@@ -63,24 +62,13 @@ class Server:
         self.scheduler = Scheduler(
             self.engine, max_sequences=max_sequences, clock=clock, store=self.store, save_s=PATIENCE_S
         )
-        self.num_news = 0
-        self.scheduler.on_news = self._hear
-
-    def _hear(self) -> None:
-        self.num_news += 1
 
     def add(self, *generations: Generation) -> None:
         for index, generation in enumerate(generations):
             self.scheduler.add(GenerationId(index), generation)
 
     def finish(self) -> Updates:
-        """Step until nothing changes any more, and nothing comes from the disk."""
-        updates: Updates = []
-        while True:
-            num_news = self.num_news
-            updates += finish(self.scheduler)
-            if self.num_news == num_news:
-                return updates
+        return finish_with_disk(self.scheduler)
 
     def run(self, *generations: Generation) -> list[Updates]:
         """Run generations together; the updates of each. What they leave for the disk is there then."""
@@ -310,10 +298,11 @@ def test_news_from_the_disk_are_told(tmp_path: Path) -> None:
     reader = Held()
     server = Server(tmp_path, reader=reader)
     server.add(generation_of([*prompt, 1]))
-    server.finish()
-    assert server.num_news == 0
+    assert server.finish() == []
+    news: list[bool] = []
+    server.scheduler.on_news = lambda: news.append(True)
     reader.run()
-    assert server.num_news == 1
+    assert news == [True]
 
 
 @pytest.mark.parametrize("is_read", [False, True])

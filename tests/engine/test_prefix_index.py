@@ -158,6 +158,35 @@ def test_clearing_releases_everything() -> None:
     assert shelf.position([1, 2, 3]) == 0
 
 
+def test_units_are_what_is_marked_and_the_ends_newest_first_in_turns() -> None:
+    shelf = Shelf()
+    for end in (2, 4, 6):
+        shelf.put(list(range(end)))
+    shelf.put([0, 9])
+    shelf.put([5], key=key_of("b"))
+    shelf.put([6], key=key_of("b"))
+    shelf.index.mark_unit(key_of("a"), pack_tokens([0, 1]))
+    shelf.index.mark_unit(key_of("a"), pack_tokens([0, 1, 2]))  # there is no snapshot
+    shelf.index.mark_unit(key_of("c"), pack_tokens([0, 1]))
+    assert shelf.position([5], key=key_of("b")) == 1
+    found = [(unit.key.tenant, unit.tokens) for unit in shelf.index.units()]
+    expected = [("a", [0, 9]), ("b", [5]), ("a", list(range(6))), ("b", [6]), ("a", [0, 1])]
+    assert found == [(TenantId(tenant), pack_tokens(tokens)) for tenant, tokens in expected]
+    for unit in shelf.index.units():
+        assert shelf.index.find(unit.key, unit.tokens) is unit.snapshot
+        assert unit.snapshot in shelf.alive
+
+
+def test_a_mark_goes_with_its_snapshot() -> None:
+    shelf = Shelf()
+    shelf.put([1, 2])
+    shelf.index.mark_unit(key_of("a"), pack_tokens([1, 2]))
+    shelf.put([1, 2, 3])
+    shelf.index.evict(TenantId("a"))
+    shelf.put([1, 2])
+    assert [unit.tokens for unit in shelf.index.units()] == [pack_tokens([1, 2, 3])]
+
+
 @given(st.integers(0, 2**32), st.integers(2000, 20_000))
 def test_the_tree_agrees_with_a_plain_list_whatever_happens_to_it(seed: int, max_bytes: int) -> None:
     """Model: the list of (key, tokens) still alive; look-ups, counts and released snapshots must agree with it."""
@@ -180,3 +209,5 @@ def test_the_tree_agrees_with_a_plain_list_whatever_happens_to_it(seed: int, max
         assert sum(map(len, alive.values())) == shelf.index.num_snapshots == len(shelf.alive)
         prefixes = {(key, t[:end]) for key in keys for t in alive[key] for end in range(1, len(t) + 1)}
         assert shelf.index.size_bytes == 1000 * len(shelf.alive) + 100 * len(prefixes) <= max_bytes
+        ends = {(key, t) for key in keys for t in alive[key] if not any(t == u[: len(t)] != u for u in alive[key])}
+        assert {(unit.key, unit.tokens) for unit in shelf.index.units()} == {(k, pack_tokens(t)) for k, t in ends}

@@ -5,12 +5,14 @@ from __future__ import annotations
 import itertools
 import random
 from collections.abc import Sequence
+from pathlib import Path
 
 import pytest
 
 from deepserve.engine.generation import Generation, GenerationId, TokenDrawn
 from deepserve.engine.interface import Draw, Drawn, Engine
 from deepserve.engine.scheduler import Scheduler
+from tests.engine.disk_setup import finish_with_disk, paths_in, store_at
 from tests.engine.test_scheduler import Updates, finish, generation_of, hits_of, run
 
 torch = pytest.importorskip("torch", reason="the reference engine needs torch: pip install deepserve[reference]")
@@ -152,3 +154,71 @@ def test_tokens_and_logprobs_are_equal_when_memory_is_short(engine: Engine) -> N
     assert small.free_blocks_ratio() == 1
     for updates, generation in zip(together, wanted, strict=True):
         assert [drawn_of(updates, result) for result in range(2)] == alone(engine, generation)
+
+
+def test_tokens_logprobs_and_hits_are_equal_before_and_after_a_restart(tmp_path: Path) -> None:
+    """A conversation of three turns; then the fourth, and another answer to the third, on a new server's engine."""
+    hits: list[list[int]] = []
+    drawn: list[list[list[Drawn]]] = []
+    for is_restarted in (False, True):
+        running, folder = engine_of(1 << 26), tmp_path / str(is_restarted)
+        scheduler = scheduler_with_store(running, folder)
+        history = prompt_of(300, seed=6)
+        for turn in range(3):
+            user_ends = len(history) - 5
+            updates = run_with_disk(
+                scheduler, generation_of(history, max_tokens=20, boundaries=(user_ends,), draw=DRAW)
+            )
+            history += [drawn.token for drawn in drawn_of(updates)]
+            history += prompt_of(30, seed=turn)
+        if is_restarted:
+            scheduler.close()
+            assert running.free_blocks_ratio() == 1
+            scheduler = scheduler_with_store(engine_of(1 << 26), folder)
+        followers = [
+            generation_of(history, seeds=range(2), max_tokens=15, draw=DRAW),
+            generation_of([*history[:user_ends], 7, 7, 7], seeds=[5], max_tokens=15, draw=DRAW),
+        ]
+        answers = [run_with_disk(scheduler, follower) for follower in followers]
+        hits.append([hits_of(answer) for answer in answers])
+        drawn.append([drawn_of(answer, result) for answer in answers for result in range(2)])
+        assert scheduler.stats().disk_cache_hits == (2 if is_restarted else 0)
+        scheduler.close()
+    assert hits[0] == hits[1] == [len(history) - 31, user_ends]
+    assert drawn[0] == drawn[1]
+    assert drawn[0][:2] == alone(engine_of(1 << 26), followers[0])
+    assert drawn[0][2:3] == alone(engine_of(1 << 26), followers[1])
+
+
+def test_a_damaged_file_costs_time_and_nothing_else(engine: Engine, tmp_path: Path) -> None:
+    prompt = prompt_of(400, seed=11)
+    scheduler = scheduler_with_store(engine, tmp_path)
+    run_with_disk(scheduler, generation_of(prompt, max_tokens=1, draw=DRAW))
+    scheduler.close()
+    (path,) = paths_in(tmp_path)
+    content = path.read_bytes()
+    generation = generation_of([*prompt, 1], seeds=[2], max_tokens=10, draw=DRAW)
+    expected = alone(engine, generation)
+    for place in (0, 20, 60, len(content) // 2, len(content) - 1):
+        damaged = bytearray(content)
+        damaged[place] ^= 1
+        path.write_bytes(damaged)
+        scheduler = scheduler_with_store(engine, tmp_path)
+        updates = run_with_disk(scheduler, generation)
+        assert hits_of(updates) == 0
+        assert [drawn_of(updates)] == expected
+        assert not path.exists()
+    path.write_bytes(content)
+    updates = run_with_disk(scheduler_with_store(engine, tmp_path), generation)
+    assert hits_of(updates) == 400
+    assert [drawn_of(updates)] == expected
+
+
+def scheduler_with_store(engine: Engine, folder: Path) -> Scheduler:
+    clock = itertools.count().__next__
+    return Scheduler(engine, max_sequences=8, clock=clock, store=store_at(folder), save_s=1e9)
+
+
+def run_with_disk(scheduler: Scheduler, generation: Generation) -> Updates:
+    scheduler.add(GenerationId(0), generation)
+    return finish_with_disk(scheduler)
