@@ -135,4 +135,4 @@ def test_without_torch_serving_says_what_to_install(folder: Path, monkeypatch: p
 
     monkeypatch.setattr(builtins, "__import__", import_without_torch)
     with pytest.raises(ConfigurationError, match=r'pip install "deepserve\[reference\]"'):
-        EmbeddedBackend.load(Settings(model_path=write_model(folder)))
+        EmbeddedBackend.load(Settings(model_path=write_model(folder), engine="reference"))
