@@ -154,7 +154,7 @@ void Forward::run(const Task *tasks, int num_tasks, Workers &workers) {
     });
   };
   for (int layer = 0; layer < sizes_.num_layers; layer++) {
-    const size_t mark = scratch_.mark();
+    const Scratch::Mark mark = scratch_.mark();
     const Layer &weights = network_.layers[static_cast<size_t>(layer)];
     mix_streams(weights.attn_hyper, weights.attn_norm, mix, x, stride);
     attention(layer, x, stride, y);
@@ -172,7 +172,7 @@ void Forward::run(const Task *tasks, int num_tasks, Workers &workers) {
 void Forward::mix_streams(const HyperConnection &hyper, const float *norm, float *mix, float *x, size_t stride) {
   const int d = sizes_.hidden_size, num_streams = sizes_.streams, scores = (2 + num_streams) * num_streams;
   const int wide = num_streams * d;
-  const size_t mark = scratch_.mark();
+  const Scratch::Mark mark = scratch_.mark();
   float *raw = scratch_.take<float>(static_cast<size_t>(num_tokens_) * scores);
   float *inverse = scratch_.take<float>(static_cast<size_t>(num_tokens_));
   split(num_tokens_, 16, [&](int begin, int end, int) {
@@ -312,7 +312,7 @@ void Forward::store_history(int layer, float *projected, size_t stride) {
           contents[slots] = content + half;
           gates[slots++] = gate + half;
         }
-        const size_t mark = scratch_.mark();
+        const Scratch::Mark mark = scratch_.mark();
         float *entry = scratch_.take<float>(static_cast<size_t>(compressor.width));
         float *turns = scratch_.take<float>(2 * static_cast<size_t>(rope));
         kernels_.pool(contents, gates, slots, compressor.width, entry);
@@ -354,8 +354,12 @@ void Forward::attend_token(int layer, int t, float *query_row, const float *proj
 
   std::vector<const void *> &rows = reader.rows;
   rows.clear();
-  for (int64_t at = std::max<int64_t>(0, token.position + 1 - sizes_.window); at <= token.position; at++)
-    rows.push_back(pool_.window_row(sequence, layer, at));
+  const auto *window = static_cast<const uint8_t *>(pool_.window_row(sequence, layer, 0));
+  const int64_t oldest = std::max<int64_t>(0, token.position + 1 - sizes_.window);
+  for (int64_t at = oldest, place = oldest % pool_.ring; at <= token.position; at++) {
+    rows.push_back(window + static_cast<size_t>(place) * pool_.row_bytes);
+    if (++place == pool_.ring) place = 0;
+  }
   const int64_t visible = weights.plan.ratio ? (token.position + 1) / weights.plan.ratio : 0;
   if (weights.plan.selects && visible > sizes_.index_topk) {
     const int index_heads = sizes_.index_heads, index_width = sizes_.index_dim;

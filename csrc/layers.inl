@@ -396,6 +396,8 @@ static void attend(const float *queries, int heads, size_t stride, const void *c
     int h = 0;
     for (; h + kHeadTile <= heads; h += kHeadTile)
       score_heads<kBf16, kHeadTile>(narrow_queries + h * stride, stride, tile, scores + h * padded + first, padded);
+    for (; h + 4 <= heads; h += 4)
+      score_heads<kBf16, 4>(narrow_queries + h * stride, stride, tile, scores + h * padded + first, padded);
     for (; h < heads; h++)
       score_heads<kBf16, 1>(narrow_queries + h * stride, stride, tile, scores + h * padded + first, padded);
   }
@@ -426,6 +428,8 @@ static void attend(const float *queries, int heads, size_t stride, const void *c
       for (; h + kValueHeads <= heads; h += kValueHeads)
         add_values<kValueHeads>(weights + h * padded, padded, rows, first, end, element, out + h * stride + element,
                                 stride);
+      for (; h + 2 <= heads; h += 2)
+        add_values<2>(weights + h * padded, padded, rows, first, end, element, out + h * stride + element, stride);
       for (; h < heads; h++)
         add_values<1>(weights + h * padded, padded, rows, first, end, element, out + h * stride + element, stride);
     }
@@ -529,6 +533,8 @@ static void score_index_int8(const uint8_t *const *groups, int num_groups, const
     int h = 0;
     for (; h + kHeadTile <= heads; h += kHeadTile)
       score = score_int8<kHeadTile>(groups[g], bytes + h * padded, corrections + h, scaled + h, padded, score);
+    for (; h + 4 <= heads; h += 4)
+      score = score_int8<4>(groups[g], bytes + h * padded, corrections + h, scaled + h, padded, score);
     for (; h < heads; h++)
       score = score_int8<1>(groups[g], bytes + h * padded, corrections + h, scaled + h, padded, score);
     store(scores + 16 * static_cast<size_t>(g),
@@ -562,77 +568,93 @@ static void score_index_f32(const uint8_t *const *groups, int num_groups, const 
   }
 }
 
-// The k-th largest of x (k from 0), by partitioning in place.
-static float kth_largest(float *x, int count, int k) {
-  int low = 0, high = count - 1;
-  while (low < high) {
-    const float a = x[low], b = x[(low + high) / 2], c = x[high];
-    const float pivot = a > b ? (b > c ? b : (a > c ? c : a)) : (a > c ? a : (b > c ? c : b));
-    int i = low, j = high;
-    while (i <= j) {
-      while (x[i] > pivot) i++;
-      while (x[j] < pivot) j--;
-      if (i <= j) {
-        const float t = x[i];
-        x[i++] = x[j];
-        x[j--] = t;
-      }
-    }
-    if (k <= j) {
-      high = j;
-    } else if (k >= i) {
-      low = i;
-    } else {
-      return pivot;
-    }
-  }
-  return x[low];
+// Floats as integers of the same order, and back; the integer below is the next smaller float.
+static inline int32_t ordered(float x) {
+  int32_t bits;
+  __builtin_memcpy(&bits, &x, 4);
+  return bits ^ ((bits >> 31) & 0x7fffffff);
+}
+static inline float from_ordered(int32_t key) {
+  const int32_t bits = key ^ ((key >> 31) & 0x7fffffff);
+  float x;
+  __builtin_memcpy(&x, &bits, 4);
+  return x;
 }
 
-// Keep the best `number` of the candidates in their order (ascending index), ties to the earlier; -> the worst kept.
-static float keep_best(float *scores, int32_t *indices, int count, int number, float *copy) {
-  for (int i = 0; i < count; i++) copy[i] = scores[i];
-  const float worst = kth_largest(copy, count, number - 1);
-  int ties = number;
-  for (int i = 0; i < count; i++) ties -= scores[i] > worst;
-  int kept = 0;
-  for (int i = 0; i < count; i++) {
-    if (scores[i] < worst || (scores[i] == worst && ties-- <= 0)) continue;
-    scores[kept] = scores[i];
-    indices[kept++] = indices[i];
+// The first n of 16 scores; the others as if they were the worst there is.
+static inline F load_scores(const float *scores, int n) {
+  return n >= 16 ? load(scores) : select(less(load(kLaneNumbers), set(static_cast<float>(n))), load_some(scores, n),
+                                         set(-kInfinity));
+}
+
+// The number-th largest score, found by halving the interval it lies in: 32 passes, but no branch depends on a score.
+static float nth_largest(const float *scores, int count, int number) {
+  int32_t low = ordered(-kInfinity), high = ordered(kInfinity);
+  while (low < high) {
+    const int32_t middle = static_cast<int32_t>((int64_t{low} + high) >> 1);
+    const F mark = set(from_ordered(middle));
+    int num_greater = 0;
+    for (int i = 0; i < count; i += 16)
+      num_greater += __builtin_popcount(bits(less(mark, load_scores(scores + i, count - i))));
+    if (num_greater < number) {
+      high = middle;
+    } else {
+      low = middle + 1;
+    }
   }
-  return worst;
+  return from_ordered(low);
+}
+
+// Of many scores only few can be among the best: at least `number` are as large as the number-th largest of any set of
+// maxima over disjoint parts.
+static float nth_largest_of_many(const float *scores, int count, int number, float *scratch) {
+  const int vectors = count / 16, per_part = vectors / (number / 4 + 1);
+  float *maxima = scratch, *candidates = scratch + 4 * number + 16;
+  const int room = 2 * number + 16;
+  int num_maxima = 0;
+  for (int i = 0; i + per_part <= vectors && num_maxima + 16 <= 4 * number + 16; i += per_part) {
+    F top = load(scores + 16 * i);
+    for (int j = 1; j < per_part; j++) top = max(load(scores + 16 * (i + j)), top);
+    store(maxima + num_maxima, top);
+    num_maxima += 16;
+  }
+  if (num_maxima >= number) {
+    const float least = nth_largest(maxima, num_maxima, number);
+    const F below = set(from_ordered(ordered(least) - 1));
+    int num_candidates = 0;
+    for (int i = 0; i < count && num_candidates <= room - 16 && least > -kInfinity; i += 16) {
+      const F some = load_scores(scores + i, count - i);
+      for (uint32_t left = bits(less(below, some)); left; left &= left - 1)
+        candidates[num_candidates++] = scores[i + __builtin_ctz(left)];
+    }
+    // With many ties there may be more of them than room; then all scores are looked at.
+    if (num_candidates >= number && num_candidates <= room - 16)
+      return nth_largest(candidates, num_candidates, number);
+  }
+  return nth_largest(scores, count, number);
 }
 
 static void select_best(const float *scores, int count, int number, float *scratch, int32_t *chosen) {
-  const int room = 2 * number + 16;
-  float *kept = scratch, *copy = scratch + room;
-  int32_t *indices = reinterpret_cast<int32_t *>(scratch + 2 * room);
-  int num_kept = 0;
-  float worst = -kInfinity;
-  bool is_full = false;
-  for (int i = 0; i < count; i += 16) {
-    const int left = count - i < 16 ? count - i : 16;
-    const F some = load_first(scores + i, left);
-    // Before there are enough, everything is a candidate; scores that are no numbers come last.
-    uint32_t better = is_full ? bits(less(set(worst), some)) : 0xffffu;
-    better &= (1u << left) - 1;
-    for (; better; better &= better - 1) {
-      const int at = i + __builtin_ctz(better);
-      kept[num_kept] = scores[at] == scores[at] ? scores[at] : -kInfinity;
-      indices[num_kept++] = at;
-    }
-    if (num_kept >= 2 * number) {
-      worst = keep_best(kept, indices, num_kept, number, copy);
-      num_kept = number;
-      is_full = true;
+  int num_chosen = 0;
+  if (count > number) {
+    const float worst = count >= 16 * number ? nth_largest_of_many(scores, count, number, scratch)
+                                             : nth_largest(scores, count, number);
+    const F mark = set(worst), below = set(from_ordered(ordered(worst) - 1));
+    int num_greater = 0;
+    for (int i = 0; i < count; i += 16)
+      num_greater += __builtin_popcount(bits(less(mark, load_scores(scores + i, count - i))));
+    int num_ties = number - num_greater;
+    for (int i = 0; i < count && num_chosen < number; i += 16) {
+      const F some = load_scores(scores + i, count - i);
+      const uint32_t greater = bits(less(mark, some));
+      for (uint32_t left = bits(less(below, some)); left; left &= left - 1) {
+        const bool is_greater = greater & left & (~left + 1);
+        if (is_greater || num_ties-- > 0) chosen[num_chosen++] = i + __builtin_ctz(left);
+      }
     }
   }
-  if (num_kept > number) {
-    keep_best(kept, indices, num_kept, number, copy);
-    num_kept = number;
-  }
-  for (int i = 0; i < num_kept; i++) chosen[i] = indices[i];
+  // Everything; or what is missing because scores are no numbers, which the logits will tell.
+  for (; num_chosen < number; num_chosen++) chosen[num_chosen] = num_chosen;
 }
 
 // Sampling and small things

@@ -14,6 +14,7 @@ namespace deepserve {
 
 namespace {
 constexpr size_t kHugePage = size_t{2} << 20;
+constexpr size_t kSmallestArea = 2 * kHugePage;  // of scratch
 }
 
 Pages::Pages(size_t size_bytes, bool wants_huge) {
@@ -91,21 +92,22 @@ int has_huge_pages(const void *data) {
 }
 
 void Scratch::reset() {
-  if (!overflow_.empty()) {
-    overflow_.clear();
-    area_ = Pages();  // first give the old one back, then ask for the larger one
-    area_ = Pages(most_used_ + most_used_ / 4, true);
+  if (areas_.size() > 1) {
+    size_t total = 0;
+    for (const Pages &area : areas_) total += area.size_bytes();
+    areas_.clear();  // first give the old ones back, then ask for the large one
+    areas_.emplace_back(total, true);
   }
-  used_ = most_used_ = 0;
+  at_ = Mark();
 }
 
 void *Scratch::take_bytes(size_t size_bytes) {
-  const size_t size = aligned(size_bytes + kAlignment);
-  used_ += size;
-  if (used_ > most_used_) most_used_ = used_;
-  if (used_ <= area_.size_bytes()) return area_.data() + used_ - size;
-  overflow_.emplace_back(size, true);
-  return overflow_.back().data();
+  const size_t size = aligned(size_bytes);
+  while (at_.area < areas_.size() && at_.used + size > areas_[at_.area].size_bytes()) at_ = {at_.area + 1, 0};
+  if (at_.area == areas_.size()) areas_.emplace_back(size > kSmallestArea ? size : kSmallestArea, true);
+  void *piece = areas_[at_.area].data() + at_.used;
+  at_.used += size;
+  return piece;
 }
 
 }  // namespace deepserve

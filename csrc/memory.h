@@ -34,25 +34,28 @@ class Pages {
 // 1 if the region is backed by huge pages, 0 if not, -1 where the system does not say.
 int has_huge_pages(const void *data);
 
-// Hands out pieces of one area; everything is given back at once. Grows when a step needs more than any before.
+// Hands out pieces of memory that is reused from step to step; a step that needs more than any before gets more areas,
+// the next one a single area of their size.
 class Scratch {
  public:
+  struct Mark {
+    size_t area = 0, used = 0;
+  };
+
   template <typename T>
   T *take(size_t count) {
     return static_cast<T *>(take_bytes(count * sizeof(T)));
   }
-  void reset();
-  size_t mark() const { return used_; }
+  Mark mark() const { return at_; }
   // Give back everything taken since; only in order.
-  void release(size_t mark) { used_ = mark; }
+  void release(Mark mark) { at_ = mark; }
+  void reset();
 
  private:
   void *take_bytes(size_t size_bytes);
 
-  Pages area_;
-  size_t used_ = 0;
-  size_t most_used_ = 0;
-  std::vector<Pages> overflow_;
+  std::vector<Pages> areas_;
+  Mark at_;
 };
 
 }  // namespace deepserve

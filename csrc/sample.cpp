@@ -208,7 +208,7 @@ void draw_token(const float *logits, int vocab_size, const ds_draw &draw, const 
     drawn.token = static_cast<int32_t>(std::find(logits, logits + vocab_size, top) - logits);
     return;
   }
-  const size_t mark = scratch.mark();
+  const Scratch::Mark mark = scratch.mark();
   double *scores = scratch.take<double>(static_cast<size_t>(vocab_size));
   for (int token = 0; token < vocab_size; token++) scores[token] = logits[token];
   if (is_adjusted) adjust(scores, vocab_size, draw);

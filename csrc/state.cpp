@@ -44,6 +44,7 @@ StatePool::StatePool(const Network &network, ds_state_type state_type, int64_t m
       of.tail_row_bytes = static_cast<size_t>(layer.compressors[number].per_token) * 2 * sizeof(float);
       slot_bytes += aligned(static_cast<size_t>(of.tail_positions) * of.tail_row_bytes);
       of.per_block = DS_CHUNK_TOKENS / layer.plan.ratio;
+      while (1 << of.per_block_log < of.per_block) of.per_block_log++;
       of.entries = block_bytes;
       block_bytes += number == 0 ? aligned(static_cast<size_t>(of.per_block) * row_bytes)
                                  : static_cast<size_t>(of.per_block / kKeysPerGroup) * key_group_bytes;

@@ -28,7 +28,8 @@ struct LayerState {
     size_t tail = 0;           // slot: [tail_positions][content and gate]
     size_t tail_row_bytes = 0;
     size_t entries = 0;        // block: main: [entries per block][row_bytes]; index: groups of 16 keys
-    int per_block = 0;
+    int per_block = 0;         // a power of two: its logarithm beside it
+    int per_block_log = 0;
   };
   size_t window = 0;           // slot: [ring][row_bytes]
   std::vector<OfCompressor> compressors;
@@ -36,7 +37,7 @@ struct LayerState {
 
 class StatePool {
  public:
-  static constexpr int kKeysPerGroup = 16;
+  static constexpr int kKeysPerGroupLog = 4, kKeysPerGroup = 1 << kKeysPerGroupLog;
 
   StatePool(const Network &network, ds_state_type type, int64_t memory_bytes, const Kernels &kernels);
 
@@ -63,12 +64,14 @@ class StatePool {
   }
   void *entry_row(const Sequence &sequence, int layer, int64_t entry) const {
     const LayerState::OfCompressor &main = layers[layer].compressors[0];
-    return block(sequence, entry / main.per_block) + main.entries + static_cast<size_t>(entry % main.per_block) * row_bytes;
+    return block(sequence, entry >> main.per_block_log) + main.entries +
+           static_cast<size_t>(entry & (main.per_block - 1)) * row_bytes;
   }
   uint8_t *key_group(const Sequence &sequence, int layer, int64_t group) const {
     const LayerState::OfCompressor &index = layers[layer].compressors[1];
-    const int groups = index.per_block / kKeysPerGroup;
-    return block(sequence, group / groups) + index.entries + static_cast<size_t>(group % groups) * key_group_bytes;
+    const int groups_log = index.per_block_log - kKeysPerGroupLog;
+    return block(sequence, group >> groups_log) + index.entries +
+           static_cast<size_t>(group & ((1 << groups_log) - 1)) * key_group_bytes;
   }
   float *tail_row(const Sequence &sequence, int layer, int compressor, int64_t position) const {
     const LayerState::OfCompressor &of = layers[layer].compressors[static_cast<size_t>(compressor)];
