@@ -78,6 +78,10 @@ struct Kernels {
   void (*sigmoids)(float *x, int count);                   // x = 1 / (1 + exp(-x))
   float (*largest)(const float *x, int count);             // not a number if any value is not finite
   void (*exponentials)(double *x, int count);              // x = exp(x), |relative error| < 1e-15
+  // weights = exp((scores - best) / temperature); buckets = (best - scores) * per_bucket in whole numbers, at most
+  // last_bucket.
+  void (*weigh)(const double *scores, int count, double best, double temperature, double per_bucket, int last_bucket,
+                double *weights, int32_t *buckets);
 };
 
 size_t attend_scratch(int heads, int num_rows, size_t stride);

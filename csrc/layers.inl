@@ -674,34 +674,46 @@ static void sigmoids(float *x, int count) {
   for (int i = 0; i < count; i += 16) store_first(x + i, sigmoid(load_first(x + i, count - i)), count - i);
 }
 
-static void exponentials(double *x, int count) {
+static inline double exponential_of(double x) {
   constexpr double kMagic = 6755399441055744.0;  // 1.5 * 2^52: adding it leaves the rounded integer in the low bits
+  const double a = x < -700.0 ? -700.0 : x;
+  const double shifted = __builtin_fma(a, 1.4426950408889634, kMagic);
+  const double n = shifted - kMagic;
+  double r = __builtin_fma(n, -6.93147180369123816490e-01, a);
+  r = __builtin_fma(n, -1.90821492927058770002e-10, r);
+  double p = 1.0 / 6227020800.0;
+  p = __builtin_fma(p, r, 1.0 / 479001600.0);
+  p = __builtin_fma(p, r, 1.0 / 39916800.0);
+  p = __builtin_fma(p, r, 1.0 / 3628800.0);
+  p = __builtin_fma(p, r, 1.0 / 362880.0);
+  p = __builtin_fma(p, r, 1.0 / 40320.0);
+  p = __builtin_fma(p, r, 1.0 / 5040.0);
+  p = __builtin_fma(p, r, 1.0 / 720.0);
+  p = __builtin_fma(p, r, 1.0 / 120.0);
+  p = __builtin_fma(p, r, 1.0 / 24.0);
+  p = __builtin_fma(p, r, 1.0 / 6.0);
+  p = __builtin_fma(p, r, 0.5);
+  p = __builtin_fma(p, r, 1.0);
+  p = __builtin_fma(p, r, 1.0);
+  uint64_t bits, shift;
+  __builtin_memcpy(&bits, &p, 8);
+  __builtin_memcpy(&shift, &shifted, 8);
+  bits += shift << 52;
+  double y;
+  __builtin_memcpy(&y, &bits, 8);
+  return x < -700.0 ? 0.0 : y;
+}
+
+static void weigh(const double *scores, int count, double best, double temperature, double per_bucket, int last_bucket,
+                  double *weights, int32_t *buckets) {
+  const double last = last_bucket;
   for (int i = 0; i < count; i++) {
-    const double a = x[i] < -700.0 ? -700.0 : x[i];
-    const double shifted = __builtin_fma(a, 1.4426950408889634, kMagic);
-    const double n = shifted - kMagic;
-    double r = __builtin_fma(n, -6.93147180369123816490e-01, a);
-    r = __builtin_fma(n, -1.90821492927058770002e-10, r);
-    double p = 1.0 / 6227020800.0;
-    p = __builtin_fma(p, r, 1.0 / 479001600.0);
-    p = __builtin_fma(p, r, 1.0 / 39916800.0);
-    p = __builtin_fma(p, r, 1.0 / 3628800.0);
-    p = __builtin_fma(p, r, 1.0 / 362880.0);
-    p = __builtin_fma(p, r, 1.0 / 40320.0);
-    p = __builtin_fma(p, r, 1.0 / 5040.0);
-    p = __builtin_fma(p, r, 1.0 / 720.0);
-    p = __builtin_fma(p, r, 1.0 / 120.0);
-    p = __builtin_fma(p, r, 1.0 / 24.0);
-    p = __builtin_fma(p, r, 1.0 / 6.0);
-    p = __builtin_fma(p, r, 0.5);
-    p = __builtin_fma(p, r, 1.0);
-    p = __builtin_fma(p, r, 1.0);
-    uint64_t bits, shift;
-    __builtin_memcpy(&bits, &p, 8);
-    __builtin_memcpy(&shift, &shifted, 8);
-    bits += shift << 52;
-    double y;
-    __builtin_memcpy(&y, &bits, 8);
-    x[i] = x[i] < -700.0 ? 0.0 : y;
+    const double behind = (best - scores[i]) * per_bucket;
+    buckets[i] = static_cast<int32_t>(behind < last ? behind : last);
+    weights[i] = exponential_of((scores[i] - best) / temperature);
   }
+}
+
+static void exponentials(double *x, int count) {
+  for (int i = 0; i < count; i++) x[i] = exponential_of(x[i]);
 }

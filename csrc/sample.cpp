@@ -11,7 +11,8 @@ namespace deepserve {
 namespace {
 
 constexpr double kForbidden = -std::numeric_limits<double>::infinity();
-constexpr int kNumBuckets = 1024;
+constexpr int kNumBuckets = 2048;
+constexpr double kReach = 16.0;  // times the temperature: what is further behind the best shares the last bucket
 
 // Penalties, biases and the mask, in the order of `Draw`; forbidden tokens become -inf.
 void adjust(double *scores, int vocab_size, const ds_draw &draw) {
@@ -64,25 +65,15 @@ class Ranking {
  public:
   Ranking(const double *scores, int vocab_size, double best, double temperature, const Kernels &kernels,
           Scratch &scratch)
-      : scores_(scores), vocab_size_(vocab_size), best_(best) {
+      : scores_(scores), vocab_size_(vocab_size) {
     weights_ = scratch.take<double>(static_cast<size_t>(vocab_size));
     buckets_ = scratch.take<int32_t>(static_cast<size_t>(vocab_size));
-    double worst = best;
-    for (int token = 0; token < vocab_size; token++)
-      if (scores[token] != kForbidden) worst = std::min(worst, scores[token]);
-    const double per_bucket = best > worst ? (kNumBuckets - 1) / (best - worst) : 0.0;
-    for (int token = 0; token < vocab_size; token++) {
-      const bool is_allowed = scores[token] != kForbidden;
-      buckets_[token] = is_allowed ? static_cast<int32_t>((best - scores[token]) * per_bucket) : kNumBuckets;
-      weights_[token] = (scores[token] - best) / temperature;
-    }
-    kernels.exponentials(weights_, vocab_size);
+    kernels.weigh(scores, vocab_size, best, temperature, kNumBuckets / (kReach * temperature), kNumBuckets - 1, weights_,
+                  buckets_);
     for (int token = 0; token < vocab_size; token++) {
       mass_[buckets_[token]] += weights_[token];
-      count_[buckets_[token]]++;
+      count_[buckets_[token]] += scores[token] != kForbidden;
     }
-    mass_[kNumBuckets] = 0.0;
-    count_[kNumBuckets] = 0;
     keep_all();
   }
 
@@ -165,7 +156,7 @@ class Ranking {
     if (bucket == sorted_bucket_) return order_;
     order_.clear();
     for (int token = 0; token < vocab_size_; token++)
-      if (buckets_[token] == bucket) order_.push_back(token);
+      if (buckets_[token] == bucket && scores_[token] != kForbidden) order_.push_back(token);
     std::sort(order_.begin(), order_.end(), [this](int32_t a, int32_t b) {
       return scores_[a] != scores_[b] ? scores_[a] > scores_[b] : a < b;
     });
@@ -175,11 +166,10 @@ class Ranking {
 
   const double *scores_;
   const int vocab_size_;
-  const double best_;
   double *weights_;
   int32_t *buckets_;
-  double mass_[kNumBuckets + 1] = {};
-  int64_t count_[kNumBuckets + 1] = {};
+  double mass_[kNumBuckets] = {};
+  int64_t count_[kNumBuckets] = {};
   int last_bucket_ = 0, sorted_bucket_ = -1;
   size_t last_number_ = 0;
   double kept_mass_ = 0;
@@ -212,15 +202,14 @@ void draw_token(const float *logits, int vocab_size, const ds_draw &draw, const 
   double *scores = scratch.take<double>(static_cast<size_t>(vocab_size));
   for (int token = 0; token < vocab_size; token++) scores[token] = logits[token];
   if (is_adjusted) adjust(scores, vocab_size, draw);
-  const double *first_best = std::max_element(scores, scores + vocab_size);
-  const double best = *first_best;
+  const double best = is_adjusted ? *std::max_element(scores, scores + vocab_size) : top;
   if (!std::isfinite(best)) {
     drawn.fault = DS_ROW_NOTHING_ALLOWED;
     scratch.release(mark);
     return;
   }
   if (draw.temperature == 0.0) {
-    drawn.token = static_cast<int32_t>(first_best - scores);
+    drawn.token = static_cast<int32_t>(std::find(scores, scores + vocab_size, best) - scores);
   } else {
     Ranking ranking(scores, vocab_size, best, draw.temperature, kernels, scratch);
     if (draw.top_k > 0) ranking.keep_best(draw.top_k);

@@ -25,4 +25,5 @@ static const Kernels kTable = {
     sigmoids,
     largest,
     exponentials,
+    weigh,
 };
