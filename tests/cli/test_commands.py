@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import click
@@ -12,6 +13,7 @@ from deepserve.cli import _COMMANDS, main
 from deepserve.cli.settings import disk_cache_option, parse_size, parse_weights
 from deepserve.cli.table import format_table
 from deepserve.config import Settings, WeightFormats
+from deepserve.engine.native.library import find_library
 
 
 def run(*arguments: str) -> tuple[int, str]:
@@ -73,6 +75,46 @@ def test_doctor_fails_when_the_state_directory_cannot_be_used(tmp_path: Path) ->
     path.mkdir()
     code, output = run("doctor", "--backend", "scripted", "--state-dir", str(tmp_path))
     assert code == 1, output
+
+
+def test_doctor_without_the_native_core_says_what_that_means(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("deepserve.cli.doctor.find_library", lambda: None)
+    code, output = run("doctor", "--backend", "scripted", "--state-dir", str(tmp_path / "new"))
+    assert code == 0, output
+    assert "reference engine only. Install a C++17 compiler" in output
+
+
+def test_serve_says_so_when_it_has_only_the_reference_engine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr("deepserve.cli.serve.find_library", lambda: None)
+    monkeypatch.setattr("deepserve.cli.serve.select_backend", lambda settings: None)
+    monkeypatch.setattr("deepserve.cli.serve.run_server", lambda *arguments, **options: None)
+
+    def said(*arguments: str) -> str:
+        return run("serve", "--state-dir", str(tmp_path), *arguments)[1]
+
+    assert "Reference engine only" in said()
+    assert "Reference engine only" not in said("--engine", "reference")
+    assert "Reference engine only" not in said("--backend", "scripted")
+
+
+@pytest.mark.skipif(find_library() is None, reason="this installation has no native core")
+def test_doctor_says_how_fast_the_native_engine_is_here(tmp_path: Path) -> None:
+    code, output = run("doctor", "--engine", "native", "--isa", "generic", "--state-dir", str(tmp_path / "new"))
+    assert code == 0, output
+    said = {line[4:22].strip(): line[23:] for line in output.splitlines()}
+    assert "generic" in said["native core"]
+    assert "GB/s with 1 thread" in said["reading memory"]
+    assert said["engine"].startswith("native on cpu (generic)")
+    assert re.fullmatch(r"at most [\d,]+ tokens/s with 1 thread, .*", said["to expect"])
+    assert re.fullmatch(r"[\d,.]+ tokens/s, .*", said["measured"])
+
+
+def test_doctor_fails_when_the_native_core_cannot_be_loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "_core.so").write_bytes(b"not a library")
+    monkeypatch.setenv("DEEPSERVE_CORE", str(tmp_path / "_core.so"))
+    code, output = run("doctor", "--state-dir", str(tmp_path / "new"))
+    assert code == 1, output
+    assert "cannot be loaded" in output
 
 
 def test_an_unknown_command_is_refused() -> None:

@@ -13,7 +13,9 @@ from deepserve.backends.selection import select_backend
 from deepserve.cli.keys import open_key_store
 from deepserve.cli.settings import disk_cache_option, model_options, settings_from, state_option
 from deepserve.cli.table import format_table
+from deepserve.config import Settings
 from deepserve.core.provider import ServedModel
+from deepserve.engine.native.library import HOW_TO_GET_IT, find_library
 from deepserve.server.run import serve as run_server
 from deepserve.store.answers import AnswerLog
 from deepserve.store.database import open_database
@@ -64,6 +66,10 @@ def serve(state_dir: Path, log_level: str, **options: Any) -> None:  # Any: the 
     backend = select_backend(settings)
     writer = Writer(database)
 
+    if _lacks_core(settings):
+        notice = "Reference engine only, which is slow: the native core is not part of this installation."
+        click.echo(f"{notice} {HOW_TO_GET_IT}\n", err=True)
+
     def announce(address: str) -> None:
         access = "keys required" if stored_keys or settings.api_keys else "any key works, from this machine only"
         click.echo(_banner(address, backend.models(), access))
@@ -72,6 +78,11 @@ def serve(state_dir: Path, log_level: str, **options: Any) -> None:  # Any: the 
         run_server(settings, backend, lookups=stored_keys, observers=(AnswerLog(writer),), on_ready=announce)
     finally:
         writer.close()
+
+
+def _lacks_core(settings: Settings) -> bool:
+    """Nobody asked for the reference engine, yet it is all there is."""
+    return settings.backend == "embedded" and settings.engine == "auto" and find_library() is None
 
 
 def _banner(address: str, models: tuple[ServedModel, ...], access: str) -> str:
