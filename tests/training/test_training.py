@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import itertools
+import json
 from pathlib import Path
 
 import msgspec
 import pytest
 import torch
 from training.batches import Plan
-from training.export import export
+from training.export import export, main
 from training.optimizer import orthogonalise
 from training.shape import MINI_FLASH, num_active_parameters
 from training.train import TOKENIZER, Trainer, run
 from training.vocabulary import Encoder
 
+import training
 from deepserve.engine.reference.checkpoint import load_network
+
+README = Path(training.__file__ or "").parent / "README.md"
 
 TINY = msgspec.structs.replace(
     MINI_FLASH,
@@ -102,6 +106,35 @@ def test_an_exported_run_loads_as_the_averaged_network(tmp_path: Path, monkeypat
         if not name.endswith(".load"):
             torch.testing.assert_close(tensor, trainer.average[name], rtol=1e-2, atol=1e-3)
     assert (tmp_path / "model" / "tokenizer.json").read_bytes() == TOKENIZER.read_bytes()
+
+
+def test_a_converted_model_is_whole_and_its_values_are_near(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = TOKENIZER.parent
+    command = ["export", "--model", str(model), "--quantise", "fp8+fp4", "--out", str(tmp_path)]
+    monkeypatch.setattr("sys.argv", command)
+    main()
+    assert "model.safetensors" in capsys.readouterr().out
+    fields = json.loads((tmp_path / "config.json").read_text())
+    assert fields.items() >= json.loads((model / "config.json").read_text()).items()
+    assert fields["expert_dtype"] == "fp4"
+    for name in ("generation_config.json", "tokenizer.json"):
+        assert (tmp_path / name).read_bytes() == (model / name).read_bytes()
+    sizes = [(folder / "model.safetensors").stat().st_size for folder in (tmp_path, model)]
+    assert "takes {:.1f} instead of {:.1f} MB".format(*(size / 1e6 for size in sizes)) in README.read_text()
+    original = load_network(model).named_tensors()
+    for name, tensor in load_network(tmp_path).named_tensors().items():
+        # Half way between FP4's 4 and 6 a value is off by a fifth of itself; nothing is off by more of the largest.
+        assert (tensor - original[name]).abs().max() <= original[name].abs().max() / 5
+
+
+def test_a_model_is_not_converted_in_place(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    model = str(TOKENIZER.parent)
+    monkeypatch.setattr("sys.argv", ["export", "--model", model, "--out", model])
+    with pytest.raises(SystemExit):
+        main()
+    assert "name another one" in capsys.readouterr().err
 
 
 def test_the_shipped_shape_has_about_a_million_active_parameters() -> None:
