@@ -16,8 +16,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from typing_extensions import override
 
+from deepserve.config import Settings
 from deepserve.core.errors import EngineFailure
-from deepserve.engine import disk_prefixes
+from deepserve.engine import disk_prefixes, prefix_store
 from deepserve.engine.disk_prefixes import MIN_TOKENS
 from deepserve.engine.generation import Admitted, Generation, GenerationId, Progress, TokenDrawn
 from deepserve.engine.interface import Snapshot
@@ -554,6 +555,17 @@ def test_the_step_loop_wakes_up_for_what_the_disk_brings(tmp_path: Path) -> None
         assert [item.drawn.token for item in found if isinstance(item, TokenDrawn)] == alone(generation)
 
     asyncio.run(asyncio.wait_for(main(), timeout=PATIENCE_S))
+
+
+def test_the_documentation_has_the_numbers_of_the_code() -> None:
+    text = " ".join((Path(__file__).parents[2] / "docs" / "prefix-cache.md").read_text().split())
+    assert f"from {MIN_TOKENS} tokens on" in text
+    assert f"At most {Settings().disk_cache_bytes / 2**30:g} GiB" in text
+    assert f"in {prefix_store._MAX_AGE_S / 86_400:g} days" in text
+    assert "a quarter of the budget" in text
+    assert prefix_store._LARGEST_SHARE == 1 / 4
+    assert "an eighth of it is new" in text
+    assert disk_prefixes._GROWTH == 8
 
 
 def store_with_threads(folder: Path) -> PrefixStore:

@@ -31,7 +31,7 @@ from deepserve.engine.prefix_table import PrefixTable
 _logger = logging.getLogger(__name__)
 
 _MAX_FILES = 4096
-"""Bounds the look at the directory at start, some 20 ms, and the hashes of a look-up, some 2 ms."""
+"""Bounds the look at the directory at start, some 30 ms, and the hashes of a look-up, some 3 ms."""
 
 _MAX_WAITING_BYTES = 256 << 20
 """Of blobs between the step loop and the disk; a single larger one is still let in."""
