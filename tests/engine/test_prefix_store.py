@@ -362,6 +362,21 @@ def test_whatever_happens_to_a_reader_it_answers(tmp_path: Path, monkeypatch: py
     assert blobs == [None]
 
 
+def test_what_cannot_be_written_any_more_can_still_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a disk that became read-only even the time of use cannot be noted."""
+    put(store_at(tmp_path), [1])
+
+    def refuse(*arguments: object, **options: object) -> None:
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    monkeypatch.setattr(os, "utime", refuse)
+    store = store_at(tmp_path)
+    assert fetch(store, [1]) == blob_of([1])
+    name = store.find(key_of(), pack_tokens([1]), limit=1)
+    assert name is not None
+    store.touch(name)
+
+
 def test_a_look_around_keeps_what_waits_and_takes_in_what_others_wrote(tmp_path: Path) -> None:
     files = GatedFiles(tmp_path)
     store = PrefixStore(files, max_bytes=20_000, reader=Inline())

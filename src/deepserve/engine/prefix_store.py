@@ -227,7 +227,6 @@ class PrefixStore:
     def _read(self, name: PrefixName) -> bytes | None:
         try:
             blob = self._files.read(name)
-            self._files.touch(name)
         except FileNotFoundError:
             # Not written yet, or removed by another server.
             with self._changed:
@@ -243,6 +242,7 @@ class PrefixStore:
             return None
         with self._changed:
             self._table.touch(name)
+        self._touch_file(name)
         return blob
 
     def _touch_file(self, name: PrefixName) -> None:
