@@ -50,12 +50,12 @@ check: .venv/.dev
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/clang-format --dry-run --Werror $(wildcard csrc/*.h csrc/*.cpp csrc/*.inl)
-	$(BIN)/cmake -S . -B build/check -G Ninja -DCMAKE_MAKE_PROGRAM=$(BIN)/ninja -DDEEPSERVE_WARNINGS_AS_ERRORS=ON >/dev/null
+	$(BIN)/cmake -S . -B build/check -G Ninja -DCMAKE_MAKE_PROGRAM=$(CURDIR)/$(BIN)/ninja -DDEEPSERVE_WARNINGS_AS_ERRORS=ON >/dev/null
 	$(BIN)/cmake --build build/check
 
 # The native core's tests again, with every access to memory and every undefined operation checked.
 sanitize: .venv/.dev
-	$(BIN)/cmake -S . -B build/sanitize -G Ninja -DCMAKE_MAKE_PROGRAM=$(BIN)/ninja -DCMAKE_BUILD_TYPE=Debug \
+	$(BIN)/cmake -S . -B build/sanitize -G Ninja -DCMAKE_MAKE_PROGRAM=$(CURDIR)/$(BIN)/ninja -DCMAKE_BUILD_TYPE=Debug \
 	  -DDEEPSERVE_SANITIZE=address,undefined >/dev/null
 	$(BIN)/cmake --build build/sanitize
 	DEEPSERVE_CORE=build/sanitize/_core.so ASAN_OPTIONS=detect_leaks=0 \
