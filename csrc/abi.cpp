@@ -323,3 +323,15 @@ int32_t ds_test_multiply(const char *isa, int32_t format, const ds_array *weight
                   sizeof(float) * static_cast<size_t>(matrix.outputs));
   });
 }
+
+int32_t ds_test_select(const char *isa, const float *scores, int32_t count, int32_t number, int32_t *chosen,
+                       ds_fault *fault) {
+  return guarded(fault, [&] {
+    need(scores, chosen);
+    if (number < 1 || count < number)
+      fail(DS_INVALID, "cannot choose " + std::to_string(number) + " of " + std::to_string(count));
+    const deepserve::Kernels &kernels = deepserve::choose_kernels(isa);
+    std::vector<float> scratch(6 * static_cast<size_t>(number) + 48);
+    kernels.select_best(scores, count, number, scratch.data(), chosen);
+  });
+}

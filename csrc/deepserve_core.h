@@ -210,6 +210,9 @@ DS_API double ds_measure_read_bandwidth(int64_t size_bytes, int32_t num_threads)
 /* For tests and benchmarks only: one kernel by itself, on arrays in plain layout. */
 DS_API int32_t ds_test_multiply(const char *isa, int32_t format, const ds_array *weights, const ds_array *scale,
                                 const float *x, int32_t rows, float *out, ds_fault *fault);
+/* The best `number` of `count` scores, ties to the lower index, ascending. chosen: [number]. */
+DS_API int32_t ds_test_select(const char *isa, const float *scores, int32_t count, int32_t number, int32_t *chosen,
+                              ds_fault *fault);
 
 #ifdef __cplusplus
 }

@@ -283,6 +283,7 @@ FUNCTIONS: dict[str, tuple[Any, tuple[Any, ...]]] = {  # Any: ctypes has no comm
         c_int32,
         (c_char_p, c_int32, POINTER(Array), POINTER(Array), POINTER(c_float), c_int32, POINTER(c_float), _FAULT),
     ),
+    "ds_test_select": (c_int32, (c_char_p, POINTER(c_float), c_int32, c_int32, POINTER(c_int32), _FAULT)),
 }
 """Name -> type of what it returns, types of its arguments."""
 
