@@ -354,8 +354,7 @@ struct ProductFp8 {
 
 template <typename Product, int kRows>
 static void run_tiles(Tile tile) {
-  // One row has registers to spare, and reads each block as one stream.
-  constexpr int kVectors = kRows == 1 ? kBlockVectors : kTileVectors;
+  constexpr int kVectors = tile_vectors(kRows);
   float *out = tile.out;
   for (int v = 0; v < kBlockVectors; v += kVectors) {
     tile.first_vector = v;

@@ -12,8 +12,8 @@ namespace avx2 {
 constexpr const char *kName = "avx2";
 constexpr int kHeadTile = 4;
 constexpr bool kUnsignedBytes = false;
-constexpr int kTileRows = 4;
-constexpr int kTileVectors = 1;
+constexpr int kTileRows = 5;
+constexpr int tile_vectors(int rows) { return rows == 1 ? 4 : rows <= 3 ? 2 : 1; }
 constexpr int kFp4Offset = 12;
 
 struct F {

@@ -24,16 +24,22 @@ namespace avx512 {
 constexpr const char *kName = "avx512";
 constexpr int kHeadTile = 8;  // heads (rows) per register tile where a tile is one vector wide
 constexpr bool kUnsignedBytes = true;  // dot4 takes weight bytes as 0..255, else as value - 128
-// Matrix products: the most rows of a register tile, and how many vectors wide it is with several rows.
+// Matrix products: the most rows of a register tile, and how many vectors wide it is. One row takes whole blocks, so
+// that it reads them as one stream.
 constexpr int kTileRows = 6;
-constexpr int kTileVectors = 4;
+constexpr int tile_vectors(int) { return 4; }
 constexpr int kFp4Offset = 12;  // decode_fp4_low and _high give twice the value plus this
 
 struct F {  // 16 floats
   __m512 v;
 };
 struct I {  // 16 int32
-  __m512i v;
+  // Typed as what they are: where the type changes from sum to sum, GCC copies accumulators back and forth.
+  __v16si v;
+
+  I() = default;
+  I(__m512i lanes) : v((__v16si)lanes) {}
+  operator __m512i() const { return (__m512i)v; }
 };
 struct P {  // 16 pairs of bf16, the even element low
   __m512i v;
@@ -71,25 +77,25 @@ inline float highest(F a) { return _mm512_reduce_max_ps(a.v); }
 inline F swap_pairs(F a) { return {_mm512_permute_ps(a.v, 0xB1)}; }  // lanes 2i and 2i+1 change places
 
 inline I round_to_int(F a) { return {_mm512_cvtps_epi32(a.v)}; }  // to nearest, ties to even
-inline F to_float(I a) { return {_mm512_cvtepi32_ps(a.v)}; }
+inline F to_float(I a) { return {_mm512_cvtepi32_ps(a)}; }
 inline I set_int(int32_t x) { return {_mm512_set1_epi32(x)}; }
-inline I add_int(I a, I b) { return {_mm512_add_epi32(a.v, b.v)}; }
-inline I sub_int(I a, I b) { return {_mm512_sub_epi32(a.v, b.v)}; }
+inline I add_int(I a, I b) { return {_mm512_add_epi32(a, b)}; }
+inline I sub_int(I a, I b) { return {_mm512_sub_epi32(a, b)}; }
 template <int N>
-inline I shift_left(I a) { return {_mm512_slli_epi32(a.v, N)}; }
+inline I shift_left(I a) { return {_mm512_slli_epi32(a, N)}; }
 template <int N>
-inline I shift_right(I a) { return {_mm512_srai_epi32(a.v, N)}; }  // arithmetic
-inline I and_int(I a, I b) { return {_mm512_and_si512(a.v, b.v)}; }
-inline I or_int(I a, I b) { return {_mm512_or_si512(a.v, b.v)}; }
-inline I xor_int(I a, I b) { return {_mm512_xor_si512(a.v, b.v)}; }
+inline I shift_right(I a) { return {_mm512_srai_epi32(a, N)}; }  // arithmetic
+inline I and_int(I a, I b) { return {_mm512_and_si512(a, b)}; }
+inline I or_int(I a, I b) { return {_mm512_or_si512(a, b)}; }
+inline I xor_int(I a, I b) { return {_mm512_xor_si512(a, b)}; }
 inline I as_int(F a) { return {_mm512_castps_si512(a.v)}; }
-inline F as_float(I a) { return {_mm512_castsi512_ps(a.v)}; }
+inline F as_float(I a) { return {_mm512_castsi512_ps(a)}; }
 inline I load_int(const void *p) { return {_mm512_loadu_si512(p)}; }
-inline void store_int(void *p, I a) { _mm512_storeu_si512(p, a.v); }
+inline void store_int(void *p, I a) { _mm512_storeu_si512(p, a); }
 // The low byte of each lane, 16 bytes.
-inline void store_bytes(void *p, I a) { _mm_storeu_si128(static_cast<__m128i *>(p), _mm512_cvtepi32_epi8(a.v)); }
+inline void store_bytes(void *p, I a) { _mm_storeu_si128(static_cast<__m128i *>(p), _mm512_cvtepi32_epi8(a)); }
 // The low half of each lane, 16 words.
-inline void store_words(void *p, I a) { _mm256_storeu_si256(static_cast<__m256i *>(p), _mm512_cvtepi32_epi16(a.v)); }
+inline void store_words(void *p, I a) { _mm256_storeu_si256(static_cast<__m256i *>(p), _mm512_cvtepi32_epi16(a)); }
 
 // bf16: to nearest, ties to even; NaN stays NaN.
 inline I bf16_bits(F a) {
@@ -126,8 +132,8 @@ inline void interleave(P a, P b, P &low, P &high) {
 inline void transpose(I rows[16]) {
   __m512i t[16], u[16];
   for (int i = 0; i < 8; i++) {
-    t[2 * i] = _mm512_unpacklo_epi32(rows[2 * i].v, rows[2 * i + 1].v);
-    t[2 * i + 1] = _mm512_unpackhi_epi32(rows[2 * i].v, rows[2 * i + 1].v);
+    t[2 * i] = _mm512_unpacklo_epi32(rows[2 * i], rows[2 * i + 1]);
+    t[2 * i + 1] = _mm512_unpackhi_epi32(rows[2 * i], rows[2 * i + 1]);
   }
   for (int i = 0; i < 4; i++) {
     u[4 * i] = _mm512_unpacklo_epi64(t[4 * i], t[4 * i + 2]);
@@ -138,15 +144,15 @@ inline void transpose(I rows[16]) {
   for (int i = 0; i < 4; i++) {
     __m512i a = _mm512_shuffle_i32x4(u[i], u[i + 4], 0x88), b = _mm512_shuffle_i32x4(u[i], u[i + 4], 0xdd);
     __m512i c = _mm512_shuffle_i32x4(u[i + 8], u[i + 12], 0x88), d = _mm512_shuffle_i32x4(u[i + 8], u[i + 12], 0xdd);
-    rows[i].v = _mm512_shuffle_i32x4(a, c, 0x88);
-    rows[i + 8].v = _mm512_shuffle_i32x4(a, c, 0xdd);
-    rows[i + 4].v = _mm512_shuffle_i32x4(b, d, 0x88);
-    rows[i + 12].v = _mm512_shuffle_i32x4(b, d, 0xdd);
+    rows[i] = _mm512_shuffle_i32x4(a, c, 0x88);
+    rows[i + 8] = _mm512_shuffle_i32x4(a, c, 0xdd);
+    rows[i + 4] = _mm512_shuffle_i32x4(b, d, 0x88);
+    rows[i + 12] = _mm512_shuffle_i32x4(b, d, 0xdd);
   }
 }
 
 // Four bytes a lane: acc + sum of 4 products, exact. Weights as kUnsignedBytes says, activations signed.
-inline I dot4(I acc, I weights, I activations) { return {_mm512_dpbusd_epi32(acc.v, weights.v, activations.v)}; }
+inline I dot4(I acc, I weights, I activations) { return {_mm512_dpbusd_epi32(acc, weights, activations)}; }
 inline I set_bytes(const void *p) {  // the same 4 bytes in every lane
   int32_t four;
   std::memcpy(&four, p, 4);
@@ -181,9 +187,9 @@ inline I decode_fp4_low(I packed) {
   // The permute looks at six bits of its index, so the table is there four times.
   const __m512i doubled = _mm512_broadcast_i32x4(
       _mm_setr_epi8(12, 13, 14, 15, 16, 18, 20, 24, 12, 11, 10, 9, 8, 6, 4, 0));
-  return {_mm512_permutexvar_epi8(packed.v, doubled)};
+  return {_mm512_permutexvar_epi8(packed, doubled)};
 }
-inline I decode_fp4_high(I packed) { return decode_fp4_low({_mm512_srli_epi16(packed.v, 4)}); }
+inline I decode_fp4_high(I packed) { return decode_fp4_low({_mm512_srli_epi16(packed, 4)}); }
 // The N-th of four E2M1 in each of 32 words, exactly in bf16.
 template <int N>
 inline P decode_fp4_pairs(I packed) {
@@ -191,7 +197,7 @@ inline P decode_fp4_pairs(I packed) {
       0x0000, 0x3f00, 0x3f80, 0x3fc0, 0x4000, 0x4040, 0x4080, 0x40c0, 0x8000, 0xbf00, 0xbf80,
       0xbfc0, 0xc000, 0xc040, 0xc080, 0xc0c0, 0x0000, 0x3f00, 0x3f80, 0x3fc0, 0x4000, 0x4040,
       0x4080, 0x40c0, 0x8000, 0xbf00, 0xbf80, 0xbfc0, 0xc000, 0xc040, 0xc080, 0xc0c0};
-  return {_mm512_permutexvar_epi16(_mm512_srli_epi16(packed.v, 4 * N), _mm512_load_si512(kValues))};
+  return {_mm512_permutexvar_epi16(_mm512_srli_epi16(packed, 4 * N), _mm512_load_si512(kValues))};
 }
 
 // Pairs of weights decoded from E4M3, in whatever form dot2 takes them fastest.
@@ -221,18 +227,18 @@ inline void decode_e4m3(I bytes, W &first, W &second) {
     }
   };
   static constexpr Table kTable;
-  const __m512i high = _mm512_permutex2var_epi8(_mm512_load_si512(kTable.high), bytes.v,
+  const __m512i high = _mm512_permutex2var_epi8(_mm512_load_si512(kTable.high), bytes,
                                                 _mm512_load_si512(kTable.high + 64));
-  const __m512i low = _mm512_permutex2var_epi8(_mm512_load_si512(kTable.low), bytes.v,
+  const __m512i low = _mm512_permutex2var_epi8(_mm512_load_si512(kTable.low), bytes,
                                                _mm512_load_si512(kTable.low + 64));
   // high | (bytes & sign)
-  const __m512i with_sign = _mm512_ternarylogic_epi32(high, bytes.v, _mm512_set1_epi8(-128), 0xf8);
+  const __m512i with_sign = _mm512_ternarylogic_epi32(high, bytes, _mm512_set1_epi8(-128), 0xf8);
   first.v = _mm512_unpacklo_epi8(low, with_sign);
   second.v = _mm512_unpackhi_epi8(low, with_sign);
 }
 // 64 bytes so ordered that decode_e4m3 gives the first 32 and the second 32 of them.
 inline I order_for_pairs(I bytes) {
-  return {_mm512_permutexvar_epi64(_mm512_setr_epi64(0, 4, 1, 5, 2, 6, 3, 7), bytes.v)};
+  return {_mm512_permutexvar_epi64(_mm512_setr_epi64(0, 4, 1, 5, 2, 6, 3, 7), bytes)};
 }
 
 }  // namespace avx512

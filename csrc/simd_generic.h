@@ -14,7 +14,7 @@ constexpr const char *kName = "generic";
 constexpr int kHeadTile = 2;
 constexpr bool kUnsignedBytes = false;
 constexpr int kTileRows = 4;
-constexpr int kTileVectors = 1;
+constexpr int tile_vectors(int rows) { return rows == 1 ? 4 : 1; }
 constexpr int kFp4Offset = 0;
 
 struct F {
