@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from math import prod
@@ -388,3 +389,24 @@ def test_a_damaged_file_is_named(tmp_path: Path) -> None:
     path = tmp_path / "b.safetensors"
     path.write_bytes(path.read_bytes()[:-1])
     assert "b.safetensors: not a whole safetensors file" in fault_of(write_index(tmp_path, weight_map))
+
+
+def test_the_documented_table_is_the_inventory() -> None:
+    """Each row of docs/checkpoints.md, evaluated for a configuration with all kinds of layers."""
+    config = decode_config(TINY)
+    page = (Path(__file__).parents[2] / "docs" / "checkpoints.md").read_text()
+    rows = re.findall(r"^\| (`.*`) \| `(.*)` \| (BF16|F32|I64|FP8|FP4) \|$", page, re.MULTILINE)
+    documented = {
+        pattern: (shape, storage.lower()) for names, shape, storage in rows for pattern in re.findall(r"`(.+?)`", names)
+    }
+    seen = set()
+    for name, tensor in expected_tensors(config):
+        pattern = re.sub(r"\.\d+\.", ".*.", name)
+        seen.add(pattern)
+        shape, storage = documented[pattern]
+        layer = re.match(r"layers\.(\d+)", name)
+        ratio = config.compress_ratios[int(layer[1])] if layer else 0
+        sizes = {field: getattr(config, field) for field in config.__struct_fields__}
+        sizes |= {"ratio": ratio, "halves": 2 if ratio == 4 else 1, "mixes": (2 + config.hc_mult) * config.hc_mult}
+        assert (eval(f"({shape},)", {}, sizes), storage) == (tensor.shape, tensor.storage), name
+    assert seen == set(documented)
