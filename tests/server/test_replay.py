@@ -15,7 +15,7 @@ from deepserve.core.errors import InvalidField
 from deepserve.core.events import BlockClosed, BlockDelta, BlockOpened, Event, Finished, Started, TextBlock
 from deepserve.core.provider import ServedBy
 from deepserve.core.tenant import TenantId
-from deepserve.dialects.chat.response import AnswerHead
+from deepserve.dialects.exchange import AnswerHead
 from deepserve.server.replay import ReplayMemory
 from tests.server.live import HELLO, PATIENCE_S, Gate, LiveServer, live_server, request_bytes, scripted
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import msgspec
 
@@ -65,3 +65,16 @@ def _continued(request: Request) -> str:
     """What the client began and the answer continues."""
     last = request.messages[-1] if request.messages else None
     return last.text if last is not None and last.prefix else ""
+
+
+def validated_label(judgements: Sequence[Judgement]) -> str:
+    """`json_object=valid, tool:get_weather=invalid`; of several judgements on one subject the worst counts."""
+    worst: dict[str, Judgement] = {}
+    for judgement in judgements:
+        known = worst.get(judgement.subject)
+        if known is None or _RANK[judgement.verdict] > _RANK[known.verdict]:
+            worst[judgement.subject] = judgement
+    return ", ".join(judgement.label for judgement in worst.values())
+
+
+_RANK: Mapping[str, int] = {"valid": 0, "unjudged": 1, "invalid": 2}

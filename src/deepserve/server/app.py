@@ -18,12 +18,13 @@ from starlette.routing import BaseRoute, Route
 from deepserve.catalog.models import ModelCatalog
 from deepserve.config import Settings
 from deepserve.core.errors import MethodNotAllowed, RouteNotFound
+from deepserve.dialects.chat.exchange import chat_decoder
 from deepserve.dialects.chat.flavour import DEEPSEEK
 from deepserve.gateway import Gateway
 from deepserve.server.access import Access, KeyLookup
-from deepserve.server.chat import ChatCompletions
 from deepserve.server.closing import Closing
 from deepserve.server.door import Door
+from deepserve.server.endpoint import Endpoint
 from deepserve.server.metrics import Metrics
 from deepserve.server.models import Models
 from deepserve.server.replay import ReplayMemory
@@ -75,7 +76,9 @@ def create_app(
         Route("/metrics", monitoring.metrics),
     ]
     for prefix in PREFIXES:
-        chat = ChatCompletions(site, DEEPSEEK, is_beta="beta" in prefix)
+        is_beta = "beta" in prefix
+        decode = chat_decoder(DEEPSEEK, names=names, limits=settings.limits, is_beta=is_beta)
+        chat = Endpoint(site, decode, name=f"chat {is_beta}")
         routes += [
             Route(f"{prefix}/chat/completions", chat, methods=["POST"]),
             Route(f"{prefix}/models", models.list),

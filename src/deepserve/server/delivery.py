@@ -18,11 +18,8 @@ from deepserve.config import Settings
 from deepserve.core.answer import Answer, collect
 from deepserve.core.errors import Cancelled, DeepserveError, EngineFailure, Overloaded, RequestTimedOut
 from deepserve.core.events import Event, Started
-from deepserve.core.verdict import is_judged, judge
-from deepserve.dialects.chat.errors import encode_error
-from deepserve.dialects.chat.request import ChatRequest
-from deepserve.dialects.chat.response import AnswerHead, encode_answer
-from deepserve.dialects.chat.stream import KEEP_ALIVE, StreamEncoder, validated_label
+from deepserve.core.verdict import is_judged, judge, validated_label
+from deepserve.dialects.exchange import AnswerHead, Exchange
 from deepserve.server.closing import Closing
 
 _log = logging.getLogger(__name__)
@@ -34,7 +31,7 @@ HeaderList = list[tuple[bytes, bytes]]
 
 
 class Delivery:
-    """Delivers one chat answer. `run` raises DeepserveError only while nothing has been sent.
+    """Delivers one answer. `run` raises DeepserveError only while nothing has been sent.
 
     served_by  the label to announce when headers must leave before the back end has said a word
     clock      monotonic seconds
@@ -42,7 +39,7 @@ class Delivery:
 
     def __init__(
         self,
-        chat: ChatRequest,
+        exchange: Exchange,
         head: AnswerHead,
         events: AsyncGenerator[Event],
         *,
@@ -52,7 +49,7 @@ class Delivery:
         closing: Closing,
         clock: Callable[[], float],
     ) -> None:
-        self._chat = chat
+        self._exchange = exchange
         self._head = head
         self._events = _Watched(events, clock, settings.request_timeout_s)
         self._served_by = served_by
@@ -65,7 +62,7 @@ class Delivery:
         self._sent_at = clock()
 
     async def run(self, receive: Receive, send: Send) -> None:
-        deliver = self._stream(send) if self._chat.is_stream else self._whole(send)
+        deliver = self._stream(send) if self._exchange.is_stream else self._whole(send)
         work = asyncio.create_task(deliver)
         gone = asyncio.create_task(_until_gone(receive))
         self._closing.register(work)
@@ -85,7 +82,7 @@ class Delivery:
     # Streamed.
 
     async def _stream(self, send: Send) -> None:
-        encoder = StreamEncoder(self._chat.request, self._head, include_usage=self._chat.include_usage)
+        encoder = self._exchange.open_stream(self._head)
         error: DeepserveError | None = None
         try:
             async with aclosing(_Paced(self._events)) as paced:
@@ -94,7 +91,7 @@ class Delivery:
                     if event is Mark.END:
                         break
                     if event is Mark.TICK:
-                        await self._write(send, KEEP_ALIVE)
+                        await self._write(send, self._exchange.keep_alive)
                         continue
                     frames = encoder.encode(event)
                     if frames:
@@ -122,7 +119,7 @@ class Delivery:
                 await self._write(send, b"\n")
             answer = collecting.result()
             label = self._judged(answer)
-            body = encode_answer(answer, self._chat.request, self._head, validated=label if self._has_begun else None)
+            body = self._exchange.encode_answer(answer, self._head, validated=label if self._has_begun else None)
             if label is not None:
                 self._headers.append((b"x-deepserve-validated", label.encode()))
         except DeepserveError as error:
@@ -144,16 +141,16 @@ class Delivery:
             return await collect(self._events)
 
     def _judged(self, answer: Answer) -> str | None:
-        if not is_judged(self._chat.request):
+        if not is_judged(self._exchange.request):
             return None
-        found = [judgement for result in answer.results for judgement in judge(self._chat.request, result.parts)]
+        found = [judgement for result in answer.results for judgement in judge(self._exchange.request, result.parts)]
         return validated_label(found) or None
 
     def _late(self, error: DeepserveError) -> bytes:
         """The body of an error whose status can no longer be sent; before that moment the error itself is raised."""
         if not self._has_begun:
             raise error
-        return encode_error(error, is_strict=self._chat.request.is_strict)
+        return self._exchange.encode_error(error)
 
     # Both.
 
@@ -179,13 +176,13 @@ class Delivery:
     def _kind_headers(self, num_bytes: int | None) -> HeaderList:
         started = self._events.started
         served_by = self._served_by if started is None else started.served_by.label
-        past = (None if started is None else started.past_reasoning) or self._chat.past_reasoning
+        past = (None if started is None else started.past_reasoning) or self._exchange.past_reasoning
         reasoning = f"sent={past.sent} restored={past.restored} missing={past.missing}"
         headers: HeaderList = [
             (b"x-deepserve-served-by", served_by.encode("ascii", "replace")),
             (b"x-deepserve-reasoning", reasoning.encode()),
         ]
-        if self._chat.is_stream:
+        if self._exchange.is_stream:
             headers += [
                 (b"content-type", b"text/event-stream; charset=utf-8"),
                 (b"cache-control", b"no-cache"),

@@ -23,8 +23,8 @@ from deepserve.core.errors import (
     InvalidField,
     MethodNotAllowed,
 )
-from deepserve.dialects.chat.errors import encode_error, form_of
 from deepserve.server.access import Access
+from deepserve.server.error_shapes import error_codec
 from deepserve.server.visit import Visit, abort, remember
 
 _log = logging.getLogger(__name__)
@@ -90,12 +90,13 @@ class Door:
         except DeepserveError as error:
             assert not has_started, "after its first byte an answer carries its own errors"
             has_more = not has_read_all and _has_body(Headers(scope=scope))
-            await _send_error(error, visit, send_marked, receive if has_more else None)
+            await _send_error(error, visit, _path_of(scope), send_marked, receive if has_more else None)
         except Exception:  # the last boundary: logged in full, shown in general
             _log.exception("Request %s met a fault of the server", visit.id.hex)
             if has_started:
                 raise
-            await _send_error(EngineFailure("The server met an internal fault."), visit, send_marked, None)
+            fault = EngineFailure("The server met an internal fault.")
+            await _send_error(fault, visit, _path_of(scope), send_marked, None)
 
 
 def _is_strict(headers: Headers, settings: Settings) -> bool:
@@ -115,10 +116,17 @@ def _has_body(headers: Headers) -> bool:
     return headers.get("content-length", "0") != "0" or "transfer-encoding" in headers
 
 
-async def _send_error(error: DeepserveError, visit: Visit, send: Send, unread: Receive | None) -> None:
+def _path_of(scope: Scope) -> str:
+    """As it was sent, not as something made of it."""
+    raw: bytes = scope.get("raw_path") or scope["path"].encode()
+    return raw.decode("latin-1")
+
+
+async def _send_error(error: DeepserveError, visit: Visit, raw_path: str, send: Send, unread: Receive | None) -> None:
     """unread: where the rest of the request comes from. It is read and dropped after the answer is out, because a
     client that is still sending would otherwise see a reset connection instead of the answer."""
-    body = encode_error(error, is_strict=visit.is_strict)
+    codec = error_codec(raw_path)
+    body = codec.encode(error, request_id=visit.id.hex, is_strict=visit.is_strict)
     headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
     if isinstance(error, CapacityError):
         headers.append((b"retry-after", str(math.ceil(error.retry_after_s)).encode()))
@@ -126,7 +134,7 @@ async def _send_error(error: DeepserveError, visit: Visit, send: Send, unread: R
         headers.append((b"allow", ", ".join(error.allowed).encode()))
     if unread is not None:
         headers.append((b"connection", b"close"))
-    await send({"type": "http.response.start", "status": form_of(error).status, "headers": headers})
+    await send({"type": "http.response.start", "status": codec.status(error), "headers": headers})
     await send({"type": "http.response.body", "body": body, "more_body": unread is not None})
     if unread is not None:
         await _drain(unread)

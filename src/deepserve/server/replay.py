@@ -18,7 +18,7 @@ from deepserve.config import Settings
 from deepserve.core.errors import DeepserveError, InvalidField, Overloaded
 from deepserve.core.events import BlockClosed, BlockDelta, Event, Failed
 from deepserve.core.tenant import TenantId
-from deepserve.dialects.chat.response import AnswerHead
+from deepserve.dialects.exchange import AnswerHead
 
 _HEADER = "idempotency-key"
 _MAX_KEY_CHARACTERS = 255

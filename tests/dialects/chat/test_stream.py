@@ -26,8 +26,9 @@ from deepserve.core.events import (
 )
 from deepserve.core.provider import ServedBy
 from deepserve.core.usage import Usage
-from deepserve.dialects.chat.response import FINISH_WORDS, AnswerHead
+from deepserve.dialects.chat.response import FINISH_WORDS
 from deepserve.dialects.chat.stream import DONE, KEEP_ALIVE, StreamDecoder, StreamEncoder
+from deepserve.dialects.exchange import AnswerHead
 from tests.dialects.chat.decoding import ARRIVED_AT, WEATHER, body, decode
 
 STARTED = Started(served_by=ServedBy(provider="p", model="m", fingerprint="f"), prompt_usage=Usage(miss_tokens=2))

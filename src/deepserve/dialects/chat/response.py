@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from datetime import datetime
 
 import msgspec
 from msgspec import UNSET, UnsetType
@@ -28,6 +27,7 @@ from deepserve.dialects.chat.wire import (
     WireTopLogprob,
     WireUsage,
 )
+from deepserve.dialects.exchange import AnswerHead
 
 FINISH_WORDS: Mapping[FinishReason, str] = {
     "stop": "stop",
@@ -54,18 +54,6 @@ _FINISH_REASONS: Mapping[str, FinishReason] = {
 
 _OUTSIDE_TOP = -9999.0
 """What the vendor writes for a token outside its 20 best, and JSON's substitute for minus infinity."""
-
-
-class AnswerHead(msgspec.Struct, frozen=True, kw_only=True):
-    """What every body and chunk of one answer repeats. id is a UUID in its usual form."""
-
-    id: str
-    created_at: datetime
-    model: str
-
-    @property
-    def created(self) -> int:
-        return int(self.created_at.timestamp())
 
 
 def encode_answer(answer: Answer, request: Request, head: AnswerHead, *, validated: str | None = None) -> bytes:

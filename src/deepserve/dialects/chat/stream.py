@@ -5,7 +5,6 @@ Order and shapes of the deltas as captured from api.deepseek.com: the public fix
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import assert_never
 
 import msgspec
@@ -31,12 +30,11 @@ from deepserve.core.messages import Part, Text, ToolCall
 from deepserve.core.provider import ServedBy
 from deepserve.core.request import Request
 from deepserve.core.usage import Usage
-from deepserve.core.verdict import Judgement, is_judged, judge
+from deepserve.core.verdict import Judgement, is_judged, judge, validated_label
 from deepserve.dialects.chat.errors import decode_wire_error, encode_error
 from deepserve.dialects.chat.response import (
     FAILED_WORD,
     FINISH_WORDS,
-    AnswerHead,
     decode_finish,
     decode_logprobs,
     decode_trace,
@@ -45,6 +43,7 @@ from deepserve.dialects.chat.response import (
     encode_usage,
 )
 from deepserve.dialects.chat.wire import WireChunk, WireFunction, WireLogprobs, WireMessage, WireToolCall
+from deepserve.dialects.exchange import AnswerHead
 
 KEEP_ALIVE = b": keep-alive\n\n"
 DONE = b"data: [DONE]\n\n"
@@ -206,19 +205,6 @@ class StreamEncoder:
         if self._num_open == 0 and self._judgements:
             frame += b',"x_deepserve_validated":' + _encode(validated_label(self._judgements))
         return frame + b"}\n\n"
-
-
-def validated_label(judgements: list[Judgement] | tuple[Judgement, ...]) -> str:
-    """`json_object=valid, tool:get_weather=invalid`; of several judgements on one subject the worst counts."""
-    worst: dict[str, Judgement] = {}
-    for judgement in judgements:
-        known = worst.get(judgement.subject)
-        if known is None or _RANK[judgement.verdict] > _RANK[known.verdict]:
-            worst[judgement.subject] = judgement
-    return ", ".join(judgement.label for judgement in worst.values())
-
-
-_RANK: Mapping[str, int] = {"valid": 0, "unjudged": 1, "invalid": 2}
 
 
 class _Reading(msgspec.Struct):

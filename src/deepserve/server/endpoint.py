@@ -1,4 +1,4 @@
-"""POST /chat/completions: from a request's bytes to a delivery."""
+"""A POST that is answered by a model, in any dialect: from a request's bytes to a delivery."""
 
 from __future__ import annotations
 
@@ -13,9 +13,7 @@ from starlette.datastructures import Headers
 from starlette.types import Receive, Scope, Send
 
 from deepserve.core.request import RequestId
-from deepserve.dialects.chat.flavour import Flavour
-from deepserve.dialects.chat.request import ChatRequest, decode_request
-from deepserve.dialects.chat.response import AnswerHead
+from deepserve.dialects.exchange import AnswerHead, Arrival, Decode, Exchange
 from deepserve.server.body import read_body
 from deepserve.server.delivery import Delivery, HeaderList
 from deepserve.server.replay import Claim, idempotency_key
@@ -30,55 +28,56 @@ _LARGE_BODY_BYTES = 128 * 1024
 _MAX_HEADER_CHARACTERS = 1024
 
 
-class ChatCompletions:
-    """The endpoint for one flavour. is_beta: mounted at an address with the vendor's Beta features."""
+class Endpoint:
+    """The ASGI application of one address. name: tells addresses apart whose equal bodies mean different things."""
 
-    def __init__(self, site: Site, flavour: Flavour, *, is_beta: bool) -> None:
+    def __init__(self, site: Site, decode: Decode, *, name: str) -> None:
         self._site = site
-        self._flavour = flavour
-        self._is_beta = is_beta
+        self._decode = decode
+        self._name = name
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         site, visit = self._site, visit_of(scope)
-        arrived_at = site.now()
-        key = idempotency_key(Headers(scope=scope))
-        raw = await read_body(scope, receive, site.settings.limits)
-        decode = partial(
-            decode_request,
-            raw,
-            flavour=self._flavour,
-            names=site.names,
-            limits=site.settings.limits,
-            request_id=RequestId(visit.id.hex),
-            arrived_at=arrived_at,
+        http_headers = Headers(scope=scope)
+        arrival = Arrival(
+            id=RequestId(visit.id.hex),
+            at=site.now(),
             tenant=visit.tenant,
             is_strict=visit.is_strict,
-            is_beta=self._is_beta,
+            headers=dict(http_headers),
         )
-        chat = await _work_on(raw, decode)
-        head = AnswerHead(id=str(visit.id), created_at=arrived_at, model=chat.model.id)
-        headers = _headers_of(chat)
-        start = partial(site.gateway.answer, chat.request)
+        key = idempotency_key(http_headers)
+        raw = await read_body(scope, receive, site.settings.limits)
+        exchange = await _work_on(raw, partial(self._decode, raw, arrival))
+        head = AnswerHead(id=str(visit.id), created_at=arrival.at, model=exchange.model.id)
+        headers = _headers_of(exchange)
+        start = partial(site.gateway.answer, exchange.request)
         claiming: AbstractContextManager[Claim]
         if key is None:
             claiming = nullcontext(Claim(head=head, events=start()))
         else:
-            digest = await _work_on(raw, partial(_digest, raw, is_strict=visit.is_strict, is_beta=self._is_beta))
+            digest = await _work_on(raw, partial(self._digest, raw, is_strict=visit.is_strict))
             claiming = site.replays.claim(visit.tenant.id, key, digest=digest, head=head, start=start)
         with claiming as claim:
             if claim.is_replay:
                 headers.append((b"idempotent-replayed", b"true"))
             delivery = Delivery(
-                chat,
+                exchange,
                 claim.head,
                 claim.events,
-                served_by=self._label_of(chat.request.model),
+                served_by=self._label_of(exchange.request.model),
                 headers=headers,
                 settings=site.settings,
                 closing=site.closing,
                 clock=site.clock,
             )
             await delivery.run(receive, send)
+
+    def _digest(self, raw: bytes, *, is_strict: bool) -> bytes:
+        """Equal for equal requests: the body, and what else decides how it is read."""
+        digest = hashlib.sha256(f"{self._name} {is_strict}\n".encode())
+        digest.update(raw)
+        return digest.digest()
 
     def _label_of(self, model: str) -> str:
         labels = {served.id: served.served_by.label for served in self._site.gateway.models()}
@@ -89,20 +88,13 @@ async def _work_on(raw: bytes, work: Callable[[], Done]) -> Done:
     return work() if len(raw) <= _LARGE_BODY_BYTES else await asyncio.to_thread(work)
 
 
-def _digest(raw: bytes, *, is_strict: bool, is_beta: bool) -> bytes:
-    """Equal for equal requests: the body, and what else decides how it is read."""
-    digest = hashlib.sha256(b"%d%d" % (is_strict, is_beta))
-    digest.update(raw)
-    return digest.digest()
-
-
-def _headers_of(chat: ChatRequest) -> HeaderList:
+def _headers_of(exchange: Exchange) -> HeaderList:
     """What the decoder has to tell the client."""
     headers: HeaderList = []
-    if chat.ignored:
-        headers.append((b"x-deepserve-ignored", _header_list(chat.ignored)))
-    model = chat.model
-    if model.retired_at is not None and chat.request.arrived_at >= model.retired_at:
+    if exchange.ignored:
+        headers.append((b"x-deepserve-ignored", _header_list(exchange.ignored)))
+    model = exchange.model
+    if model.retired_at is not None and exchange.request.arrived_at >= model.retired_at:
         # RFC 9745: the moment since which the name is deprecated.
         headers.append((b"deprecation", f"@{int(model.retired_at.timestamp())}".encode()))
         advice = f"{model.requested.strip()} is retired; use {model.replacement}"

@@ -1,0 +1,13 @@
+"""Which dialect an address speaks, so that a failure before any dialect was asked still has the right shape."""
+
+from __future__ import annotations
+
+from deepserve.dialects.chat.exchange import ChatErrors
+from deepserve.dialects.exchange import ErrorCodec
+
+_BY_PREFIX: tuple[tuple[str, ErrorCodec], ...] = (("", ChatErrors()),)
+"""Beginnings of addresses, the longest first."""
+
+
+def error_codec(raw_path: str) -> ErrorCodec:
+    return next(codec for prefix, codec in _BY_PREFIX if raw_path.startswith(prefix))
