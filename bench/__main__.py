@@ -17,7 +17,13 @@ from pathlib import Path
 
 from bench.results import Section, exit_code, load_sections, save_sections, table
 
-MODULES = ("bench.engine_native", "bench.flash_layer", "bench.engine_reference", "bench.server")
+MODULES = (
+    "bench.engine_native",
+    "bench.engine_python",
+    "bench.flash_layer",
+    "bench.engine_reference",
+    "bench.server",
+)
 
 
 def main() -> int:

@@ -19,7 +19,8 @@ from typing import BinaryIO, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from bench.random_weights import FP4_GROUP, RawTensor
+from bench.random_weights import RawTensor
+from deepserve.engine.inventory import FP4_GROUP
 from deepserve.engine.network_config import NetworkConfig
 
 _ALIGNMENT = 32
@@ -70,7 +71,7 @@ class _Entry(NamedTuple):
 
 
 def write_gguf(path: Path, config: NetworkConfig, tensors: Mapping[str, RawTensor]) -> None:
-    """tensors: by their official names, scales included."""
+    """tensors: by their published names."""
     entries = [*_dense_entries(tensors), *_expert_entries(config, tensors)]
     fields = _fields(config)
     with path.open("wb") as file:
@@ -126,37 +127,37 @@ def _expert_entries(config: NetworkConfig, tensors: Mapping[str, RawTensor]) -> 
     entries = []
     for layer in range(config.num_hidden_layers):
         for part, theirs in _EXPERT_NAMES.items():
-            names = [f"layers.{layer}.ffn.experts.{expert}.{part}" for expert in range(config.n_routed_experts)]
-            weights = [tensors[f"{name}.weight"] for name in names]
-            outputs, inputs = weights[0].shape
-            theirs_name = f"blk.{layer}.{theirs}.weight"
-            if weights[0].dtype == "I8":
+            name = f"blk.{layer}.{theirs}.weight"
+            num_experts = config.n_routed_experts
+            experts = [tensors[f"layers.{layer}.ffn.experts.{number}.{part}.weight"] for number in range(num_experts)]
+            outputs, inputs = experts[0].shape
+            if experts[0].dtype == "I8":
                 inputs *= 2
-                size_bytes = len(names) * outputs * inputs // FP4_GROUP * (1 + FP4_GROUP // 2)
-                scales = [tensors[f"{name}.scale"] for name in names]
-                make = partial(_stack_mxfp4, weights, scales)
-                entries.append(_Entry(theirs_name, "MXFP4", (len(names), outputs, inputs), size_bytes, make))
+                size_bytes = num_experts * outputs * inputs // FP4_GROUP * (1 + FP4_GROUP // 2)
+                make = partial(_stack_mxfp4, experts)
+                entries.append(_Entry(name, "MXFP4", (num_experts, outputs, inputs), size_bytes, make))
             else:
-                size_bytes = sum(weight.data.nbytes for weight in weights)
-                make = partial(_stack, weights)
-                entries.append(_Entry(theirs_name, weights[0].dtype, (len(names), outputs, inputs), size_bytes, make))
+                size_bytes = sum(expert.data.nbytes for expert in experts)
+                make = partial(_stack, experts)
+                entries.append(_Entry(name, experts[0].dtype, (num_experts, outputs, inputs), size_bytes, make))
     return entries
 
 
-def _stack(weights: Sequence[RawTensor]) -> NDArray[np.uint8]:
-    return np.concatenate([weight.data for weight in weights])
+def _stack(matrices: Sequence[RawTensor]) -> NDArray[np.uint8]:
+    return np.concatenate([matrix.data for matrix in matrices])
 
 
-def _stack_mxfp4(weights: Sequence[RawTensor], scales: Sequence[RawTensor]) -> NDArray[np.uint8]:
-    return np.concatenate([pack_mxfp4(*pair) for pair in zip(weights, scales, strict=True)])
+def _stack_mxfp4(matrices: Sequence[RawTensor]) -> NDArray[np.uint8]:
+    return np.concatenate([pack_mxfp4(matrix) for matrix in matrices])
 
 
-def pack_mxfp4(weight: RawTensor, scale: RawTensor) -> NDArray[np.uint8]:
+def pack_mxfp4(matrix: RawTensor) -> NDArray[np.uint8]:
     """Per group of 32 inputs: the scale byte, then 16 bytes; values 0..15 in the low half, 16..31 in the high."""
-    pairs = weight.data.reshape(-1, FP4_GROUP // 2)
+    assert matrix.scale is not None
+    pairs = matrix.data.reshape(-1, FP4_GROUP // 2)
     codes = np.stack((pairs & 0x0F, pairs >> 4), axis=-1).reshape(-1, FP4_GROUP)
     halves = codes[:, : FP4_GROUP // 2] | codes[:, FP4_GROUP // 2 :] << 4
-    return np.concatenate((scale.data.reshape(-1, 1), halves), axis=1).reshape(-1)
+    return np.concatenate((matrix.scale.data.reshape(-1, 1), halves), axis=1).reshape(-1)
 
 
 def _fields(config: NetworkConfig) -> dict[str, bytes]:

@@ -64,6 +64,11 @@ class Recorder:
             self._since.append(value)
             self.section.probes_gb_s.append(value)
 
+    @property
+    def latest_bandwidth(self) -> float:
+        """GB/s, of the last probe."""
+        return self.section.probes_gb_s[-1]
+
     def note(self, text: str) -> None:
         self.section.notes.append(text)
         print(f"  {text}", file=sys.stderr, flush=True)
