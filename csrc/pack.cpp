@@ -45,21 +45,25 @@ float power_of_two(int exponent) {
   return bits_as<float>(exponent ? static_cast<uint32_t>(exponent) << 23 : uint32_t{0x00400000});
 }
 
-struct E4m3Values {
-  float values[256];
-  constexpr E4m3Values() : values() {
-    for (int code = 0; code < 256; code++) {
-      const int exponent = (code >> 3) & 15, mantissa = code & 7;
-      float value = exponent ? 1.0f + static_cast<float>(mantissa) / 8 : static_cast<float>(mantissa) / 8;
-      for (int e = exponent ? exponent : 1; e < 7; e++) value /= 2;
-      for (int e = 7; e < exponent; e++) value *= 2;
-      if ((code & 127) == 127) value = __builtin_nanf("");
-      values[code] = code < 128 ? value : -value;
+float float_from_e4m3(uint8_t code) {
+  // As if the exponent had float's bias, then corrected by a multiplication: right for subnormals, too.
+  const float value = bits_as<float>(static_cast<uint32_t>(code & 127) << 20) * 0x1p120f;
+  const uint32_t no_number = (code & 127) == 127 ? 0x7fc00000u : 0u;
+  return bits_as<float>(bits_as<uint32_t>(value) | no_number | static_cast<uint32_t>(code & 128) << 24);
+}
+
+// The two values of each byte.
+struct E2m1Pairs {
+  float values[256][2];
+  constexpr E2m1Pairs() : values() {
+    constexpr float kValues[16] = {0, 0.5f, 1, 1.5f, 2, 3, 4, 6, -0.0f, -0.5f, -1, -1.5f, -2, -3, -4, -6};
+    for (int byte = 0; byte < 256; byte++) {
+      values[byte][0] = kValues[byte & 15];
+      values[byte][1] = kValues[byte >> 4];
     }
   }
 };
-constexpr E4m3Values kE4m3;
-constexpr float kE2m1[16] = {0, 0.5f, 1, 1.5f, 2, 3, 4, 6, -0.0f, -0.5f, -1, -1.5f, -2, -3, -4, -6};
+constexpr E2m1Pairs kE2m1;
 
 size_t row_bytes(const Source &source) {
   const size_t columns = static_cast<size_t>(source.columns);
@@ -116,14 +120,20 @@ void dequantise_part(const Source &source, int row, int first, int count, float 
       for (int i = 0; i < count; i += kFp8Group) {
         const float scale = fp8_scale(source, row, (first + i) / kFp8Group);
         const int end = std::min(count, i + kFp8Group);
-        for (int j = i; j < end; j++) out[j] = kE4m3.values[data[first + j]] * scale;
+        for (int j = i; j < end; j++) out[j] = float_from_e4m3(data[first + j]) * scale;
       }
       break;
     case DS_FP4:
       for (int i = 0; i < count; i += kFp4Group) {
         const float scale = power_of_two(fp4_scales(source, row)[(first + i) / kFp4Group]);
         const int end = std::min(count, i + kFp4Group);
-        for (int j = i; j < end; j++) out[j] = kE2m1[data[(first + j) / 2] >> (j % 2 * 4) & 15] * scale;
+        const uint8_t *bytes = data + (first + i) / 2;
+        int j = i;
+        for (; j + 2 <= end; j += 2, bytes++) {
+          out[j] = kE2m1.values[*bytes][0] * scale;
+          out[j + 1] = kE2m1.values[*bytes][1] * scale;
+        }
+        if (j < end) out[j] = kE2m1.values[*bytes][0] * scale;
       }
       break;
     default:
@@ -221,58 +231,89 @@ void put_fp4(const float *x, int first, int count, uint8_t *block, int column) {
   }
 }
 
-constexpr size_t kFp8GroupBytes = kFp8Group / 4 * kStepBytes + 64;
-
-// One column's 128 codes of one group.
-void put_fp8_codes(const uint8_t *codes, uint8_t *group, int column) {
-  uint8_t *out = group + column / 4 * 16 + column % 4 * 2;
-  for (int k = 0; k < kFp8Group; k += 4, out += kStepBytes) {
-    write(out, read<uint16_t>(codes + k));
-    write(out + 8, read<uint16_t>(codes + k + 2));
+// One column's 32 codes of one group, moved to their places.
+void put_fp4_codes(const uint8_t *codes, uint8_t scale, uint8_t *group, int column) {
+  for (int i = 0; i < kFp4Group / 8; i++) {
+    // Nibbles 0..3 spread to the low halves of four bytes, 4..7 to the high ones.
+    const uint32_t word = read<uint32_t>(codes + 4 * i);
+    uint32_t low = word & 0xffff, high = word >> 16;
+    low = (low | low << 8) & 0x00ff00ff;
+    low = (low | low << 4) & 0x0f0f0f0f;
+    high = (high | high << 8) & 0x00ff00ff;
+    high = (high | high << 4) & 0x0f0f0f0f;
+    write(group + i * kStepBytes + 4 * column, low | high << 4);
   }
+  group[kFp4Group / 8 * kStepBytes + column] = scale;
 }
 
 void pack_fp4_codes(const Source &source, const Matrix &matrix, int first_column, uint8_t *data) {
+  constexpr int kGroups = kChunk / kFp4Group;  // of one row at a time, a cache line
+  constexpr size_t kGroupCodes = kFp4Group / 2;
   const size_t bytes = row_bytes(source);
   const int num_groups = divide_up(source.columns, kFp4Group);
   for (int first = 0; first < source.rows; first += kBlockColumns) {
     const int end = std::min(source.rows, first + kBlockColumns);
-    for (int g = 0; g < num_groups; g++) {
+    for (int first_group = 0; first_group < num_groups; first_group += kGroups) {
       for (int row = first; row < end; row++) {
-        const int column = (first_column + row) % kBlockColumns;
-        uint8_t *group =
-            data + (first_column + row) / kBlockColumns * matrix.block_bytes + static_cast<size_t>(g) * kFp4GroupBytes;
-        uint8_t codes[kFp4Group / 2] = {};
-        const size_t at = static_cast<size_t>(g) * sizeof codes;
-        std::memcpy(codes, source.data + row * bytes + at, std::min(sizeof codes, bytes - at));
-        if (source.columns % 2 && g == num_groups - 1) codes[bytes - at - 1] &= 15;
-        for (int i = 0; i < kFp4Group / 8; i++) {
-          // Nibbles 0..3 spread to the low halves of four bytes, 4..7 to the high ones.
-          const uint32_t word = read<uint32_t>(codes + 4 * i);
-          uint32_t low = word & 0xffff, high = word >> 16;
-          low = (low | low << 8) & 0x00ff00ff;
-          low = (low | low << 4) & 0x0f0f0f0f;
-          high = (high | high << 8) & 0x00ff00ff;
-          high = (high | high << 4) & 0x0f0f0f0f;
-          write(group + i * kStepBytes + 4 * column, low | high << 4);
+        const int column = first_column + row;
+        uint8_t *block = data + column / kBlockColumns * matrix.block_bytes;
+        const uint8_t *scales = fp4_scales(source, row);
+        for (int g = first_group; g < std::min(num_groups, first_group + kGroups); g++) {
+          uint8_t *group = block + static_cast<size_t>(g) * kFp4GroupBytes;
+          const size_t at = static_cast<size_t>(g) * kGroupCodes;
+          if (at + kGroupCodes <= bytes) {
+            put_fp4_codes(source.data + row * bytes + at, scales[g], group, column % kBlockColumns);
+            continue;
+          }
+          uint8_t codes[kGroupCodes] = {};
+          std::memcpy(codes, source.data + row * bytes + at, bytes - at);
+          if (source.columns % 2) codes[bytes - at - 1] &= 15;
+          put_fp4_codes(codes, scales[g], group, column % kBlockColumns);
         }
-        group[kFp4Group / 8 * kStepBytes + column] = fp4_scales(source, row)[g];
       }
     }
   }
 }
 
+constexpr size_t kFp8GroupBytes = kFp8Group / 4 * kStepBytes + 64;
+
+// Four neighbouring columns' 128 codes of one group; the first column's number in its block is divisible by 4.
+void put_fp8_codes(const uint8_t *const (&codes)[4], uint8_t *group, int column) {
+  uint8_t *out = group + 4 * column;
+  for (int k = 0; k < kFp8Group; k += 4, out += kStepBytes) {
+    uint64_t first = 0, second = 0;
+    for (int c = 0; c < 4; c++) {
+      const uint32_t four = read<uint32_t>(codes[c] + k);
+      first |= static_cast<uint64_t>(four & 0xffff) << 16 * c;
+      second |= static_cast<uint64_t>(four >> 16) << 16 * c;
+    }
+    write(out, first);
+    write(out + 8, second);
+  }
+}
+
 void pack_fp8_codes(const Source &source, const Matrix &matrix, int first_column, uint8_t *data) {
+  const size_t bytes = row_bytes(source);
   const int num_groups = divide_up(source.columns, kFp8Group);
   for (int first = 0; first < source.rows; first += kBlockColumns) {
     const int end = std::min(source.rows, first + kBlockColumns);
     for (int g = 0; g < num_groups; g++) {
       uint8_t *group =
           data + (first_column + first) / kBlockColumns * matrix.block_bytes + static_cast<size_t>(g) * kFp8GroupBytes;
-      const int left = std::min(source.columns - g * kFp8Group, kFp8Group);
-      for (int row = first; row < end; row++) {
-        uint8_t codes[kFp8Group] = {};
-        std::memcpy(codes, source.data + row * row_bytes(source) + static_cast<size_t>(g) * kFp8Group, left);
+      const size_t at = static_cast<size_t>(g) * kFp8Group, left = std::min<size_t>(bytes - at, kFp8Group);
+      for (int row = first; row < end; row += 4) {
+        uint8_t copies[4][kFp8Group];
+        const uint8_t *codes[4];
+        for (int c = 0; c < 4; c++) {
+          const uint8_t *own = source.data + (row + c) * bytes + at;
+          if (row + c < end && left == kFp8Group) {
+            codes[c] = own;
+            continue;
+          }
+          std::memset(copies[c], 0, kFp8Group);
+          if (row + c < end) std::memcpy(copies[c], own, left);
+          codes[c] = copies[c];
+        }
         put_fp8_codes(codes, group, row - first);
       }
       write(group + kFp8GroupBytes - 64, fp8_scale(source, first, g));
@@ -280,15 +321,16 @@ void pack_fp8_codes(const Source &source, const Matrix &matrix, int first_column
   }
 }
 
-// Round 128 x 128 values with one scale. x: [rows][kChunk].
+// Round up to 128 x 128 values with one scale. x: [rows][kChunk].
 void put_fp8_square(const float *x, int rows, int group, uint8_t *block, size_t block_bytes) {
   const uint8_t scale = scale_for_e4m3(amax(x, rows * kChunk));
   const float factor = inverse_power(scale);
-  for (int row = 0; row < rows; row++) {
-    uint8_t codes[kFp8Group];
-    for (int k = 0; k < kFp8Group; k++) codes[k] = round_to_e4m3(x[row * kChunk + k] * factor);
+  for (int row = 0; row < rows; row += 4) {
+    uint8_t rounded[4][kFp8Group] = {};
+    for (int c = 0; c < std::min(4, rows - row); c++)
+      for (int k = 0; k < kFp8Group; k++) rounded[c][k] = round_to_e4m3(x[(row + c) * kChunk + k] * factor);
     uint8_t *into = block + row / kBlockColumns * block_bytes + static_cast<size_t>(group) * kFp8GroupBytes;
-    put_fp8_codes(codes, into, row % kBlockColumns);
+    put_fp8_codes({rounded[0], rounded[1], rounded[2], rounded[3]}, into, row % kBlockColumns);
     write(into + kFp8GroupBytes - 64, power_of_two(scale));
   }
 }
