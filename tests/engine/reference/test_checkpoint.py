@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from deepserve.core.errors import CheckpointError
+from deepserve.engine.inventory import expected_tensors
 from deepserve.engine.network_config import decode_config, encode_config
 from deepserve.engine.reference.checkpoint import load_network, save_network
 from deepserve.engine.reference.network import Network
@@ -34,6 +35,12 @@ def edit(folder: Path, **changes: torch.Tensor | None) -> None:
         if tensor is not None:
             tensors[name.replace("__", ".")] = tensor
     save_file(tensors, folder / "model.safetensors")
+
+
+def test_the_network_has_exactly_the_tensors_of_the_inventory() -> None:
+    config = decode_config(TINY)
+    shapes = {name: tuple(tensor.shape) for name, tensor in Network(config).named_tensors().items()}
+    assert shapes == {name: tensor.shape for name, tensor in expected_tensors(config)}
 
 
 @torch.inference_mode()
