@@ -98,7 +98,9 @@ int32_t ds_engine_seal(ds_engine *engine, ds_fault *fault) {
   });
 }
 
-int64_t ds_engine_progress(const ds_engine *engine) { return engine ? engine->engine.network.progress_bytes.load() : 0; }
+int64_t ds_engine_progress(const ds_engine *engine) {
+  return engine ? engine->engine.network.progress_bytes.load() : 0;
+}
 
 void ds_engine_info(const ds_engine *engine, ds_info *info) {
   if (engine && info) *info = engine->engine.info();
@@ -196,8 +198,7 @@ const void *ds_file_map(const char *path, int64_t *size_bytes, ds_fault *fault) 
       data = mmap(nullptr, static_cast<size_t>(status.st_size), PROT_READ, MAP_PRIVATE, file, 0);
     const int error = errno;
     close(file);
-    if (data == MAP_FAILED)
-      fail(DS_IO, std::string(path) + ": cannot be mapped into memory: " + std::strerror(error));
+    if (data == MAP_FAILED) fail(DS_IO, std::string(path) + ": cannot be mapped into memory: " + std::strerror(error));
     *size_bytes = status.st_size;
     mapped = data;
 #else
@@ -260,11 +261,12 @@ double ds_measure_read_bandwidth(int64_t size_bytes, int32_t num_threads) {
   return best;
 }
 
-int32_t ds_test_multiply(const char *isa, int32_t format, const ds_array *weights, const ds_array *scale, const float *x,
-                         int32_t rows, float *out, ds_fault *fault) {
+int32_t ds_test_multiply(const char *isa, int32_t format, const ds_array *weights, const ds_array *scale,
+                         const float *x, int32_t rows, float *out, ds_fault *fault) {
   return guarded(fault, [&] {
     need(weights, x, out);
-    if (format < 0 || format >= DS_NUM_FORMATS || rows < 1 || weights->rank != 2) fail(DS_INVALID, "nothing to multiply");
+    if (format < 0 || format >= DS_NUM_FORMATS || rows < 1 || weights->rank != 2)
+      fail(DS_INVALID, "nothing to multiply");
     const deepserve::Kernels &kernels = deepserve::choose_kernels(isa);
     deepserve::Source source;
     source.dtype = static_cast<ds_dtype>(weights->dtype);

@@ -1,8 +1,8 @@
 /* The native core's C ABI: weights, sequence states, one forward call, sampling.
  *
  * Rules: every call takes explicit sizes; nothing throws or calls back; there is no global state. A call that can fail
- * returns a status and, unless `fault` is NULL, writes a sentence for a person into it. One thread at a time per engine.
- * Changing anything here changes DS_ABI_VERSION.
+ * returns a status and, unless `fault` is NULL, writes a sentence for a person into it. One thread at a time per
+ * engine. Changing anything here changes DS_ABI_VERSION.
  */
 #ifndef DEEPSERVE_CORE_H
 #define DEEPSERVE_CORE_H
@@ -53,11 +53,11 @@ enum ds_dtype {
 /* How matrices are kept in memory and multiplied. */
 enum ds_format {
   DS_FORMAT_F32 = 0,
-  DS_FORMAT_BF16 = 1,       /* activations rounded to bf16, products summed in float32 */
-  DS_FORMAT_INT8 = 2,       /* groups of 64 inputs; activations int8 in the same groups */
-  DS_FORMAT_FP4 = 3,        /* E2M1 with a power of two per 32 inputs; activations int8 */
-  DS_FORMAT_FP4_EXACT = 4,  /* the same weights, activations bf16 */
-  DS_FORMAT_FP8 = 5,        /* E4M3 with a power of two per 128 x 128 block; activations bf16 */
+  DS_FORMAT_BF16 = 1,        /* activations rounded to bf16, products summed in float32 */
+  DS_FORMAT_INT8 = 2,        /* groups of 64 inputs; activations int8 in the same groups */
+  DS_FORMAT_FP4 = 3,         /* E2M1 with a power of two per 32 inputs; activations int8 */
+  DS_FORMAT_FP4_EXACT = 4,   /* the same weights, activations bf16 */
+  DS_FORMAT_FP8 = 5,         /* E4M3 with a power of two per 128 x 128 block; activations bf16 */
   DS_FORMAT_MAPPED_BF16 = 6, /* row by row where the checkpoint's file lies, nothing copied; activations as above */
   DS_FORMAT_MAPPED_FP4 = 7,
   DS_FORMAT_MAPPED_FP8 = 8,
@@ -68,6 +68,7 @@ enum ds_format {
 enum ds_state_type { DS_STATE_F32 = 0, DS_STATE_BF16 = 1 };
 
 /* One tensor of a network; `layer` and `expert` say which. Names and shapes: docs/engine.md. */
+/* clang-format off */
 enum ds_tensor {
   DS_EMBED = 0, DS_HEAD, DS_NORM, DS_HC_HEAD_FN, DS_HC_HEAD_BASE, DS_HC_HEAD_SCALE,
   DS_ATTN_NORM, DS_FFN_NORM, DS_HC_ATTN_FN, DS_HC_ATTN_BASE, DS_HC_ATTN_SCALE,
@@ -79,14 +80,15 @@ enum ds_tensor {
   DS_SHARED_W1, DS_SHARED_W2, DS_SHARED_W3,
   DS_NUM_TENSORS
 };
+/* clang-format on */
 
 /* One layer of the plan. What a layer does is said here, not derived from its number. */
 typedef struct {
-  int32_t ratio;           /* tokens per compressed entry; 0: window only; else a divisor of DS_CHUNK_TOKENS */
-  int32_t overlaps;        /* entries pool the block before their own as well */
-  int32_t selects;         /* entries are read through an indexer */
-  int32_t is_hash_routed;  /* experts are chosen by token id */
-  int32_t rotation;        /* 0 or 1: which of the two sets of frequencies */
+  int32_t ratio;          /* tokens per compressed entry; 0: window only; else a divisor of DS_CHUNK_TOKENS */
+  int32_t overlaps;       /* entries pool the block before their own as well */
+  int32_t selects;        /* entries are read through an indexer */
+  int32_t is_hash_routed; /* experts are chosen by token id */
+  int32_t rotation;       /* 0 or 1: which of the two sets of frequencies */
 } ds_layer;
 
 typedef struct {
@@ -156,12 +158,12 @@ typedef struct {
 } ds_drawn;
 
 typedef struct {
-  int64_t weight_bytes;         /* packed and mapped */
-  int64_t active_weight_bytes;  /* read for one token */
+  int64_t weight_bytes;            /* packed and mapped */
+  int64_t active_weight_bytes;     /* read for one token */
   int64_t block_bytes, slot_bytes; /* of state: per DS_CHUNK_TOKENS tokens, and per sequence */
   int64_t num_blocks, num_slots, free_blocks, free_slots;
-  int32_t num_threads;          /* in use now */
-  int32_t has_huge_pages;       /* 1: the kernel backs the packed weights with huge pages, 0: not, -1: unknown */
+  int32_t num_threads;    /* in use now */
+  int32_t has_huge_pages; /* 1: the kernel backs the packed weights with huge pages, 0: not, -1: unknown */
   char isa[16];
 } ds_info;
 
@@ -194,8 +196,10 @@ DS_API int32_t ds_sequence_blocks(const ds_engine *engine, int64_t sequence, int
 
 /* A sequence's state as a blob (layout: docs/engine.md), and a new sequence from one. */
 DS_API int32_t ds_sequence_blob_size(const ds_engine *engine, int64_t sequence, int64_t *size_bytes, ds_fault *fault);
-DS_API int32_t ds_sequence_save(const ds_engine *engine, int64_t sequence, void *blob, int64_t size_bytes, ds_fault *fault);
-DS_API int32_t ds_sequence_load(ds_engine *engine, const void *blob, int64_t size_bytes, int64_t *sequence, ds_fault *fault);
+DS_API int32_t ds_sequence_save(const ds_engine *engine, int64_t sequence, void *blob, int64_t size_bytes,
+                                ds_fault *fault);
+DS_API int32_t ds_sequence_load(ds_engine *engine, const void *blob, int64_t size_bytes, int64_t *sequence,
+                                ds_fault *fault);
 
 /* All or nothing: with any status but DS_OK no sequence has advanced. drawn: [num_rows]. */
 DS_API int32_t ds_step(ds_engine *engine, const ds_row *rows, int32_t num_rows, ds_drawn *drawn, ds_fault *fault);

@@ -87,8 +87,8 @@ void Engine::check(const ds_row &row, const Sequence &sequence) const {
     fail(DS_INVALID, "tokens " + std::to_string(begin) + " to " + std::to_string(end) + " cross a multiple of " +
                          std::to_string(DS_CHUNK_TOKENS));
   if (end > network.sizes.max_context)
-    fail(DS_INVALID, std::to_string(end) + " tokens exceed the context of " +
-                         std::to_string(network.sizes.max_context));
+    fail(DS_INVALID,
+         std::to_string(end) + " tokens exceed the context of " + std::to_string(network.sizes.max_context));
   for (int i = 0; i < row.num_tokens; i++)
     if (row.tokens[i] < 0 || row.tokens[i] >= network.sizes.vocab_size)
       fail(DS_INVALID, "token ids must be within 0.." + std::to_string(network.sizes.vocab_size - 1) + ", not " +

@@ -1,6 +1,5 @@
 #include "forward.h"
 
-
 #include <algorithm>
 #include <cmath>
 #include <cstring>
@@ -11,7 +10,9 @@ namespace deepserve {
 
 namespace {
 
-size_t padded_inputs(int inputs) { return static_cast<size_t>(inputs + kInputPadding - 1) / kInputPadding * kInputPadding; }
+size_t padded_inputs(int inputs) {
+  return static_cast<size_t>(inputs + kInputPadding - 1) / kInputPadding * kInputPadding;
+}
 
 }  // namespace
 
@@ -89,9 +90,8 @@ Activations Forward::activate(const float *x, size_t stride, int rows, int input
   }
   for (int form = 0; form < kNumActivationForms; form++) {
     if (!is_read[form] || form == static_cast<int>(ActivationForm::kF32)) continue;
-    split(rows, 4, [&](int begin, int end, int) {
-      kernels_.prepare(a, static_cast<ActivationForm>(form), begin, end);
-    });
+    split(rows, 4,
+          [&](int begin, int end, int) { kernels_.prepare(a, static_cast<ActivationForm>(form), begin, end); });
   }
   return a;
 }
@@ -243,14 +243,13 @@ void Forward::attention(int layer, const float *x, size_t stride, float *y) {
     of_groups.push_back(activate(outputs + group * group_stride, output_stride, n, group_inputs,
                                  {&weights.wo_a[static_cast<size_t>(group)]}));
   const bool is_aligned = sizes_.o_rank % kBlockColumns == 0;
-  const size_t apart = is_aligned ? static_cast<size_t>(sizes_.o_rank)
-                                  : static_cast<size_t>(weights.wo_a[0].stride);
+  const size_t apart = is_aligned ? static_cast<size_t>(sizes_.o_rank) : static_cast<size_t>(weights.wo_a[0].stride);
   // Whole blocks of columns are written: groups of another width get a place of their own first.
   float *ranks = is_aligned ? middle : scratch_.take<float>(count * apart * sizes_.o_groups);
   const size_t rank_stride = is_aligned ? middle_stride : apart * sizes_.o_groups;
   for (int group = 0; group < sizes_.o_groups; group++)
-    products.push_back({&weights.wo_a[static_cast<size_t>(group)].matrices[0], &of_groups[static_cast<size_t>(group)], n,
-                        ranks + group * apart, rank_stride});
+    products.push_back({&weights.wo_a[static_cast<size_t>(group)].matrices[0], &of_groups[static_cast<size_t>(group)],
+                        n, ranks + group * apart, rank_stride});
   multiply(products);
   for (size_t t = 0; t < count; t++) {
     float *row = middle + t * middle_stride;
@@ -334,7 +333,8 @@ void Forward::store_history(int layer, float *projected, size_t stride) {
     for (int t = 0; t < num_tokens_; t++) {
       const Token &token = tokens_[static_cast<size_t>(t)];
       const int64_t end = token.first + token.task->row->num_tokens;
-      if (end - token.position > pool_.layers[static_cast<size_t>(layer)].compressors[static_cast<size_t>(number)].tail_positions)
+      if (end - token.position >
+          pool_.layers[static_cast<size_t>(layer)].compressors[static_cast<size_t>(number)].tail_positions)
         continue;
       float *tail = pool_.tail_row(*token.task->sequence, layer, number, token.position);
       const float *row = projected + static_cast<size_t>(t) * stride;
@@ -372,10 +372,11 @@ void Forward::attend_token(int layer, int t, float *query_row, const float *proj
       reader.index_weights[static_cast<size_t>(h)] = projected[weights.index_weights_column + h] * scale;
     const int64_t num_groups = (visible + StatePool::kKeysPerGroup - 1) / StatePool::kKeysPerGroup;
     reader.groups.clear();
-    for (int64_t group = 0; group < num_groups; group++) reader.groups.push_back(pool_.key_group(sequence, layer, group));
+    for (int64_t group = 0; group < num_groups; group++)
+      reader.groups.push_back(pool_.key_group(sequence, layer, group));
     reader.scores.resize(static_cast<size_t>(num_groups) * StatePool::kKeysPerGroup);
-    reader.scratch.resize(std::max(index_scratch(index_heads, index_width),
-                                   static_cast<size_t>(6 * sizes_.index_topk + 48)));
+    reader.scratch.resize(
+        std::max(index_scratch(index_heads, index_width), static_cast<size_t>(6 * sizes_.index_topk + 48)));
     kernels_.score_index[pool_.type](reader.groups.data(), static_cast<int>(num_groups), index_queries,
                                      reader.index_weights.data(), index_heads, index_width, reader.scratch.data(),
                                      reader.scores.data());
@@ -497,7 +498,8 @@ void Forward::experts(int layer_number, const float *x, size_t stride, float *y)
   std::vector<Activations> of_experts(static_cast<size_t>(num_visited), inputs);
   std::vector<Product> products;
   for (size_t i = 0; i < layer.shared_w13.matrices.size(); i++)
-    products.push_back({&layer.shared_w13.matrices[i], &inputs, n, shared_raw + layer.shared_w13.columns[i], shared_stride});
+    products.push_back(
+        {&layer.shared_w13.matrices[i], &inputs, n, shared_raw + layer.shared_w13.columns[i], shared_stride});
   for (int i = 0; i < num_visited; i++) {
     const size_t at = static_cast<size_t>(i);
     const int first = visits.first[at];
@@ -547,7 +549,8 @@ void Forward::experts(int layer_number, const float *x, size_t stride, float *y)
   // Every token's experts in ascending order; workers share the columns.
   split(d, 256, [&](int begin, int end, int) {
     for (size_t t = 0; t < count; t++)
-      std::memcpy(y + t * d + begin, outputs + t * out_stride + begin, sizeof(float) * static_cast<size_t>(end - begin));
+      std::memcpy(y + t * d + begin, outputs + t * out_stride + begin,
+                  sizeof(float) * static_cast<size_t>(end - begin));
     for (int i = 0; i < visits.num; i++)
       kernels_.add_scaled(y + static_cast<size_t>(visits.tokens[i]) * d + begin,
                           outputs + (count + static_cast<size_t>(i)) * out_stride + begin, visits.weights[i],

@@ -44,9 +44,9 @@ class Forward {
     float *out;
     size_t stride;
   };
-  struct Visits {  // tokens and their experts, ordered by expert, then by token
-    std::vector<int> experts;    // those that are visited, ascending
-    std::vector<int> first;      // per visited expert, and the end
+  struct Visits {              // tokens and their experts, ordered by expert, then by token
+    std::vector<int> experts;  // those that are visited, ascending
+    std::vector<int> first;    // per visited expert, and the end
     int32_t *tokens;
     float *weights;
     int num;

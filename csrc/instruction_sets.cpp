@@ -57,8 +57,8 @@ const Kernels &choose_kernels(const char *name) {
     if (std::string(table->name) == name) return *table;
     known += (known.empty() ? "" : ", ") + std::string(table->name);
   }
-  fail(DS_INVALID, "instruction set " + std::string(name) + " is not in this build or not on this machine, which has " +
-                       known);
+  fail(DS_INVALID,
+       "instruction set " + std::string(name) + " is not in this build or not on this machine, which has " + known);
 }
 
 size_t attend_scratch(int heads, int num_rows, size_t stride) {

@@ -75,9 +75,9 @@ struct Kernels {
   // float32 rows to and from the state type, padded with zeros to `stride`.
   void (*store_state[2])(const float *x, int width, size_t stride, void *row);
 
-  void (*sigmoids)(float *x, int count);                   // x = 1 / (1 + exp(-x))
-  float (*largest)(const float *x, int count);             // not a number if any value is not finite
-  void (*exponentials)(double *x, int count);              // x = exp(x), |relative error| < 1e-15
+  void (*sigmoids)(float *x, int count);        // x = 1 / (1 + exp(-x))
+  float (*largest)(const float *x, int count);  // not a number if any value is not finite
+  void (*exponentials)(double *x, int count);   // x = exp(x), |relative error| < 1e-15
   // weights = exp((scores - best) / temperature); buckets = (best - scores) * per_bucket in whole numbers, at most
   // last_bucket.
   void (*weigh)(const double *scores, int count, double best, double temperature, double per_bucket, int last_bucket,

@@ -179,8 +179,7 @@ static void mix_16(const float *scores, size_t stride, const float *inverse, int
   for (int i = 0; i < count; i++)
     for (int r = 0; r < 16; r++) lanes[i][r] = r < rows ? scores[r * stride + i] : 0.0f;
   const F factor = load(factors), floor = set(eps), one = set(1.0f);
-  for (int i = 0; i < count; i++)
-    store(lanes[i], fma(mul(load(lanes[i]), factor), set(scale[i]), set(base[i])));
+  for (int i = 0; i < count; i++) store(lanes[i], fma(mul(load(lanes[i]), factor), set(scale[i]), set(base[i])));
   for (int s = 0; s < size; s++) {
     store(lanes[s], add(sigmoid(load(lanes[s])), floor));
     store(lanes[size + s], mul(set(2.0f), sigmoid(load(lanes[size + s]))));
@@ -188,7 +187,7 @@ static void mix_16(const float *scores, size_t stride, const float *inverse, int
   F c[kFixedStreams ? kFixedStreams * kFixedStreams : kMaxStreams * kMaxStreams];
   for (int j = 0; j < size; j++) {
     F *row = c + j * size;
-    const float(*from)[16] = lanes + (2 + j) * size;
+    const float (*from)[16] = lanes + (2 + j) * size;
     F top = load(from[0]);
     for (int k = 1; k < size; k++) top = max(top, load(from[k]));
     F total = zero();
@@ -278,8 +277,8 @@ static void pool(const float *const *contents, const float *const *gates, int sl
 
 // Attention
 
-constexpr int kValueRows = 512;                         // rows whose values are summed before the next heads' turn
-constexpr int kValueHeads = kHeadTile >= 8 ? 8 : 2;     // heads per tile of two vectors
+constexpr int kValueRows = 512;                      // rows whose values are summed before the next heads' turn
+constexpr int kValueHeads = kHeadTile >= 8 ? 8 : 2;  // heads per tile of two vectors
 static inline size_t round_up(size_t x, size_t to) { return (x + to - 1) / to * to; }
 
 template <bool kBf16>
@@ -583,8 +582,8 @@ static inline float from_ordered(int32_t key) {
 
 // The first n of 16 scores; the others as if they were the worst there is.
 static inline F load_scores(const float *scores, int n) {
-  return n >= 16 ? load(scores) : select(less(load(kLaneNumbers), set(static_cast<float>(n))), load_some(scores, n),
-                                         set(-kInfinity));
+  return n >= 16 ? load(scores)
+                 : select(less(load(kLaneNumbers), set(static_cast<float>(n))), load_some(scores, n), set(-kInfinity));
 }
 
 // The number-th largest score, found by halving the interval it lies in: 32 passes, but no branch depends on a score.
@@ -628,8 +627,7 @@ static float nth_largest_of_many(const float *scores, int count, int number, flo
         candidates[num_candidates++] = scores[i + __builtin_ctz(left)];
     }
     // With many ties there may be more of them than room; then all scores are looked at.
-    if (num_candidates >= number && num_candidates <= room - 16)
-      return nth_largest(candidates, num_candidates, number);
+    if (num_candidates >= number && num_candidates <= room - 16) return nth_largest(candidates, num_candidates, number);
   }
   return nth_largest(scores, count, number);
 }
@@ -637,8 +635,8 @@ static float nth_largest_of_many(const float *scores, int count, int number, flo
 static void select_best(const float *scores, int count, int number, float *scratch, int32_t *chosen) {
   int num_chosen = 0;
   if (count > number) {
-    const float worst = count >= 16 * number ? nth_largest_of_many(scores, count, number, scratch)
-                                             : nth_largest(scores, count, number);
+    const float worst =
+        count >= 16 * number ? nth_largest_of_many(scores, count, number, scratch) : nth_largest(scores, count, number);
     const F mark = set(worst), below = set(from_ordered(ordered(worst) - 1));
     int num_greater = 0;
     for (int i = 0; i < count; i += 16)

@@ -50,11 +50,11 @@ struct Matrix {
 // Rows of one input, in whichever forms the matrices that read it need; each row padded to `stride` elements.
 struct Activations {
   int rows = 0, inputs = 0;
-  size_t stride = 0;                // elements per row in every form: inputs rounded up to kInputPadding
-  const float *f32 = nullptr;       // may have another distance between rows:
+  size_t stride = 0;           // elements per row in every form: inputs rounded up to kInputPadding
+  const float *f32 = nullptr;  // may have another distance between rows:
   size_t f32_stride = 0;
   uint16_t *bf16 = nullptr;
-  uint16_t *bf16_fp4 = nullptr;     // within each 8 inputs in the order 0 2, 4 6, 1 3, 5 7
+  uint16_t *bf16_fp4 = nullptr;  // within each 8 inputs in the order 0 2, 4 6, 1 3, 5 7
   int8_t *int8 = nullptr;
   float *int8_scales = nullptr;     // [row][stride / kActivationGroup]
   int32_t *int8_sums = nullptr;     // [row][stride / kFp4Group]: sum of the group's int8 values
@@ -71,7 +71,7 @@ void lay_out(Matrix &matrix);
 // Where a checkpoint's matrix lies and how; checked by the caller.
 struct Source {
   ds_dtype dtype = DS_F32;
-  int rows = 0, columns = 0;        // outputs, inputs
+  int rows = 0, columns = 0;  // outputs, inputs
   const uint8_t *data = nullptr;
   const uint8_t *scales = nullptr;  // E8M0 bytes or floats
   ds_dtype scale_dtype = DS_F8_E8M0;

@@ -15,7 +15,7 @@ namespace deepserve {
 namespace {
 constexpr size_t kHugePage = size_t{2} << 20;
 constexpr size_t kSmallestArea = 2 * kHugePage;  // of scratch
-}
+}  // namespace
 
 Pages::Pages(size_t size_bytes, bool wants_huge) {
   if (size_bytes == 0) return;

@@ -103,9 +103,9 @@ static void prepare(const Activations &x, ActivationForm form, int first_row, in
 
 // Packed products
 
-constexpr int kVectorBytes = 64;                                 // what 16 columns take in each step
+constexpr int kVectorBytes = 64;  // what 16 columns take in each step
 constexpr int kBlockVectors = kBlockColumns / 16;
-constexpr int kStepBytes = kBlockVectors * kVectorBytes;         // a whole block's columns
+constexpr int kStepBytes = kBlockVectors * kVectorBytes;  // a whole block's columns
 
 // Some rows times some vectors of columns of one block.
 struct Tile {
@@ -471,8 +471,7 @@ struct MappedFp8 {
           }
         }
       }
-      for (int r = 0; r < kRows; r++)
-        tile.out[r * tile.stride + o - first_output] = sum(add(acc[r][0], acc[r][1]));
+      for (int r = 0; r < kRows; r++) tile.out[r * tile.stride + o - first_output] = sum(add(acc[r][0], acc[r][1]));
     }
   }
 

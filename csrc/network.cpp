@@ -52,7 +52,8 @@ void check_array(const std::string &name, const ds_array &array, std::vector<int
   for (int64_t size : shape) count *= size;
   const int64_t needed = count * static_cast<int64_t>(item_bytes(array.dtype));
   if (array.size_bytes != needed || (!array.data && needed))
-    fail(DS_CHECKPOINT, name + " has " + std::to_string(array.size_bytes) + " bytes, must have " + std::to_string(needed));
+    fail(DS_CHECKPOINT,
+         name + " has " + std::to_string(array.size_bytes) + " bytes, must have " + std::to_string(needed));
 }
 
 uint64_t mix_checksum(const uint8_t *data, size_t size_bytes) {
@@ -109,6 +110,7 @@ Network::Network(const ds_network &given, const ds_options &options) : sizes(giv
 }
 
 void Network::check_sizes() const {
+  // clang-format off
   const std::pair<const char *, int64_t> positive[] = {
       {"vocab_size", sizes.vocab_size},       {"hidden_size", sizes.hidden_size},
       {"num_layers", sizes.num_layers},       {"num_heads", sizes.num_heads},
@@ -120,13 +122,14 @@ void Network::check_sizes() const {
       {"experts_per_token", sizes.experts_per_token}, {"expert_width", sizes.expert_width},
       {"streams", sizes.streams},             {"sinkhorn_steps", sizes.sinkhorn_steps},
       {"max_context", sizes.max_context}};
+  // clang-format on
   for (const auto &[name, size] : positive)
     if (size < 1 || size > kLargestSize)
       fail(DS_INVALID, std::string(name) + " must be between 1 and " + std::to_string(kLargestSize) + ", not " +
                            std::to_string(size));
   if (sizes.streams > kMaxStreams)
-    fail(DS_INVALID, "at most " + std::to_string(kMaxStreams) + " streams are supported, not " +
-                         std::to_string(sizes.streams));
+    fail(DS_INVALID,
+         "at most " + std::to_string(kMaxStreams) + " streams are supported, not " + std::to_string(sizes.streams));
   if (sizes.rope_dim % 2 || sizes.rope_dim > sizes.head_dim || sizes.rope_dim > sizes.index_dim)
     fail(DS_INVALID, "rope_dim must be even and fit in head_dim and index_dim");
   if (sizes.num_heads % sizes.o_groups) fail(DS_INVALID, "o_groups must divide num_heads");
@@ -139,8 +142,8 @@ void Network::check_sizes() const {
       {"num_layers * num_experts", int64_t{sizes.num_layers} * sizes.num_experts}};
   for (const auto &[name, size] : products)
     if (size > kLargestSize)
-      fail(DS_INVALID, std::string(name) + " must be at most " + std::to_string(kLargestSize) + ", not " +
-                           std::to_string(size));
+      fail(DS_INVALID,
+           std::string(name) + " must be at most " + std::to_string(kLargestSize) + ", not " + std::to_string(size));
   for (float positive_constant : {sizes.swiglu_limit, sizes.hc_eps, sizes.norm_eps})
     if (!(positive_constant > 0.0f) || !std::isfinite(positive_constant))
       fail(DS_INVALID, "swiglu_limit, hc_eps and norm_eps must be positive");
@@ -155,8 +158,8 @@ void Network::check_sizes() const {
     if (!layer.ratio && (layer.overlaps || layer.selects))
       fail(DS_INVALID, where + "a layer without compressor has nothing to overlap or to select");
     if (layer.selects && DS_CHUNK_TOKENS / layer.ratio % kIndexGroup)
-      fail(DS_INVALID, where + "an indexer needs a compress ratio of at most " +
-                           std::to_string(DS_CHUNK_TOKENS / kIndexGroup));
+      fail(DS_INVALID,
+           where + "an indexer needs a compress ratio of at most " + std::to_string(DS_CHUNK_TOKENS / kIndexGroup));
     if (layer.rotation != 0 && layer.rotation != 1) fail(DS_INVALID, where + "rotation must be 0 or 1");
   }
   for (int format : {options_.dense_format, options_.expert_format, options_.head_format})
@@ -188,7 +191,9 @@ Network::Place &Network::declare(Place::Kind kind, ds_tensor tensor, int layer, 
   return declared;
 }
 
-void Network::reserve_floats(float **floats, size_t count) { allocations_.push_back({floats, nullptr, nullptr, count}); }
+void Network::reserve_floats(float **floats, size_t count) {
+  allocations_.push_back({floats, nullptr, nullptr, count});
+}
 
 void Network::declare_floats(ds_tensor tensor, int layer, const char *name, std::vector<int64_t> shape,
                              float **floats) {
@@ -199,22 +204,21 @@ void Network::declare_floats(ds_tensor tensor, int layer, const char *name, std:
 }
 
 std::vector<int> Network::fuse(Fused &fused, int inputs, const std::vector<Piece> &pieces, int layer, int expert) {
-  static const std::map<ds_tensor, const char *> kNames = {
-      {DS_HEAD, "head.weight"},
-      {DS_WQ_A, "attn.wq_a.weight"},
-      {DS_WKV, "attn.wkv.weight"},
-      {DS_WQ_B, "attn.wq_b.weight"},
-      {DS_WO_A, "attn.wo_a.weight"},
-      {DS_WO_B, "attn.wo_b.weight"},
-      {DS_COMPRESSOR_WKV, "attn.compressor.wkv.weight"},
-      {DS_COMPRESSOR_WGATE, "attn.compressor.wgate.weight"},
-      {DS_INDEX_WQ_B, "attn.indexer.wq_b.weight"},
-      {DS_INDEX_WEIGHTS, "attn.indexer.weights_proj.weight"},
-      {DS_INDEX_WKV, "attn.indexer.compressor.wkv.weight"},
-      {DS_INDEX_WGATE, "attn.indexer.compressor.wgate.weight"},
-      {DS_SHARED_W1, "ffn.shared_experts.w1.weight"},
-      {DS_SHARED_W2, "ffn.shared_experts.w2.weight"},
-      {DS_SHARED_W3, "ffn.shared_experts.w3.weight"}};
+  static const std::map<ds_tensor, const char *> kNames = {{DS_HEAD, "head.weight"},
+                                                           {DS_WQ_A, "attn.wq_a.weight"},
+                                                           {DS_WKV, "attn.wkv.weight"},
+                                                           {DS_WQ_B, "attn.wq_b.weight"},
+                                                           {DS_WO_A, "attn.wo_a.weight"},
+                                                           {DS_WO_B, "attn.wo_b.weight"},
+                                                           {DS_COMPRESSOR_WKV, "attn.compressor.wkv.weight"},
+                                                           {DS_COMPRESSOR_WGATE, "attn.compressor.wgate.weight"},
+                                                           {DS_INDEX_WQ_B, "attn.indexer.wq_b.weight"},
+                                                           {DS_INDEX_WEIGHTS, "attn.indexer.weights_proj.weight"},
+                                                           {DS_INDEX_WKV, "attn.indexer.compressor.wkv.weight"},
+                                                           {DS_INDEX_WGATE, "attn.indexer.compressor.wgate.weight"},
+                                                           {DS_SHARED_W1, "ffn.shared_experts.w1.weight"},
+                                                           {DS_SHARED_W2, "ffn.shared_experts.w2.weight"},
+                                                           {DS_SHARED_W3, "ffn.shared_experts.w3.weight"}};
   static const std::map<ds_tensor, const char *> kExpertNames = {
       {DS_EXPERT_W1, "w1"}, {DS_EXPERT_W2, "w2"}, {DS_EXPERT_W3, "w3"}};
 
@@ -238,9 +242,9 @@ std::vector<int> Network::fuse(Fused &fused, int inputs, const std::vector<Piece
     outputs += piece.rows;
 
     const auto found = kNames.find(piece.tensor);
-    std::string name = found != kNames.end() ? found->second
-                                             : "ffn.experts." + std::to_string(expert) + "." +
-                                                   kExpertNames.at(piece.tensor) + ".weight";
+    std::string name = found != kNames.end()
+                           ? found->second
+                           : "ffn.experts." + std::to_string(expert) + "." + kExpertNames.at(piece.tensor) + ".weight";
     Place &declared = place(piece.tensor, layer, expert);
     const int64_t rows = piece.first_row + piece.rows;  // the last piece of a split tensor leaves the whole number
     std::vector<Part> parts = std::move(declared.parts);
@@ -275,7 +279,7 @@ void Network::plan_layer(int number) {
   const auto dense = static_cast<ds_format>(options_.dense_format);
   const auto of_experts = static_cast<ds_format>(options_.expert_format);
   // Published as bf16, and small: less would not be noticed in speed.
-  const ds_format small = dense == DS_FORMAT_F32         ? DS_FORMAT_F32
+  const ds_format small = dense == DS_FORMAT_F32           ? DS_FORMAT_F32
                           : dense >= DS_FORMAT_MAPPED_BF16 ? DS_FORMAT_MAPPED_BF16
                                                            : DS_FORMAT_BF16;
   plan_hyper(layer.attn_hyper, DS_HC_ATTN_FN, "hc_attn", number);
@@ -303,11 +307,11 @@ void Network::plan_layer(int number) {
     compressor.gate = columns[3 + 2 * i];
     const bool is_main = i == 0;
     declare_floats(is_main ? DS_COMPRESSOR_APE : DS_INDEX_APE, number,
-                   is_main ? "attn.compressor.ape" : "attn.indexer.compressor.ape",
-                   {plan.ratio, compressor.per_token}, &compressor.position_bias);
+                   is_main ? "attn.compressor.ape" : "attn.indexer.compressor.ape", {plan.ratio, compressor.per_token},
+                   &compressor.position_bias);
     declare_floats(is_main ? DS_COMPRESSOR_NORM : DS_INDEX_NORM, number,
-                   is_main ? "attn.compressor.norm.weight" : "attn.indexer.compressor.norm.weight",
-                   {compressor.width}, &compressor.norm);
+                   is_main ? "attn.compressor.norm.weight" : "attn.indexer.compressor.norm.weight", {compressor.width},
+                   &compressor.norm);
   }
   if (plan.selects) layer.index_weights_column = columns.back();
 
@@ -335,8 +339,8 @@ void Network::plan_layer(int number) {
     declare(Place::Kind::kTable, DS_GATE_TABLE, number, 0, "ffn.gate.tid2eid",
             {sizes.vocab_size, sizes.experts_per_token})
         .table = &layer.gate_table;
-    allocations_.push_back({nullptr, &layer.gate_table, nullptr,
-                            static_cast<size_t>(sizes.vocab_size) * sizes.experts_per_token});
+    allocations_.push_back(
+        {nullptr, &layer.gate_table, nullptr, static_cast<size_t>(sizes.vocab_size) * sizes.experts_per_token});
   } else {
     declare_floats(DS_GATE_BIAS, number, "ffn.gate.bias", {experts}, &layer.gate_bias);
   }
@@ -441,10 +445,10 @@ void Network::put_matrix(Place &into, const ds_array &array, const ds_array *sca
   for (const Part &part : into.parts) {
     Matrix &matrix = part.fused->matrices[part.matrix];
     if (matrix.is_packed()) continue;
-    const bool fits = (matrix.format == DS_FORMAT_MAPPED_BF16 && array.dtype == DS_BF16) ||
-                      (matrix.format == DS_FORMAT_MAPPED_FP4 && array.dtype == DS_FP4) ||
-                      (matrix.format == DS_FORMAT_MAPPED_FP8 && array.dtype == DS_F8_E4M3 &&
-                       scale->dtype == DS_F8_E8M0);
+    const bool fits =
+        (matrix.format == DS_FORMAT_MAPPED_BF16 && array.dtype == DS_BF16) ||
+        (matrix.format == DS_FORMAT_MAPPED_FP4 && array.dtype == DS_FP4) ||
+        (matrix.format == DS_FORMAT_MAPPED_FP8 && array.dtype == DS_F8_E4M3 && scale->dtype == DS_F8_E8M0);
     if (!fits) fail(DS_CHECKPOINT, into.name + " is stored in another type than the mapped format needs");
     const int64_t row_bytes = columns * static_cast<int64_t>(item_bytes(array.dtype)) / columns_per_byte(array.dtype);
     matrix.data = source.data + part.first_row * row_bytes;
@@ -454,7 +458,8 @@ void Network::put_matrix(Place &into, const ds_array &array, const ds_array *sca
       matrix.scale_row_bytes = static_cast<size_t>(is_fp4 ? columns / 32 : (columns + 127) / 128);
       matrix.scales = source.scales + (is_fp4 ? part.first_row : part.first_row / 128) * matrix.scale_row_bytes;
       const size_t count = static_cast<size_t>(scale->size_bytes);
-      if (std::memchr(source.scales, 255, count)) fail(DS_CHECKPOINT, into.name + "'s scale holds values that are not numbers");
+      if (std::memchr(source.scales, 255, count))
+        fail(DS_CHECKPOINT, into.name + "'s scale holds values that are not numbers");
     }
   }
   const bool has_packed_part = std::any_of(into.parts.begin(), into.parts.end(), [](const Part &part) {

@@ -31,18 +31,18 @@ struct Fused {
 };
 
 struct Compressor {
-  int width = 0;         // of an entry
-  int per_token = 0;     // numbers per token: width, or twice that where entries overlap
-  int content = 0;       // where content and gate stand in the row of `of_input`
+  int width = 0;      // of an entry
+  int per_token = 0;  // numbers per token: width, or twice that where entries overlap
+  int content = 0;    // where content and gate stand in the row of `of_input`
   int gate = 0;
   float *position_bias = nullptr;  // [ratio][per_token]
   float *norm = nullptr;
 };
 
 struct HyperConnection {
-  float *fn = nullptr;     // [(2 + S) * S][S * d]
-  float *base = nullptr;   // [(2 + S) * S]
-  float *scale = nullptr;  // one per score
+  float *fn = nullptr;            // [(2 + S) * S][S * d]
+  float *base = nullptr;          // [(2 + S) * S]
+  float *scale = nullptr;         // one per score
   float *stored_scale = nullptr;  // as published: one for reads, writes and carries each
 };
 

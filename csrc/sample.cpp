@@ -68,8 +68,8 @@ class Ranking {
       : scores_(scores), vocab_size_(vocab_size) {
     weights_ = scratch.take<double>(static_cast<size_t>(vocab_size));
     buckets_ = scratch.take<int32_t>(static_cast<size_t>(vocab_size));
-    kernels.weigh(scores, vocab_size, best, temperature, kNumBuckets / (kReach * temperature), kNumBuckets - 1, weights_,
-                  buckets_);
+    kernels.weigh(scores, vocab_size, best, temperature, kNumBuckets / (kReach * temperature), kNumBuckets - 1,
+                  weights_, buckets_);
     for (int token = 0; token < vocab_size; token++) {
       mass_[buckets_[token]] += weights_[token];
       count_[buckets_[token]] += scores[token] != kForbidden;
@@ -157,9 +157,8 @@ class Ranking {
     order_.clear();
     for (int token = 0; token < vocab_size_; token++)
       if (buckets_[token] == bucket && scores_[token] != kForbidden) order_.push_back(token);
-    std::sort(order_.begin(), order_.end(), [this](int32_t a, int32_t b) {
-      return scores_[a] != scores_[b] ? scores_[a] > scores_[b] : a < b;
-    });
+    std::sort(order_.begin(), order_.end(),
+              [this](int32_t a, int32_t b) { return scores_[a] != scores_[b] ? scores_[a] > scores_[b] : a < b; });
     sorted_bucket_ = bucket;
     return order_;
   }

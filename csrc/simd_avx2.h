@@ -55,15 +55,11 @@ inline F add(F a, F b) { return {_mm256_add_ps(a.low, b.low), _mm256_add_ps(a.hi
 inline F sub(F a, F b) { return {_mm256_sub_ps(a.low, b.low), _mm256_sub_ps(a.high, b.high)}; }
 inline F mul(F a, F b) { return {_mm256_mul_ps(a.low, b.low), _mm256_mul_ps(a.high, b.high)}; }
 inline F div(F a, F b) { return {_mm256_div_ps(a.low, b.low), _mm256_div_ps(a.high, b.high)}; }
-inline F fma(F a, F b, F c) {
-  return {_mm256_fmadd_ps(a.low, b.low, c.low), _mm256_fmadd_ps(a.high, b.high, c.high)};
-}
+inline F fma(F a, F b, F c) { return {_mm256_fmadd_ps(a.low, b.low, c.low), _mm256_fmadd_ps(a.high, b.high, c.high)}; }
 inline F sqrt(F a) { return {_mm256_sqrt_ps(a.low), _mm256_sqrt_ps(a.high)}; }
 inline F max(F a, F b) { return {_mm256_max_ps(a.low, b.low), _mm256_max_ps(a.high, b.high)}; }
 inline F min(F a, F b) { return {_mm256_min_ps(a.low, b.low), _mm256_min_ps(a.high, b.high)}; }
-inline M less(F a, F b) {
-  return {_mm256_cmp_ps(a.low, b.low, _CMP_LT_OQ), _mm256_cmp_ps(a.high, b.high, _CMP_LT_OQ)};
-}
+inline M less(F a, F b) { return {_mm256_cmp_ps(a.low, b.low, _CMP_LT_OQ), _mm256_cmp_ps(a.high, b.high, _CMP_LT_OQ)}; }
 inline F select(M m, F yes, F no) {
   return {_mm256_blendv_ps(no.low, yes.low, m.low), _mm256_blendv_ps(no.high, yes.high, m.high)};
 }
@@ -123,8 +119,7 @@ inline void store_words(void *p, I a) { store_half(p, words_of(a)); }
 inline __m256i bf16_bits(__m256 a) {
   const __m256i u = _mm256_castps_si256(a);
   const __m256i odd = _mm256_and_si256(_mm256_srli_epi32(u, 16), _mm256_set1_epi32(1));
-  const __m256i r =
-      _mm256_srli_epi32(_mm256_add_epi32(u, _mm256_add_epi32(odd, _mm256_set1_epi32(0x7fff))), 16);
+  const __m256i r = _mm256_srli_epi32(_mm256_add_epi32(u, _mm256_add_epi32(odd, _mm256_set1_epi32(0x7fff))), 16);
   const __m256i nan = _mm256_castps_si256(_mm256_cmp_ps(a, a, _CMP_UNORD_Q));
   return _mm256_blendv_epi8(r, _mm256_set1_epi32(0x7fc0), nan);
 }
@@ -192,8 +187,7 @@ inline void transpose(I rows[16]) {
 // Unsigned times signed bytes is what the machine has: |weight| times the activation with the weight's sign. Two such
 // products fit 16 bits.
 inline __m256i dot4(__m256i acc, __m256i weights, __m256i activations) {
-  const __m256i words =
-      _mm256_maddubs_epi16(_mm256_abs_epi8(weights), _mm256_sign_epi8(activations, weights));
+  const __m256i words = _mm256_maddubs_epi16(_mm256_abs_epi8(weights), _mm256_sign_epi8(activations, weights));
   return _mm256_add_epi32(acc, _mm256_madd_epi16(words, _mm256_set1_epi16(1)));
 }
 inline I dot4(I acc, I weights, I activations) {
@@ -227,8 +221,8 @@ inline F spread_powers(const uint8_t *p) {
   int32_t four;
   std::memcpy(&four, p, 4);
   const __m256i all = _mm256_set1_epi32(four);
-  const __m256i first = _mm256_setr_epi32(0x00808080, 0x00808080, 0x00808080, 0x00808080, 0x01808080, 0x01808080,
-                                          0x01808080, 0x01808080);
+  const __m256i first =
+      _mm256_setr_epi32(0x00808080, 0x00808080, 0x00808080, 0x00808080, 0x01808080, 0x01808080, 0x01808080, 0x01808080);
   const __m256i second = _mm256_add_epi32(first, _mm256_set1_epi32(0x02000000));
   return {powers_of(_mm256_srli_epi32(_mm256_shuffle_epi8(all, first), 1)),
           powers_of(_mm256_srli_epi32(_mm256_shuffle_epi8(all, second), 1))};
@@ -273,7 +267,8 @@ inline F dot2(F acc, W a, P b) { return fma(a.even, even_of(b), fma(a.odd, odd_o
 // Words with a code each in the upper byte -> two floats.
 inline void decode_e4m3(__m256i words, __m256 &even, __m256 &odd) {
   // As if the exponent had bf16's bias, then corrected by a multiplication: right for subnormals, too.
-  const __m256i misplaced = _mm256_and_si256(_mm256_srai_epi16(words, 4), _mm256_set1_epi16(static_cast<int16_t>(0x87f0)));
+  const __m256i misplaced =
+      _mm256_and_si256(_mm256_srai_epi16(words, 4), _mm256_set1_epi16(static_cast<int16_t>(0x87f0)));
   const __m256 correction = _mm256_set1_ps(0x1p120f);
   even = _mm256_mul_ps(even_of(misplaced), correction);
   odd = _mm256_mul_ps(odd_of(misplaced), correction);

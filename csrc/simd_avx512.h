@@ -22,7 +22,7 @@ namespace deepserve {
 namespace avx512 {
 
 constexpr const char *kName = "avx512";
-constexpr int kHeadTile = 8;  // heads (rows) per register tile where a tile is one vector wide
+constexpr int kHeadTile = 8;           // heads (rows) per register tile where a tile is one vector wide
 constexpr bool kUnsignedBytes = true;  // dot4 takes weight bytes as 0..255, else as value - 128
 // Matrix products: the most rows of a register tile, and how many vectors wide it is. One row takes whole blocks, so
 // that it reads them as one stream.
@@ -82,9 +82,13 @@ inline I set_int(int32_t x) { return {_mm512_set1_epi32(x)}; }
 inline I add_int(I a, I b) { return {_mm512_add_epi32(a, b)}; }
 inline I sub_int(I a, I b) { return {_mm512_sub_epi32(a, b)}; }
 template <int N>
-inline I shift_left(I a) { return {_mm512_slli_epi32(a, N)}; }
+inline I shift_left(I a) {
+  return {_mm512_slli_epi32(a, N)};
+}
 template <int N>
-inline I shift_right(I a) { return {_mm512_srai_epi32(a, N)}; }  // arithmetic
+inline I shift_right(I a) {
+  return {_mm512_srai_epi32(a, N)};
+}  // arithmetic
 inline I and_int(I a, I b) { return {_mm512_and_si512(a, b)}; }
 inline I or_int(I a, I b) { return {_mm512_or_si512(a, b)}; }
 inline I xor_int(I a, I b) { return {_mm512_xor_si512(a, b)}; }
@@ -121,7 +125,7 @@ inline P set_pair(const uint16_t *p) {  // one pair in every lane
 inline F dot2(F acc, P a, P b) { return {_mm512_dpbf16_ps(acc.v, (__m512bh)a.v, (__m512bh)b.v)}; }
 // Two rows of 32 bf16 -> pairs (a[i], b[i]) for i 0..15 and 16..31.
 inline void interleave(P a, P b, P &low, P &high) {
-  alignas(64) static constexpr uint16_t kLow[32] = {0, 32, 1, 33, 2, 34, 3, 35, 4, 36, 5, 37, 6, 38, 7, 39,
+  alignas(64) static constexpr uint16_t kLow[32] = {0, 32, 1, 33, 2,  34, 3,  35, 4,  36, 5,  37, 6,  38, 7,  39,
                                                     8, 40, 9, 41, 10, 42, 11, 43, 12, 44, 13, 45, 14, 46, 15, 47};
   const __m512i low_places = _mm512_load_si512(kLow);
   const __m512i high_places = _mm512_add_epi16(low_places, _mm512_set1_epi16(16));
@@ -185,18 +189,18 @@ inline F spread_powers(const uint8_t *p) {
 // E2M1 in the low or the high half of each of 64 bytes -> bytes for small_dot4.
 inline I decode_fp4_low(I packed) {
   // The permute looks at six bits of its index, so the table is there four times.
-  const __m512i doubled = _mm512_broadcast_i32x4(
-      _mm_setr_epi8(12, 13, 14, 15, 16, 18, 20, 24, 12, 11, 10, 9, 8, 6, 4, 0));
+  const __m512i doubled =
+      _mm512_broadcast_i32x4(_mm_setr_epi8(12, 13, 14, 15, 16, 18, 20, 24, 12, 11, 10, 9, 8, 6, 4, 0));
   return {_mm512_permutexvar_epi8(packed, doubled)};
 }
 inline I decode_fp4_high(I packed) { return decode_fp4_low({_mm512_srli_epi16(packed, 4)}); }
 // The N-th of four E2M1 in each of 32 words, exactly in bf16.
 template <int N>
 inline P decode_fp4_pairs(I packed) {
-  alignas(64) static constexpr uint16_t kValues[32] = {
-      0x0000, 0x3f00, 0x3f80, 0x3fc0, 0x4000, 0x4040, 0x4080, 0x40c0, 0x8000, 0xbf00, 0xbf80,
-      0xbfc0, 0xc000, 0xc040, 0xc080, 0xc0c0, 0x0000, 0x3f00, 0x3f80, 0x3fc0, 0x4000, 0x4040,
-      0x4080, 0x40c0, 0x8000, 0xbf00, 0xbf80, 0xbfc0, 0xc000, 0xc040, 0xc080, 0xc0c0};
+  alignas(64) static constexpr uint16_t kValues[32] = {0x0000, 0x3f00, 0x3f80, 0x3fc0, 0x4000, 0x4040, 0x4080, 0x40c0,
+                                                       0x8000, 0xbf00, 0xbf80, 0xbfc0, 0xc000, 0xc040, 0xc080, 0xc0c0,
+                                                       0x0000, 0x3f00, 0x3f80, 0x3fc0, 0x4000, 0x4040, 0x4080, 0x40c0,
+                                                       0x8000, 0xbf00, 0xbf80, 0xbfc0, 0xc000, 0xc040, 0xc080, 0xc0c0};
   return {_mm512_permutexvar_epi16(_mm512_srli_epi16(packed, 4 * N), _mm512_load_si512(kValues))};
 }
 
@@ -227,10 +231,10 @@ inline void decode_e4m3(I bytes, W &first, W &second) {
     }
   };
   static constexpr Table kTable;
-  const __m512i high = _mm512_permutex2var_epi8(_mm512_load_si512(kTable.high), bytes,
-                                                _mm512_load_si512(kTable.high + 64));
-  const __m512i low = _mm512_permutex2var_epi8(_mm512_load_si512(kTable.low), bytes,
-                                               _mm512_load_si512(kTable.low + 64));
+  const __m512i high =
+      _mm512_permutex2var_epi8(_mm512_load_si512(kTable.high), bytes, _mm512_load_si512(kTable.high + 64));
+  const __m512i low =
+      _mm512_permutex2var_epi8(_mm512_load_si512(kTable.low), bytes, _mm512_load_si512(kTable.low + 64));
   // high | (bytes & sign)
   const __m512i with_sign = _mm512_ternarylogic_epi32(high, bytes, _mm512_set1_epi8(-128), 0xf8);
   first.v = _mm512_unpacklo_epi8(low, with_sign);

@@ -145,10 +145,12 @@ inline I set_int(int32_t x) {
 }
 // Sums and shifts wrap around, as in the machines' vectors.
 inline I add_int(I a, I b) {
-  return int_lanes([&](int i) { return static_cast<int32_t>(static_cast<uint32_t>(a.v[i]) + static_cast<uint32_t>(b.v[i])); });
+  return int_lanes(
+      [&](int i) { return static_cast<int32_t>(static_cast<uint32_t>(a.v[i]) + static_cast<uint32_t>(b.v[i])); });
 }
 inline I sub_int(I a, I b) {
-  return int_lanes([&](int i) { return static_cast<int32_t>(static_cast<uint32_t>(a.v[i]) - static_cast<uint32_t>(b.v[i])); });
+  return int_lanes(
+      [&](int i) { return static_cast<int32_t>(static_cast<uint32_t>(a.v[i]) - static_cast<uint32_t>(b.v[i])); });
 }
 template <int N>
 inline I shift_left(I a) {
@@ -272,7 +274,8 @@ inline I decode_fp4_low(I packed) {
   });
 }
 inline I decode_fp4_high(I packed) {
-  return decode_fp4_low(int_lanes([&](int i) { return static_cast<int32_t>(static_cast<uint32_t>(packed.v[i]) >> 4); }));
+  return decode_fp4_low(
+      int_lanes([&](int i) { return static_cast<int32_t>(static_cast<uint32_t>(packed.v[i]) >> 4); }));
 }
 template <int N>
 inline P decode_fp4_pairs(I packed) {

@@ -111,8 +111,7 @@ void StatePool::reserve(const std::vector<Sequence *> &sequences) {
   std::vector<Sequence *> needy;
   for (Sequence *sequence : sequences) {
     const size_t at = number(*sequence);
-    const bool can_write =
-        at < sequence->blocks.size() && references_[static_cast<size_t>(sequence->blocks[at])] == 1;
+    const bool can_write = at < sequence->blocks.size() && references_[static_cast<size_t>(sequence->blocks[at])] == 1;
     if (!can_write) needy.push_back(sequence);
   }
   if (static_cast<int64_t>(needy.size()) > free_blocks())
@@ -149,8 +148,8 @@ int32_t StatePool::take_slot() {
     return slot;
   }
   if (next_slot_ == num_slots)
-    fail(DS_OUT_OF_MEMORY, "state memory is full: all " + std::to_string(num_slots) +
-                               " slots hold sequences or snapshots");
+    fail(DS_OUT_OF_MEMORY,
+         "state memory is full: all " + std::to_string(num_slots) + " slots hold sequences or snapshots");
   return static_cast<int32_t>(next_slot_++);
 }
 

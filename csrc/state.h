@@ -24,14 +24,14 @@ struct Sequence {
 // Where a layer's state lies in slots and blocks; offsets in bytes.
 struct LayerState {
   struct OfCompressor {
-    int tail_positions = 0;    // position p at p % tail_positions
-    size_t tail = 0;           // slot: [tail_positions][content and gate]
+    int tail_positions = 0;  // position p at p % tail_positions
+    size_t tail = 0;         // slot: [tail_positions][content and gate]
     size_t tail_row_bytes = 0;
-    size_t entries = 0;        // block: main: [entries per block][row_bytes]; index: groups of 16 keys
-    int per_block = 0;         // a power of two: its logarithm beside it
+    size_t entries = 0;  // block: main: [entries per block][row_bytes]; index: groups of 16 keys
+    int per_block = 0;   // a power of two: its logarithm beside it
     int per_block_log = 0;
   };
-  size_t window = 0;           // slot: [ring][row_bytes]
+  size_t window = 0;  // slot: [ring][row_bytes]
   std::vector<OfCompressor> compressors;
 };
 
@@ -55,7 +55,9 @@ class StatePool {
   void save(const Sequence &sequence, uint8_t *blob, int64_t size_bytes) const;
   int64_t load(const uint8_t *blob, int64_t size_bytes);
 
-  uint8_t *slot(const Sequence &sequence) const { return slots_.data() + static_cast<size_t>(sequence.slot) * slot_bytes; }
+  uint8_t *slot(const Sequence &sequence) const {
+    return slots_.data() + static_cast<size_t>(sequence.slot) * slot_bytes;
+  }
   uint8_t *block(const Sequence &sequence, int64_t number) const {
     return blocks_.data() + static_cast<size_t>(sequence.blocks[static_cast<size_t>(number)]) * block_bytes;
   }
@@ -80,10 +82,10 @@ class StatePool {
   }
 
   const ds_state_type type;
-  size_t stride = 0;     // elements of a stored row: head_dim rounded up to 32, zero beyond
+  size_t stride = 0;  // elements of a stored row: head_dim rounded up to 32, zero beyond
   size_t row_bytes = 0;
   size_t key_group_bytes = 0;
-  int ring = 0;          // positions of a window ring: a row's own block, and those its window reaches back into
+  int ring = 0;  // positions of a window ring: a row's own block, and those its window reaches back into
   size_t block_bytes = 0, slot_bytes = 0;
   int64_t num_blocks = 0, num_slots = 0;
   std::vector<LayerState> layers;

@@ -61,7 +61,9 @@ void Workers::start(Call call, const void *context) {
   round_.fetch_add(1);
   if (num_asleep_.load()) {
     // Whoever is between its last look at the round and its sleep holds the lock.
-    { std::lock_guard<std::mutex> lock(mutex_); }
+    {
+      std::lock_guard<std::mutex> lock(mutex_);
+    }
     wake_.notify_all();
   }
 }
