@@ -67,7 +67,7 @@ enum ds_format {
 /* Element type of stored states. */
 enum ds_state_type { DS_STATE_F32 = 0, DS_STATE_BF16 = 1 };
 
-/* One tensor of a network; `layer` and `expert` say which. Names and shapes: docs/engine.md. */
+/* One tensor of a network; `layer` and `expert` say which. Names and shapes: docs/checkpoints.md. */
 /* clang-format off */
 enum ds_tensor {
   DS_EMBED = 0, DS_HEAD, DS_NORM, DS_HC_HEAD_FN, DS_HC_HEAD_BASE, DS_HC_HEAD_SCALE,
