@@ -49,7 +49,8 @@ check: .venv/.dev
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/clang-format --dry-run --Werror $(wildcard csrc/*.h csrc/*.cpp csrc/*.inl)
+	@echo "$(BIN)/clang-format --dry-run --Werror csrc/*"
+	@$(BIN)/clang-format --dry-run --Werror $(wildcard csrc/*.h csrc/*.cpp csrc/*.inl)
 	$(BIN)/cmake -S . -B build/check -G Ninja -DCMAKE_MAKE_PROGRAM=$(CURDIR)/$(BIN)/ninja -DDEEPSERVE_WARNINGS_AS_ERRORS=ON >/dev/null
 	$(BIN)/cmake --build build/check
 

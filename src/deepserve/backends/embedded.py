@@ -41,7 +41,7 @@ from deepserve.core.usage import Usage
 from deepserve.engine.generation import Admitted, Generation, ResultEnded, TokenDrawn
 from deepserve.engine.interface import Engine, EngineInfo
 from deepserve.engine.loader import load_engine
-from deepserve.engine.options import EngineOptions
+from deepserve.engine.options import EngineOptions, Progress
 from deepserve.engine.prefix_index import CacheKey
 from deepserve.engine.prefix_store import PrefixStore, open_prefix_store
 from deepserve.engine.scheduler import Scheduler
@@ -124,10 +124,10 @@ class EmbeddedBackend:
         )
 
     @classmethod
-    def load(cls, settings: Settings) -> EmbeddedBackend:
+    def load(cls, settings: Settings, progress: Progress | None = None) -> EmbeddedBackend:
         """Read the checkpoint the settings name. Raises SetupError."""
         model = load_model(settings.model_path, settings.profile)
-        engine = load_engine(model.folder, EngineOptions.from_settings(settings))
+        engine = load_engine(model.folder, EngineOptions.from_settings(settings), progress)
         return cls(model, engine, settings)
 
     def models(self) -> tuple[ServedModel, ...]:

@@ -6,15 +6,19 @@ from typing import assert_never
 
 from deepserve.backends.backend import Backend
 from deepserve.config import Settings
+from deepserve.engine.options import Progress
 
 
-def select_backend(settings: Settings) -> Backend:
-    """Build the back end, not yet started. Raises SetupError when it cannot serve."""
+def select_backend(settings: Settings, progress: Progress | None = None) -> Backend:
+    """Build the back end, not yet started. Raises SetupError when it cannot serve.
+
+    progress  hears how far the weights of a model are loaded
+    """
     match settings.backend:
         case "embedded":
             from deepserve.backends.embedded import EmbeddedBackend
 
-            return EmbeddedBackend.load(settings)
+            return EmbeddedBackend.load(settings, progress)
         case "scripted":
             from deepserve.backends.scripted import ScriptedBackend
 

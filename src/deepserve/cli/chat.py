@@ -14,6 +14,7 @@ from typing import Any, assert_never
 import click
 
 from deepserve.backends.selection import select_backend
+from deepserve.cli.progress import LoadingProgress
 from deepserve.cli.settings import model_options, settings_from
 from deepserve.core.errors import DeepserveError
 from deepserve.core.events import (
@@ -69,7 +70,7 @@ def chat(
         max_output_tokens=max_tokens,
     )
     history = [] if system is None else [Message(role="system", parts=(Text(system),))]
-    backend = select_backend(settings)
+    backend = select_backend(settings, LoadingProgress())
     gateway = Gateway(backend)
 
     with asyncio.Runner() as runner:

@@ -16,6 +16,7 @@ from deepserve import __version__
 from deepserve.backends.backend import Backend
 from deepserve.backends.selection import select_backend
 from deepserve.cli.keys import open_keys
+from deepserve.cli.progress import LoadingProgress
 from deepserve.cli.settings import model_options, settings_from, state_option
 from deepserve.config import Settings
 from deepserve.core.errors import DeepserveError
@@ -126,7 +127,7 @@ def _load_embedded(settings: Settings, library: ctypes.CDLL | None) -> Backend:
     from deepserve.engine.options import EngineOptions
 
     model = load_model(settings.model_path, settings.profile)
-    engine = load_engine(model.folder, EngineOptions.from_settings(settings))
+    engine = load_engine(model.folder, EngineOptions.from_settings(settings), LoadingProgress())
     info = engine.info
     _say("ok", "engine", f"{info.name} on {info.device}, weights in {info.formats}")
     if library is not None and info.name == "native":

@@ -11,6 +11,7 @@ import click
 from deepserve import __version__
 from deepserve.backends.selection import select_backend
 from deepserve.cli.keys import open_key_store
+from deepserve.cli.progress import LoadingProgress
 from deepserve.cli.settings import disk_cache_option, model_options, settings_from, state_option
 from deepserve.cli.table import format_table
 from deepserve.config import Settings
@@ -63,7 +64,7 @@ def serve(state_dir: Path, log_level: str, **options: Any) -> None:  # Any: the 
     database = open_database(state_dir)
     keys = open_key_store(database)
     stored_keys = (keys,) if keys.has_any() else ()
-    backend = select_backend(settings)
+    backend = select_backend(settings, LoadingProgress())
     writer = Writer(database)
 
     if _lacks_core(settings):

@@ -8,13 +8,13 @@ from typing import Literal, assert_never
 from deepserve.core.errors import ConfigurationError
 from deepserve.engine.interface import Engine
 from deepserve.engine.native.library import HOW_TO_GET_IT, find_library
-from deepserve.engine.options import EngineOptions
+from deepserve.engine.options import EngineOptions, Progress
 
 _REFERENCE_PACKAGES = ("torch", "safetensors", "numpy")
 
 
-def load_engine(folder: Path, options: EngineOptions) -> Engine:
-    """Load the weights of a checkpoint folder.
+def load_engine(folder: Path, options: EngineOptions, progress: Progress | None = None) -> Engine:
+    """Load the weights of a checkpoint folder. The reference engine tells no progress.
 
     Raises CheckpointError for a damaged folder, ConfigurationError when the engine is not installed or cannot do what
     the options ask for.
@@ -23,7 +23,7 @@ def load_engine(folder: Path, options: EngineOptions) -> Engine:
         case "native":
             from deepserve.engine.native.engine import load_native_engine
 
-            return load_native_engine(folder, options)
+            return load_native_engine(folder, options, progress)
         case "reference":
             return _load_reference(folder, options)
         case never:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
 
 from deepserve.config import EngineName, InstructionSet, Settings, WeightFormats
+
+Progress = Callable[[int, int], None]
+"""Told the bytes of weights loaded so far, and of how many."""
 
 
 class EngineOptions(msgspec.Struct, frozen=True, kw_only=True):

@@ -12,7 +12,7 @@ import hashlib
 import os
 import re
 import weakref
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import msgspec
@@ -26,7 +26,7 @@ from deepserve.engine.native import abi
 from deepserve.engine.native.abi import Dtype, Format, StateType, Status, Tensor
 from deepserve.engine.native.library import load_library
 from deepserve.engine.network_config import NetworkConfig, encode_config
-from deepserve.engine.options import EngineOptions
+from deepserve.engine.options import EngineOptions, Progress
 from deepserve.engine.rotary import rotary_frequencies
 from deepserve.engine.safetensors import StoredTensor
 
@@ -116,9 +116,6 @@ _LARGE_BYTES = 100_000_000
 """From so many bytes of weights per token on, several threads in one step can help."""
 _HASHED_WHOLE_BYTES = 1 << 30
 _HASHED_EDGE_BYTES = 1 << 12
-
-Progress = Callable[[int, int], None]
-"""Told the bytes loaded so far, and of how many."""
 
 
 class Formats(msgspec.Struct, frozen=True, kw_only=True):

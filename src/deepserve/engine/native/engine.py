@@ -29,8 +29,8 @@ from deepserve.engine.native.abi import (
     Status,
     Want,
 )
-from deepserve.engine.native.core import Core, Progress, load_core
-from deepserve.engine.options import EngineOptions
+from deepserve.engine.native.core import Core, load_core
+from deepserve.engine.options import EngineOptions, Progress
 
 _ROW = struct.Struct("=qQiiQQ")
 _DRAW = struct.Struct("=6d2Q6i6Qq")
