@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Literal
 
 import msgspec
 
-Level = Literal["none", "low", "high", "max"]
-"""A wish for thinking, resolved: `none` turns it off."""
+from deepserve.dialects.deepseek import (
+    DEFAULT_OUTPUT_TOKENS,
+    DOCUMENTED_EFFORTS,
+    EFFORTS,
+    MAX_OUTPUT_TOKENS,
+    MAX_TOOL_NAME,
+    Level,
+)
 
 
 class Flavour(msgspec.Struct, frozen=True, kw_only=True):
@@ -34,20 +39,9 @@ class Flavour(msgspec.Struct, frozen=True, kw_only=True):
 DEEPSEEK = Flavour(
     name="deepseek",
     thinks_by_default=True,
-    # api-docs.deepseek.com/guides/thinking_mode, as since the release of 2026-07-31; `ultra` came with V4.1.
-    efforts={
-        "none": "none",
-        "minimal": "low",
-        "low": "low",
-        "medium": "high",
-        "high": "high",
-        "xhigh": "high",
-        "max": "max",
-        "ultra": "max",
-    },
-    documented_efforts=("none", "minimal", "low", "medium", "high", "xhigh", "max"),
-    max_output_tokens=393_216,
-    # api-docs.deepseek.com/api/create-chat-completion: 8K, 64K, 128K.
-    default_output_tokens=(8_192, 65_536, 131_072),
-    max_tool_name=128,
+    efforts=EFFORTS,
+    documented_efforts=DOCUMENTED_EFFORTS,
+    max_output_tokens=MAX_OUTPUT_TOKENS,
+    default_output_tokens=DEFAULT_OUTPUT_TOKENS,
+    max_tool_name=MAX_TOOL_NAME,
 )

@@ -21,8 +21,8 @@ from deepserve.core.messages import (
     ToolCall,
     ToolResult,
 )
-from deepserve.dialects.chat.node import Node
 from deepserve.dialects.chat.reading import Reading
+from deepserve.dialects.node import Node
 
 _ROLES: tuple[Role, ...] = ("system", "user", "assistant", "tool", "latest_reminder")
 _FILE_KEYS = ("file_id", "file_data", "filename")

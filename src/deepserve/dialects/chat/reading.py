@@ -8,8 +8,8 @@ from deepserve.config import Limits
 from deepserve.core.errors import UnsupportedFeature
 from deepserve.dialects.chat.fields import DOCUMENTED, EXTENSIONS, REFUSED
 from deepserve.dialects.chat.flavour import Flavour
-from deepserve.dialects.chat.node import Node
 from deepserve.dialects.chat.thinking import spelling_fields
+from deepserve.dialects.node import Node
 
 
 class Reading:

@@ -23,7 +23,6 @@ from deepserve.core.tenant import Tenant
 from deepserve.dialects.body import JsonBody
 from deepserve.dialects.chat.flavour import Flavour
 from deepserve.dialects.chat.messages import decode_messages, encode_message
-from deepserve.dialects.chat.node import Node, not_json
 from deepserve.dialects.chat.reading import Reading
 from deepserve.dialects.chat.sampling import (
     decode_default_output_tokens,
@@ -35,6 +34,7 @@ from deepserve.dialects.chat.sampling import (
 from deepserve.dialects.chat.sequence import check_sequence, check_traces, count_traces
 from deepserve.dialects.chat.thinking import decode_thinking
 from deepserve.dialects.chat.tools import decode_response_format, decode_tool_choice, decode_tools, encode_tool
+from deepserve.dialects.node import Node, not_json
 
 
 class Names(Protocol):

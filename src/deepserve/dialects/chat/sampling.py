@@ -6,15 +6,15 @@ from collections.abc import Mapping
 
 from deepserve.core.errors import InvalidField
 from deepserve.core.request import Thinking
-from deepserve.core.sampling import KNOBS, Sampling
-from deepserve.dialects.chat.node import Node
+from deepserve.core.sampling import Sampling
 from deepserve.dialects.chat.reading import Reading
-
-_RANGE_TEXTS = {"top_p": "(0, 1.0]"}  # the vendor writes this one bound with a decimal
+from deepserve.dialects.deepseek import default_output_tokens
+from deepserve.dialects.knobs import read_knob
+from deepserve.dialects.node import Node
 
 
 def decode_sampling(reading: Reading, thinking: Thinking) -> Sampling:
-    temperature, top_p = _knob(reading, "temperature"), _knob(reading, "top_p")
+    temperature, top_p = read_knob(reading.root, "temperature"), read_knob(reading.root, "top_p")
     if reading.is_strict and thinking.enabled:
         # The vendor checks the range, then draws as it likes: api-docs.deepseek.com/guides/thinking_mode.
         for name, value in (("temperature", temperature), ("top_p", top_p)):
@@ -25,7 +25,7 @@ def decode_sampling(reading: Reading, thinking: Thinking) -> Sampling:
     if top_k is not None and top_k.value == -1:
         num_top_k: float | None = 0  # how vLLM's clients say "all"
     else:
-        num_top_k = _knob(reading, "top_k") if top_k is not None else None
+        num_top_k = read_knob(reading.root, "top_k") if top_k is not None else None
     seed = reading.extension("seed")
     return Sampling(
         temperature=temperature,
@@ -43,21 +43,7 @@ def decode_sampling(reading: Reading, thinking: Thinking) -> Sampling:
 
 
 def _extended_knob(reading: Reading, name: str) -> float | None:
-    return None if reading.is_strict else _knob(reading, name)
-
-
-def _knob(reading: Reading, name: str) -> float | None:
-    node = reading.root.optional(name)
-    if node is None:
-        return None
-    knob = KNOBS[name]
-    value = node.integer("u32") if knob.integer else node.number()
-    if not knob.admits(value):
-        bounds = f"{'(' if knob.low_open else '['}{knob.low:g}, {knob.high:g}]"
-        raise InvalidField(
-            f"Invalid {name} value, the valid range of {name} is {_RANGE_TEXTS.get(name, bounds)}", field=name
-        )
-    return value
+    return None if reading.is_strict else read_knob(reading.root, name)
 
 
 def _logit_bias(reading: Reading) -> Mapping[int, float]:
@@ -115,10 +101,7 @@ def _token_limit(reading: Reading, name: str, node: Node | None) -> int | None:
 
 
 def decode_default_output_tokens(reading: Reading, thinking: Thinking) -> int:
-    without, with_thinking, at_most = reading.flavour.default_output_tokens
-    if not thinking.enabled:
-        return without
-    return at_most if thinking.effort == "max" else with_thinking
+    return default_output_tokens(thinking, reading.flavour.default_output_tokens)
 
 
 def decode_num_results(reading: Reading) -> int:

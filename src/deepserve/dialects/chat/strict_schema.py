@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 from deepserve.core.errors import InvalidField
 from deepserve.core.request import Tool
-from deepserve.dialects.chat.node import Node
+from deepserve.dialects.node import Node
 
 _TYPES = ("object", "string", "number", "integer", "boolean", "array", "null")
 _FORMATS = ("email", "hostname", "ipv4", "ipv6", "uuid")

@@ -12,8 +12,9 @@ import msgspec
 
 from deepserve.core.errors import InvalidField
 from deepserve.core.request import Thinking
-from deepserve.dialects.chat.flavour import Flavour, Level
-from deepserve.dialects.chat.node import Node
+from deepserve.dialects.chat.flavour import Flavour
+from deepserve.dialects.deepseek import Level
+from deepserve.dialects.node import Node
 
 _SWITCH = ("enabled", "disabled", "adaptive")
 

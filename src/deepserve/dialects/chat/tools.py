@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import re
 from typing import Literal
 
 from deepserve.core.errors import InvalidField, UnsupportedFeature
 from deepserve.core.messages import Json, Message, Text
 from deepserve.core.request import ResponseFormat, Thinking, Tool, ToolChoice
-from deepserve.dialects.chat.node import Node
 from deepserve.dialects.chat.reading import Reading
 from deepserve.dialects.chat.strict_schema import check_strict_tools
-
-_TOOL_NAME = re.compile(r"[a-zA-Z0-9_-]+")
+from deepserve.dialects.node import Node
+from deepserve.dialects.tool_name import read_tool_name
 
 
 def decode_tools(reading: Reading) -> tuple[Tool, ...]:
@@ -46,20 +44,7 @@ def _tool(reading: Reading, node: Node) -> Tool:
     function = node.required("function")
     reading.ignore_others(node, ("type", "function"), "tools[]")
     reading.ignore_others(function, ("name", "description", "parameters", "strict"), "tools[].function")
-    name_node = function.required("name")
-    name = name_node.string()
-    if not _TOOL_NAME.fullmatch(name):
-        raise InvalidField(
-            f"Invalid '{name_node.field}': string does not match pattern. "
-            "Expected a string that matches the pattern '^[a-zA-Z0-9_-]+$'.",
-            field=name_node.field,
-        )
-    if len(name) > reading.flavour.max_tool_name:
-        raise InvalidField(
-            f"Invalid '{name_node.field}': string too long. Expected a string with maximum length "
-            f"{reading.flavour.max_tool_name}, but got a string with length {len(name)} instead.",
-            field=name_node.field,
-        )
+    name = read_tool_name(function.required("name"), reading.flavour.max_tool_name)
     description, parameters = function.optional("description"), function.optional("parameters")
     strict = function.optional("strict")
     return Tool(
