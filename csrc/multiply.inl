@@ -47,8 +47,11 @@ static void prepare_int8(const float *x, int inputs, size_t stride, int8_t *out,
       poison = fma(some[j], zero(), poison);  // 0, or not a number if any input is not finite
     }
     const float amax = highest(top);
-    const F factor = set(amax > kSmallestAmax ? 127.0f / amax : 0.0f);
-    scales[i / kActivationGroup] = (amax > kSmallestAmax ? amax / 127.0f : 0.0f) + sum(poison);
+    const bool is_finite = sum(poison) == 0.0f, is_zero = !is_finite || amax <= kSmallestAmax;
+    const F factor = set(is_zero ? 0.0f : 127.0f / amax);
+    scales[i / kActivationGroup] = !is_finite ? __builtin_nanf("") : is_zero ? 0.0f : amax / 127.0f;
+    if (!is_finite)
+      for (F &x16 : some) x16 = zero();
     for (int j = 0; j < 4; j += 2) {
       const I first = round_to_int(mul(some[j], factor)), second = round_to_int(mul(some[j + 1], factor));
       store_bytes(out + i + 16 * j, first);
