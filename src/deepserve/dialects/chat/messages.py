@@ -21,7 +21,7 @@ from deepserve.core.messages import (
     ToolCall,
     ToolResult,
 )
-from deepserve.dialects.chat.reading import Reading
+from deepserve.dialects.chat.reading import ChatReading
 from deepserve.dialects.node import Node
 
 _ROLES: tuple[Role, ...] = ("system", "user", "assistant", "tool", "latest_reminder")
@@ -41,7 +41,7 @@ _TOLERATED_TRACES = frozenset(("reasoning", "reasoning_details"))
 _Spoken = Text | Image | File | OtherPart | Refusal
 
 
-def decode_messages(reading: Reading, node: Node) -> tuple[Message, ...]:
+def decode_messages(reading: ChatReading, node: Node) -> tuple[Message, ...]:
     num_messages = len(node.sequence())
     if num_messages == 0:
         raise InvalidField("Empty input messages", field="messages")
@@ -52,7 +52,7 @@ def decode_messages(reading: Reading, node: Node) -> tuple[Message, ...]:
     return tuple(_message(reading, message) for message in node.items())
 
 
-def _message(reading: Reading, node: Node) -> Message:
+def _message(reading: ChatReading, node: Node) -> Message:
     role_node = node.required("role")
     if role_node.value == "developer" and not reading.is_strict:
         role: Role = "system"
@@ -81,14 +81,14 @@ def _message(reading: Reading, node: Node) -> Message:
     )
 
 
-def _content(reading: Reading, node: Node, *, takes_parts: bool) -> tuple[_Spoken, ...]:
+def _content(reading: ChatReading, node: Node, *, takes_parts: bool) -> tuple[_Spoken, ...]:
     """A string, or a list of parts."""
     if isinstance(node.value, list) and (takes_parts or not reading.is_strict):
         return tuple(_part(reading, part) for part in node.items())
     return (Text(node.string()),)
 
 
-def _part(reading: Reading, node: Node) -> _Spoken:
+def _part(reading: ChatReading, node: Node) -> _Spoken:
     kind_node = node.required("type")
     kind = kind_node.variant(("text",)) if reading.is_strict else kind_node.string()
     match kind:
@@ -118,7 +118,7 @@ def _part(reading: Reading, node: Node) -> _Spoken:
             return OtherPart(kind=kind, value=node.value)
 
 
-def _tool_result(reading: Reading, node: Node) -> ToolResult:
+def _tool_result(reading: ChatReading, node: Node) -> ToolResult:
     call_id = node.required("tool_call_id").string()
     content = node.required("content") if reading.is_strict else node.optional("content")
     name = node.optional("name")
@@ -130,7 +130,7 @@ def _tool_result(reading: Reading, node: Node) -> ToolResult:
     )
 
 
-def _assistant_parts(reading: Reading, node: Node) -> tuple[Part, ...]:
+def _assistant_parts(reading: ChatReading, node: Node) -> tuple[Part, ...]:
     if reading.is_strict:
         node.required("content")
     parts: list[Part] = []
@@ -155,7 +155,7 @@ def _assistant_parts(reading: Reading, node: Node) -> tuple[Part, ...]:
     return tuple(parts)
 
 
-def _assistant_content(reading: Reading, node: Node) -> tuple[Part, ...]:
+def _assistant_content(reading: ChatReading, node: Node) -> tuple[Part, ...]:
     if reading.is_strict or not isinstance(node.value, list):
         return _content(reading, node, takes_parts=False)
     traces: list[Part] = []
@@ -174,7 +174,7 @@ def _assistant_content(reading: Reading, node: Node) -> tuple[Part, ...]:
     return (*traces, *spoken)
 
 
-def _trace(reading: Reading, node: Node) -> Reasoning | None:
+def _trace(reading: ChatReading, node: Node) -> Reasoning | None:
     """The thinking trace under any of the names that services send and clients return."""
     for key in ("reasoning_content",) if reading.is_strict else ("reasoning_content", "reasoning"):
         trace = node.optional(key)
@@ -195,7 +195,7 @@ def _trace(reading: Reading, node: Node) -> Reasoning | None:
     )
 
 
-def _call(reading: Reading, node: Node) -> ToolCall:
+def _call(reading: ChatReading, node: Node) -> ToolCall:
     kind = node.optional("type")
     if kind is not None and kind.variant(("function",) if reading.is_strict else ("function", "custom")) == "custom":
         custom = node.required("custom")

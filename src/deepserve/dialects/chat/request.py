@@ -23,18 +23,18 @@ from deepserve.core.tenant import Tenant
 from deepserve.dialects.body import JsonBody
 from deepserve.dialects.chat.flavour import Flavour
 from deepserve.dialects.chat.messages import decode_messages, encode_message
-from deepserve.dialects.chat.reading import Reading
+from deepserve.dialects.chat.reading import ChatReading
 from deepserve.dialects.chat.sampling import (
     decode_default_output_tokens,
     decode_max_output_tokens,
     decode_num_results,
     decode_sampling,
-    decode_stop,
 )
-from deepserve.dialects.chat.sequence import check_sequence, check_traces, count_traces
+from deepserve.dialects.chat.sequence import check_sequence, check_traces
 from deepserve.dialects.chat.thinking import decode_thinking
 from deepserve.dialects.chat.tools import decode_response_format, decode_tool_choice, decode_tools, encode_tool
 from deepserve.dialects.node import Node, not_json
+from deepserve.dialects.past_traces import count_traces
 
 
 class Names(Protocol):
@@ -78,7 +78,7 @@ def decode_request(
     except MalformedBody as error:
         raise not_json(error) from error
     root = Node(body, body.value)
-    reading = Reading(root, flavour, limits, is_strict=is_strict, is_beta=is_beta)
+    reading = ChatReading(root, flavour, limits, is_strict=is_strict, is_beta=is_beta)
     requested = root.required("model").string()
     messages = decode_messages(reading, root.required("messages"))
     reading.refuse_unserved()
@@ -110,7 +110,7 @@ def decode_request(
         sampling=sampling,
         max_output_tokens=decode_max_output_tokens(reading),
         default_output_tokens=decode_default_output_tokens(reading, thinking),
-        stop=decode_stop(reading),
+        stop=reading.stop_strings("stop"),
         num_results=decode_num_results(reading),
         tenant=tenant,
         user_id=_user_id(reading),
@@ -128,7 +128,7 @@ def decode_request(
     )
 
 
-def _user_id(reading: Reading) -> str | None:
+def _user_id(reading: ChatReading) -> str | None:
     named, spelled = reading.root.optional("user_id"), reading.extension("user")
     if named is not None and spelled is not None:
         reading.ignore("user")
@@ -142,7 +142,7 @@ def _user_id(reading: Reading) -> str | None:
     return node.string()
 
 
-def _include_usage(reading: Reading, *, is_stream: bool) -> bool:
+def _include_usage(reading: ChatReading, *, is_stream: bool) -> bool:
     node = reading.root.optional("stream_options")
     if node is None:
         return False

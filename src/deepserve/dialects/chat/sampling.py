@@ -7,13 +7,13 @@ from collections.abc import Mapping
 from deepserve.core.errors import InvalidField
 from deepserve.core.request import Thinking
 from deepserve.core.sampling import Sampling
-from deepserve.dialects.chat.reading import Reading
+from deepserve.dialects.chat.reading import ChatReading
 from deepserve.dialects.deepseek import default_output_tokens
 from deepserve.dialects.knobs import read_knob
 from deepserve.dialects.node import Node
 
 
-def decode_sampling(reading: Reading, thinking: Thinking) -> Sampling:
+def decode_sampling(reading: ChatReading, thinking: Thinking) -> Sampling:
     temperature, top_p = read_knob(reading.root, "temperature"), read_knob(reading.root, "top_p")
     if reading.is_strict and thinking.enabled:
         # The vendor checks the range, then draws as it likes: api-docs.deepseek.com/guides/thinking_mode.
@@ -42,11 +42,11 @@ def decode_sampling(reading: Reading, thinking: Thinking) -> Sampling:
     )
 
 
-def _extended_knob(reading: Reading, name: str) -> float | None:
+def _extended_knob(reading: ChatReading, name: str) -> float | None:
     return None if reading.is_strict else read_knob(reading.root, name)
 
 
-def _logit_bias(reading: Reading) -> Mapping[int, float]:
+def _logit_bias(reading: ChatReading) -> Mapping[int, float]:
     node = reading.extension("logit_bias")
     if node is None:
         return {}
@@ -66,7 +66,7 @@ def _logit_bias(reading: Reading) -> Mapping[int, float]:
     return biases
 
 
-def _num_top_logprobs(reading: Reading) -> int | None:
+def _num_top_logprobs(reading: ChatReading) -> int | None:
     has_logprobs = reading.flag("logprobs")
     node = reading.root.optional("top_logprobs")
     if node is None:
@@ -84,13 +84,13 @@ def _num_top_logprobs(reading: Reading) -> int | None:
     return num_top if has_logprobs else None
 
 
-def decode_max_output_tokens(reading: Reading) -> int | None:
+def decode_max_output_tokens(reading: ChatReading) -> int | None:
     limits = [_token_limit(reading, "max_tokens", reading.root.optional("max_tokens"))]
     limits.append(_token_limit(reading, "max_completion_tokens", reading.extension("max_completion_tokens")))
     return min((limit for limit in limits if limit is not None), default=None)
 
 
-def _token_limit(reading: Reading, name: str, node: Node | None) -> int | None:
+def _token_limit(reading: ChatReading, name: str, node: Node | None) -> int | None:
     if node is None:
         return None
     highest = reading.flavour.max_output_tokens
@@ -100,11 +100,11 @@ def _token_limit(reading: Reading, name: str, node: Node | None) -> int | None:
     return value
 
 
-def decode_default_output_tokens(reading: Reading, thinking: Thinking) -> int:
+def decode_default_output_tokens(reading: ChatReading, thinking: Thinking) -> int:
     return default_output_tokens(thinking, reading.flavour.default_output_tokens)
 
 
-def decode_num_results(reading: Reading) -> int:
+def decode_num_results(reading: ChatReading) -> int:
     node = reading.extension("n")
     if node is None:
         return 1
@@ -112,19 +112,3 @@ def decode_num_results(reading: Reading) -> int:
     if not 1 <= value <= reading.limits.num_results:
         raise InvalidField(f"Invalid n value, the valid range of n is [1, {reading.limits.num_results}]", field="n")
     return value
-
-
-def decode_stop(reading: Reading) -> tuple[str, ...]:
-    node = reading.root.optional("stop")
-    if node is None:
-        return ()
-    stops = (node.string(),) if isinstance(node.value, str) else tuple(item.string() for item in node.items())
-    if len(stops) > reading.limits.stop_strings:
-        raise InvalidField(f"Stop string array too long: {len(stops)}", field="stop")
-    if "" in stops:
-        raise InvalidField("Invalid stop: an empty string would end every answer at once", field="stop")
-    if any(len(stop.encode()) > reading.limits.stop_string_bytes for stop in stops):
-        raise InvalidField(
-            f"Invalid stop: a stop string has at most {reading.limits.stop_string_bytes} bytes", field="stop"
-        )
-    return stops

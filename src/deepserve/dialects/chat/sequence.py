@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from deepserve.core.errors import InvalidField
-from deepserve.core.events import PastReasoning
 from deepserve.core.messages import Message
 
 _ORPHAN = "Messages with role 'tool' must be a response to a preceding message with 'tool_calls'"
@@ -52,10 +51,3 @@ def check_traces(messages: Sequence[Message]) -> None:
     asked = max(index for index, message in enumerate(messages) if message.role == "assistant")
     if messages[asked].reasoning is None:
         raise InvalidField(_NO_TRACE, field=f"messages[{asked}].reasoning_content")
-
-
-def count_traces(messages: Sequence[Message], *, is_needed: bool) -> PastReasoning:
-    """Turns whose trace the client sent, and turns that lack one although the prompt would show it."""
-    turns = [message for message in messages if message.role == "assistant" and not message.prefix]
-    num_sent = sum(turn.reasoning is not None for turn in turns)
-    return PastReasoning(sent=num_sent, missing=len(turns) - num_sent if is_needed else 0)

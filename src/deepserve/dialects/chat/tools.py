@@ -7,13 +7,13 @@ from typing import Literal
 from deepserve.core.errors import InvalidField, UnsupportedFeature
 from deepserve.core.messages import Json, Message, Text
 from deepserve.core.request import ResponseFormat, Thinking, Tool, ToolChoice
-from deepserve.dialects.chat.reading import Reading
+from deepserve.dialects.chat.reading import ChatReading
 from deepserve.dialects.chat.strict_schema import check_strict_tools
 from deepserve.dialects.node import Node
 from deepserve.dialects.tool_name import read_tool_name
 
 
-def decode_tools(reading: Reading) -> tuple[Tool, ...]:
+def decode_tools(reading: ChatReading) -> tuple[Tool, ...]:
     node = reading.root.optional("tools")
     if node is None:
         return ()
@@ -34,7 +34,7 @@ def decode_tools(reading: Reading) -> tuple[Tool, ...]:
     return tools
 
 
-def _tool(reading: Reading, node: Node) -> Tool:
+def _tool(reading: ChatReading, node: Node) -> Tool:
     kind = node.required("type")
     if kind.value != "function" and isinstance(kind.value, str) and not reading.is_strict:
         raise UnsupportedFeature(
@@ -55,7 +55,7 @@ def _tool(reading: Reading, node: Node) -> Tool:
     )
 
 
-def decode_tool_choice(reading: Reading, thinking: Thinking, tools: tuple[Tool, ...]) -> ToolChoice:
+def decode_tool_choice(reading: ChatReading, thinking: Thinking, tools: tuple[Tool, ...]) -> ToolChoice:
     parallel = reading.extension("parallel_tool_calls")
     is_parallel = parallel is None or parallel.boolean()
     node = reading.root.optional("tool_choice")
@@ -84,7 +84,7 @@ def decode_tool_choice(reading: Reading, thinking: Thinking, tools: tuple[Tool, 
     )
 
 
-def decode_response_format(reading: Reading, messages: tuple[Message, ...]) -> ResponseFormat:
+def decode_response_format(reading: ChatReading, messages: tuple[Message, ...]) -> ResponseFormat:
     node = reading.root.optional("response_format")
     if node is None:
         return ResponseFormat()
