@@ -45,3 +45,26 @@ def test_unknown_names_are_refused_in_the_vendors_words(requested: str) -> None:
     assert caught.value.message == (
         f"The supported API model names are deepseek-v4-pro or deepseek-v4-flash, but you passed {requested}."
     )
+
+
+@pytest.mark.parametrize(
+    ("requested", "canonical"),
+    [
+        ("claude-opus-4-8", "deepseek-v4-pro"),
+        ("Claude-Opus-5 ", "deepseek-v4-pro"),
+        ("claude-sonnet-5", "deepseek-v4-flash"),
+        ("claude-haiku-4-5", "deepseek-v4-flash"),
+        ("claude-3-opus-20240229", "deepseek-v4-flash"),
+    ],
+)
+def test_another_vendors_names_are_families(requested: str, canonical: str) -> None:
+    name = load_models().resolve_family(requested)
+    assert name is not None
+    assert (name.id, name.requested) == (canonical, requested)
+
+
+def test_families_are_no_names_of_the_vendors_own_api() -> None:
+    assert load_models().resolve_family("gpt-5") is None
+    assert all(family.id in {row.id for row in load_models().models} for family in load_models().families)
+    with pytest.raises(UnknownModel):
+        load_models().resolve("claude-opus-4-8")

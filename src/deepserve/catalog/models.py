@@ -28,11 +28,19 @@ class AliasRow(msgspec.Struct, frozen=True, kw_only=True):
     retired_at: datetime | None = None
 
 
+class FamilyRow(msgspec.Struct, frozen=True, kw_only=True):
+    """All names of another vendor's models that begin with `prefix` mean `id`."""
+
+    prefix: str
+    id: str
+
+
 class ModelCatalog(msgspec.Struct, frozen=True, kw_only=True):
     """Resolves requested ids; spelling ignores case and surrounding blanks, as the vendor's API does."""
 
     models: tuple[ModelRow, ...]
     aliases: tuple[AliasRow, ...]
+    families: tuple[FamilyRow, ...] = ()
 
     def resolve(self, requested: str) -> ModelName:
         """Raises UnknownModel with the names that exist, in the vendor's words, which clients match on."""
@@ -50,6 +58,14 @@ class ModelCatalog(msgspec.Struct, frozen=True, kw_only=True):
                     replacement=alias.id if alias.retired_at is not None else None,
                 )
         raise self.unknown(requested)
+
+    def resolve_family(self, requested: str) -> ModelName | None:
+        """What another vendor's model name means, for the dialects whose clients send one; the first row that fits."""
+        wanted = requested.strip().lower()
+        for family in self.families:
+            if wanted.startswith(family.prefix):
+                return ModelName(id=family.id, requested=requested)
+        return None
 
     def unknown(self, requested: str) -> UnknownModel:
         """The refusal of a name that does not exist, or no longer does."""
@@ -72,4 +88,5 @@ def load_models() -> ModelCatalog:
     return ModelCatalog(
         models=msgspec.convert(tuple(rows["model"]), tuple[ModelRow, ...]),
         aliases=msgspec.convert(tuple(rows["alias"]), tuple[AliasRow, ...]),
+        families=msgspec.convert(tuple(rows["family"]), tuple[FamilyRow, ...]),
     )
