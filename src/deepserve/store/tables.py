@@ -2,7 +2,19 @@
 
 from __future__ import annotations
 
-from sqlalchemy import BigInteger, Boolean, Column, DateTime, Index, Integer, LargeBinary, MetaData, String, Table
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    Column,
+    DateTime,
+    Float,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    String,
+    Table,
+)
 
 metadata = MetaData()
 
@@ -36,3 +48,80 @@ api_keys = Table(
     Column("is_revoked", Boolean, nullable=False, default=False),
 )
 """Keys by SHA-256 digest only; `shown` is the beginning that lists may print."""
+
+tasks = Table(
+    "tasks",
+    metadata,
+    Column("tenant_id", String(64), primary_key=True),
+    Column("id", String(256), primary_key=True),
+    Column("tenant_name", String(256), nullable=False),
+    Column("kind", String(32), nullable=False),
+    Column("status", String(16), nullable=False),
+    Column("body", LargeBinary, nullable=False),
+    Column("result", LargeBinary, nullable=True),
+    Column("error_code", String(64), nullable=True),
+    Column("details", LargeBinary, nullable=False),
+    Column("webhook_url", String(2048), nullable=True),
+    Column("arrived_at", DateTime(timezone=True), nullable=False),
+    Column("created_at", DateTime(timezone=True), nullable=False),
+    Column("started_at", DateTime(timezone=True), nullable=True),
+    Column("ended_at", DateTime(timezone=True), nullable=True),
+    Column("keep_s", Float, nullable=False),
+    Column("num_attempts", Integer, nullable=False),
+    Column("lease_owner", String(64), nullable=True),
+    Column("lease_expires_at", DateTime(timezone=True), nullable=True),
+    # From here on the content is gone; the row stays a while, so that its id is not taken twice.
+    Column("expires_at", DateTime(timezone=True), nullable=True),
+    Column("is_purged", Boolean, nullable=False),
+    Index("tasks_by_status", "status", "created_at"),
+    Index("tasks_by_expiry", "expires_at"),
+)
+"""Answers that come later. The content of `body` and `result` is kept until `expires_at`, no longer."""
+
+deliveries = Table(
+    "deliveries",
+    metadata,
+    Column("id", String(64), primary_key=True),
+    Column("tenant_id", String(64), nullable=False),
+    Column("tenant_name", String(256), nullable=False),
+    Column("task_id", String(256), nullable=False),
+    Column("kind", String(32), nullable=False),
+    Column("item", Integer, nullable=False),
+    Column("url", String(2048), nullable=False),
+    Column("host", String(256), nullable=False),
+    Column("body", LargeBinary, nullable=False),
+    Column("status", String(16), nullable=False),
+    Column("num_attempts", Integer, nullable=False),
+    Column("next_attempt_at", DateTime(timezone=True), nullable=False),
+    Column("lease_owner", String(64), nullable=True),
+    Column("lease_expires_at", DateTime(timezone=True), nullable=True),
+    Column("last_status", Integer, nullable=True),
+    Column("last_error", String(64), nullable=True),
+    Column("created_at", DateTime(timezone=True), nullable=False),
+    Column("ended_at", DateTime(timezone=True), nullable=True),
+    Index("deliveries_by_status", "status", "next_attempt_at"),
+    Index("deliveries_by_task", "tenant_id", "task_id"),
+)
+"""Webhook calls, each written in the transaction that ends its task."""
+
+delivery_attempts = Table(
+    "delivery_attempts",
+    metadata,
+    Column("delivery_id", String(64), primary_key=True),
+    Column("number", Integer, primary_key=True),
+    Column("started_at", DateTime(timezone=True), nullable=False),
+    Column("duration_ms", Integer, nullable=False),
+    Column("status", Integer, nullable=True),
+    Column("error", String(64), nullable=True),
+    Column("address", String(128), nullable=True),
+)
+"""Every try of every call. Response bodies are never stored."""
+
+webhook_secrets = Table(
+    "webhook_secrets",
+    metadata,
+    Column("tenant_id", String(64), primary_key=True),
+    Column("version", Integer, primary_key=True),
+    Column("created_at", DateTime(timezone=True), nullable=False),
+)
+"""Which signing secrets a tenant has. They are derived from the state directory's key: none is stored."""

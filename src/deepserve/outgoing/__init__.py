@@ -1,0 +1,1 @@
+"""The HTTP client, and which addresses it may reach on behalf of users."""
