@@ -10,10 +10,11 @@ from typing import Any
 from typing_extensions import override
 
 from deepserve.core.tenant import TenantId
-from deepserve.engine.prefix_files import PrefixFiles, load_secret
+from deepserve.engine.prefix_files import PrefixFiles
 from deepserve.engine.prefix_index import CacheKey
 from deepserve.engine.prefix_store import PrefixStore
 from deepserve.engine.scheduler import Scheduler
+from deepserve.store.secret import load_secret
 from tests.engine.test_scheduler import Updates, finish
 
 

@@ -13,9 +13,10 @@ import pytest
 from typing_extensions import override
 
 from deepserve.engine import prefix_store
-from deepserve.engine.prefix_files import HEADER_BYTES, PrefixFiles, PrefixName, load_secret
+from deepserve.engine.prefix_files import HEADER_BYTES, PrefixFiles, PrefixName
 from deepserve.engine.prefix_index import CacheKey, pack_tokens
 from deepserve.engine.prefix_store import PrefixStore, open_prefix_store
+from deepserve.store.secret import load_secret
 from tests.engine.disk_setup import Held, Inline, files_at, key_of, paths_in, store_at
 
 PATIENCE_S = 20.0

@@ -1,4 +1,4 @@
-"""Cached prefixes as files: what they are called, how they are sealed, and the secret both depend on.
+"""Cached prefixes as files: what they are called, and how they are sealed.
 
 A file holds one state. Its name says whose it is and which tokens it covers, but only to who has the secret: every part
 but the position is a keyed hash. Its content is sealed together with its name, so that a file that was damaged, cut
@@ -15,7 +15,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import hmac
-import logging
 import os
 import re
 import secrets
@@ -26,22 +25,16 @@ from pathlib import Path
 import msgspec
 
 from deepserve.engine.prefix_index import CacheKey
-
-_logger = logging.getLogger(__name__)
+from deepserve.store.private_file import create_private, open_private, write_all
 
 _MAGIC = b"DSPREFX\x01"
 _SEAL_BYTES = 32
 HEADER_BYTES = len(_MAGIC) + _SEAL_BYTES
 """What a file is larger than the state in it."""
 
-_SECRET_BYTES = 32
 _PARTIAL = ".part"
 _ABANDONED_S = 3600.0
 """A half-written file older than this has no writer any more."""
-
-# Windows has neither; its files are private to the user's profile.
-_NO_LINKS = getattr(os, "O_NOFOLLOW", 0)
-_BINARY = getattr(os, "O_BINARY", 0)
 
 
 class DamagedPrefix(Exception):
@@ -114,9 +107,9 @@ class PrefixFiles:
         self._make_directory()
         partial = self.directory / f"{name.file}.{secrets.token_hex(8)}{_PARTIAL}"
         try:
-            with _create_private(partial) as descriptor:
+            with create_private(partial) as descriptor:
                 for part in (_MAGIC, self._seal(name, blob), blob):
-                    _write_all(descriptor, part)
+                    write_all(descriptor, part)
             partial.replace(self.directory / name.file)
         except BaseException:
             with contextlib.suppress(OSError):
@@ -125,7 +118,7 @@ class PrefixFiles:
 
     def read(self, name: PrefixName) -> bytes:
         """The state under a name. Raises DamagedPrefix for anything that was not written by `write` under this name."""
-        descriptor = os.open(self.directory / name.file, os.O_RDONLY | _NO_LINKS | _BINARY)
+        descriptor = open_private(self.directory / name.file)
         with open(descriptor, "rb") as file:
             magic, seal, blob = file.read(len(_MAGIC)), file.read(_SEAL_BYTES), file.read()
         if magic != _MAGIC or not hmac.compare_digest(seal, self._seal(name, blob)):
@@ -171,62 +164,3 @@ class PrefixFiles:
 
     def _make_directory(self) -> None:
         self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-
-
-def load_secret(path: Path) -> bytes:
-    """Random bytes that only this user knows, made at the first call; of two servers at once both get the same.
-
-    A file that others could read or that has not the right size is replaced: what was sealed with it is lost.
-    Raises OSError.
-    """
-    for _ in range(2):
-        secret = _read_secret(path)
-        if secret is not None:
-            return secret
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        partial = path.with_name(f"{path.name}.{secrets.token_hex(8)}{_PARTIAL}")
-        with _create_private(partial) as descriptor:
-            _write_all(descriptor, secrets.token_bytes(_SECRET_BYTES))
-        try:
-            # Unlike a rename, this fails where another server was quicker.
-            os.link(partial, path)
-        except FileExistsError:
-            pass
-        finally:
-            partial.unlink()
-    raise OSError(f"{path} cannot be kept private")
-
-
-def _read_secret(path: Path) -> bytes | None:
-    try:
-        descriptor = os.open(path, os.O_RDONLY | _NO_LINKS | _BINARY)
-    except FileNotFoundError:
-        return None
-    with open(descriptor, "rb") as file:
-        status = os.fstat(descriptor)
-        secret = file.read(_SECRET_BYTES + 1)
-    is_private = os.name != "posix" or not status.st_mode & 0o077
-    if is_private and len(secret) == _SECRET_BYTES:
-        return secret
-    _logger.warning(
-        "%s is %s; it is made anew, and the prefixes cached so far are lost",
-        path,
-        "damaged" if is_private else "open to other users",
-    )
-    path.unlink(missing_ok=True)
-    return None
-
-
-@contextlib.contextmanager
-def _create_private(path: Path) -> Iterator[int]:
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | _BINARY, 0o600)
-    try:
-        yield descriptor
-    finally:
-        os.close(descriptor)
-
-
-def _write_all(descriptor: int, data: bytes) -> None:
-    view = memoryview(data)
-    while view:
-        view = view[os.write(descriptor, view) :]

@@ -24,9 +24,10 @@ from pathlib import Path
 
 import msgspec
 
-from deepserve.engine.prefix_files import HEADER_BYTES, DamagedPrefix, PrefixFiles, PrefixName, load_secret
+from deepserve.engine.prefix_files import HEADER_BYTES, DamagedPrefix, PrefixFiles, PrefixName
 from deepserve.engine.prefix_index import TOKEN_BYTES, CacheKey
 from deepserve.engine.prefix_table import PrefixTable
+from deepserve.store.secret import load_secret
 
 _logger = logging.getLogger(__name__)
 
