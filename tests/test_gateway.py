@@ -4,15 +4,19 @@ import asyncio
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 
+import msgspec
 import pytest
 from typing_extensions import override
 
 from deepserve.backends.script import Reply, Rule, Script
 from deepserve.backends.scripted import ScriptedBackend
+from deepserve.core.answer import Answer, collect
 from deepserve.core.errors import BackendFailure, DeepserveError, EngineFailure, Overloaded, UnknownModel
 from deepserve.core.events import Event, Failed, Finished, Started
+from deepserve.core.messages import Message, Reasoning
 from deepserve.core.request import Request
 from deepserve.gateway import Gateway
+from deepserve.store.sealing import Sealer
 from tests.dialects.chat.decoding import body, decode
 
 REQUEST = decode(body(n=2)).request
@@ -123,3 +127,39 @@ def test_closing_the_stream_cancels_the_work_and_is_no_error() -> None:
 
 def test_counting_answers_nothing() -> None:
     assert asyncio.run(Gateway(ScriptedBackend()).count(REQUEST)) == 3
+
+
+def test_a_trace_leaves_sealed_and_comes_back_as_text() -> None:
+    backend = Hearing(Script(rules=(Rule(reply=Reply(reasoning="because", text="A")),)))
+    gateway = Gateway(backend, sealer=Sealer(bytes(32)))
+
+    async def answer(request: Request) -> Answer:
+        return await collect(gateway.answer(request))
+
+    question = decode(body()).request
+    (trace, text) = asyncio.run(answer(question)).results[0].parts
+    assert isinstance(trace, Reasoning)
+    assert trace.signature
+    assert trace.sealed
+    bare = msgspec.structs.replace(trace, text="")
+    foreign = msgspec.structs.replace(trace, text="", signature="x", sealed=None)
+    for part in (bare, foreign):
+        turn = Message(role="assistant", parts=(part, text))
+        asyncio.run(answer(msgspec.structs.replace(question, messages=(*question.messages, turn))))
+    assert [heard.messages[-1].reasoning for heard in backend.heard] == [None, "because", None]
+    assert gateway.gauges() == {"sealed_traces_opened": 1, "sealed_traces_refused": 1}
+
+
+class Hearing(ScriptedBackend):
+    """Remembers what it was asked."""
+
+    def __init__(self, script: Script) -> None:
+        super().__init__(script)
+        self.heard: list[Request] = []
+
+    @override
+    async def answer(self, request: Request) -> AsyncGenerator[Event]:
+        self.heard.append(request)
+        async with aclosing(super().answer(request)) as events:
+            async for event in events:
+                yield event

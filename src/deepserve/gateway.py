@@ -1,4 +1,4 @@
-"""The life of a request, in order: model, back end, meter. Read this first.
+"""The life of a request, in order: model, sealed traces, back end, meter. Read this first.
 
     dialect decodes -> Gateway.answer -> back end -> events -> dialect encodes
 
@@ -17,6 +17,8 @@ from deepserve.core.errors import BackendFailure, DeepserveError, EngineFailure,
 from deepserve.core.events import Event, Failed, Finished
 from deepserve.core.provider import ServedModel
 from deepserve.core.request import Request
+from deepserve.store.sealed_reasoning import OpenedTraces, TraceSealer, open_traces
+from deepserve.store.sealing import Sealer
 
 _log = logging.getLogger(__name__)
 
@@ -36,9 +38,12 @@ class Observer(Protocol):
 class Gateway:
     """In front of everything that can answer."""
 
-    def __init__(self, backend: Backend, *, observers: tuple[Observer, ...] = ()) -> None:
+    def __init__(self, backend: Backend, *, observers: tuple[Observer, ...] = (), sealer: Sealer | None = None) -> None:
+        """sealer: seals the traces that leave and opens those that come back; None: traces are text or nothing."""
         self._backend = backend
         self._observers = observers
+        self._sealer = sealer
+        self._num_opened = self._num_refused = 0
 
     def models(self) -> tuple[ServedModel, ...]:
         return self._backend.models()
@@ -47,8 +52,9 @@ class Gateway:
         return self._backend.is_ready()
 
     def gauges(self) -> Mapping[str, float]:
-        """What monitoring may show of the back end's inside."""
-        return self._backend.gauges()
+        """What monitoring may show of the inside."""
+        own = {"sealed_traces_opened": self._num_opened, "sealed_traces_refused": self._num_refused}
+        return {**self._backend.gauges(), **own}
 
     async def answer(self, request: Request) -> AsyncGenerator[Event]:
         """Stream one answer. Raises before the first event; afterwards every fault is a `Failed` event.
@@ -56,6 +62,9 @@ class Gateway:
         Closing the generator cancels the work. A stream never ends silently: each result gets its terminal event.
         """
         self._check_model(request)
+        opened = self._open_traces(request)
+        request = opened.request
+        seals = TraceSealer(self._sealer, opened) if self._sealer is not None else None
         for observer in self._observers:
             observer.on_accepted(request)
         error: DeepserveError | None = None
@@ -65,6 +74,8 @@ class Gateway:
             async with aclosing(self._backend.answer(request)) as events:
                 async for event in events:
                     has_begun = True
+                    if seals is not None:
+                        event = seals.seal(event)
                     if isinstance(event, Finished | Failed):
                         open_results.discard(event.result)
                     if isinstance(event, Failed):
@@ -98,7 +109,15 @@ class Gateway:
     async def count(self, request: Request) -> int:
         """Prompt tokens the request would be billed for."""
         self._check_model(request)
-        return await self._backend.count(request)
+        return await self._backend.count(self._open_traces(request).request)
+
+    def _open_traces(self, request: Request) -> OpenedTraces:
+        if self._sealer is None:
+            return OpenedTraces(request=request)
+        opened = open_traces(self._sealer, request)
+        self._num_opened += opened.num_opened
+        self._num_refused += opened.num_refused
+        return opened
 
     def _check_model(self, request: Request) -> None:
         served = [model.id for model in self._backend.models()]

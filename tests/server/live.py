@@ -23,6 +23,7 @@ from deepserve.server.app import create_app
 from deepserve.server.closing import Closing
 from deepserve.server.metrics import Metrics
 from deepserve.server.run import Server, bind, server_config
+from deepserve.store.sealing import open_sealer
 
 HELLO = {"model": "deepseek-v4-flash", "messages": [{"role": "user", "content": "hello"}]}
 PATIENCE_S = 10.0
@@ -123,7 +124,7 @@ def live_server(
         keys = (ConfiguredKeys(settings.api_keys),) if settings.api_keys else ()
         app = create_app(
             settings,
-            Gateway(backend, observers=(metrics,)),
+            Gateway(backend, observers=(metrics,), sealer=open_sealer(settings.state_dir)),
             names=load_models(),
             metrics=metrics,
             lookups=(*keys, *lookups),

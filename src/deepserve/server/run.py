@@ -25,6 +25,7 @@ from deepserve.server.app import create_app
 from deepserve.server.closing import Closing
 from deepserve.server.metrics import Metrics
 from deepserve.server.protocol import limited_http
+from deepserve.store.sealing import open_sealer
 
 _log = logging.getLogger(__name__)
 
@@ -112,8 +113,10 @@ async def _serve(
     closing = Closing()
     await backend.start()
     try:
-        metrics = Metrics([model.id for model in backend.models()], clock=time.monotonic, gauges=backend.gauges)
-        gateway = Gateway(backend, observers=(metrics, *observers))
+        metrics = Metrics(
+            [model.id for model in backend.models()], clock=time.monotonic, gauges=lambda: gateway.gauges()
+        )
+        gateway = Gateway(backend, observers=(metrics, *observers), sealer=open_sealer(settings.state_dir))
         app = create_app(settings, gateway, names=names, metrics=metrics, lookups=lookups, closing=closing)
         server = Server(server_config(app, settings), closing, settings.shutdown_grace_s, on_ready=on_ready)
         await server.serve(sockets=[listening])
