@@ -15,7 +15,7 @@ from deepserve.core.errors import ConfigurationError
 Database = Engine
 """What `open_database` returns, for signatures above the store."""
 
-HEAD = "0002"
+HEAD = "0003"
 """The newest migration; a test compares it with the scripts."""
 
 

@@ -125,3 +125,17 @@ webhook_secrets = Table(
     Column("created_at", DateTime(timezone=True), nullable=False),
 )
 """Which signing secrets a tenant has. They are derived from the state directory's key: none is stored."""
+
+responses = Table(
+    "responses",
+    metadata,
+    Column("tenant_id", String(64), primary_key=True),
+    Column("response_id", String(64), primary_key=True),
+    Column("kept_at", DateTime(timezone=True), nullable=False),
+    Column("size_bytes", Integer, nullable=False),
+    # The response and the items that were sent, as compressed JSON.
+    Column("record", LargeBinary, nullable=False),
+    Index("responses_by_tenant_and_time", "tenant_id", "kept_at"),
+    Index("responses_by_time", "kept_at"),
+)
+"""Responses that clients may ask for again or continue. Content, kept because the client did not say `store: false`."""

@@ -1,0 +1,166 @@
+"""Responses that can be asked for again: a bounded shelf for each tenant.
+
+Kept within a number, a size and an age; the oldest go first. A response is found from the moment it was handed over,
+though it is written a moment later, by a thread of its own: answering must not wait for a disk.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import zlib
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from datetime import datetime, timedelta
+
+import msgspec
+from sqlalchemy import Connection, Engine, create_engine, delete, func, insert, select
+from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.pool import StaticPool
+
+from deepserve.core.tenant import TenantId
+from deepserve.store.tables import responses
+
+_log = logging.getLogger(__name__)
+
+_COMPRESSION_LEVEL = 3
+_MAX_WAITING = 10_000
+
+_Key = tuple[TenantId, str]
+
+
+class ShelfLimits(msgspec.Struct, frozen=True, kw_only=True):
+    """For one tenant: most responses, most bytes after compression, and how long each is kept."""
+
+    num_responses: int = 1000
+    size_bytes: int = 64 * 1024 * 1024
+    age_s: float = 30 * 86_400.0
+
+
+class ResponseStore:
+    """Keeps, finds and deletes; every method may be called from any thread. now: the wall clock, in UTC.
+
+    database  None: kept in memory, for as long as the process lives
+    """
+
+    def __init__(self, database: Engine | None, *, limits: ShelfLimits, now: Callable[[], datetime]) -> None:
+        self._database = _in_memory() if database is None else database
+        self._limits = limits
+        self._now = now
+        self._waiting: dict[_Key, bytes] = {}
+        self._waiting_lock = threading.Lock()
+        # One transaction at a time: in memory all share a single connection.
+        self._database_lock = threading.Lock()
+        self._writer = ThreadPoolExecutor(max_workers=1, thread_name_prefix="deepserve-responses")
+
+    @property
+    def can_keep(self) -> bool:
+        return self._limits.num_responses > 0 and self._limits.size_bytes > 0 and self._limits.age_s > 0
+
+    def keep(self, tenant: TenantId, response_id: str, record: bytes) -> None:
+        """Does not wait. An id that is already kept stays as it is."""
+        if not self.can_keep:
+            return
+        with self._waiting_lock:
+            if len(self._waiting) >= _MAX_WAITING:
+                _log.error("store: too many responses wait to be written, one is lost")
+                return
+            self._waiting[tenant, response_id] = record
+        self._writer.submit(self._write, (tenant, response_id))
+
+    def find(self, tenant: TenantId, response_id: str) -> bytes | None:
+        """The record as it was kept; None when there is none (any more)."""
+        with self._waiting_lock:
+            waiting = self._waiting.get((tenant, response_id))
+        if waiting is not None:
+            return waiting
+        query = select(responses.c.record).where(
+            responses.c.tenant_id == tenant,
+            responses.c.response_id == response_id,
+            responses.c.kept_at > self._oldest(),
+        )
+        with self._database_lock, self._database.connect() as connection:
+            packed = connection.execute(query).scalar()
+        return None if packed is None else zlib.decompress(packed)
+
+    def delete(self, tenant: TenantId, response_id: str) -> bool:
+        """Whether there was one."""
+        with self._database_lock:
+            with self._waiting_lock:
+                has_waited = self._waiting.pop((tenant, response_id), None) is not None
+            with self._database.begin() as connection:
+                gone = connection.execute(
+                    delete(responses).where(
+                        responses.c.tenant_id == tenant,
+                        responses.c.response_id == response_id,
+                        responses.c.kept_at > self._oldest(),
+                    )
+                )
+        return has_waited or gone.rowcount > 0
+
+    def close(self) -> None:
+        """Write everything that waits."""
+        self._writer.shutdown(wait=True)
+
+    def _oldest(self) -> datetime:
+        return self._now() - timedelta(seconds=self._limits.age_s)
+
+    def _write(self, key: _Key) -> None:
+        with self._database_lock:
+            with self._waiting_lock:
+                record = self._waiting.get(key)
+            if record is None:
+                return  # deleted meanwhile
+            try:
+                with self._database.begin() as connection:
+                    self._insert(connection, key, zlib.compress(record, _COMPRESSION_LEVEL))
+            except SQLAlchemyError:
+                _log.exception("store: a response could not be written")
+            with self._waiting_lock:
+                self._waiting.pop(key, None)
+
+    def _insert(self, connection: Connection, key: _Key, packed: bytes) -> None:
+        tenant, response_id = key
+        connection.execute(delete(responses).where(responses.c.kept_at <= self._oldest()))
+        is_kept = select(responses.c.response_id).where(
+            responses.c.tenant_id == tenant, responses.c.response_id == response_id
+        )
+        if connection.execute(is_kept).first() is not None:
+            return
+        row = {
+            "tenant_id": tenant,
+            "response_id": response_id,
+            "kept_at": self._now(),
+            "size_bytes": len(packed),
+            "record": packed,
+        }
+        connection.execute(insert(responses), row)
+        self._make_room(connection, tenant)
+
+    def _make_room(self, connection: Connection, tenant: TenantId) -> None:
+        """Drop the tenant's oldest until the rest is within the limits."""
+        totals = select(func.count(), func.sum(responses.c.size_bytes)).where(responses.c.tenant_id == tenant)
+        num_kept, size_bytes = connection.execute(totals).one()
+        if num_kept <= self._limits.num_responses and size_bytes <= self._limits.size_bytes:
+            return
+        oldest_first = (
+            select(responses.c.response_id, responses.c.size_bytes)
+            .where(responses.c.tenant_id == tenant)
+            .order_by(responses.c.kept_at)
+        )
+        dropped: list[str] = []
+        for response_id, row_bytes in connection.execute(oldest_first):
+            if num_kept <= self._limits.num_responses and size_bytes <= self._limits.size_bytes:
+                break
+            dropped.append(response_id)
+            num_kept, size_bytes = num_kept - 1, size_bytes - row_bytes
+        for response_id in dropped:
+            connection.execute(
+                delete(responses).where(responses.c.tenant_id == tenant, responses.c.response_id == response_id)
+            )
+
+
+def _in_memory() -> Engine:
+    engine = create_engine("sqlite://", poolclass=StaticPool, connect_args={"check_same_thread": False})
+    responses.create(engine)
+    return engine

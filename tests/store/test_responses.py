@@ -1,0 +1,104 @@
+"""The shelf of responses: found at once, bounded, each tenant for itself."""
+
+from __future__ import annotations
+
+import itertools
+import os
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from deepserve.core.tenant import TenantId
+from deepserve.store.database import open_database
+from deepserve.store.responses import ResponseStore, ShelfLimits
+
+ALICE, BOB = TenantId("alice"), TenantId("bob")
+NOON = datetime(2026, 11, 1, 12, tzinfo=UTC)
+
+
+def store(directory: Path | None, *, limits: ShelfLimits | None = None, start: datetime = NOON) -> ResponseStore:
+    """Each look at the clock is a second later."""
+    seconds = itertools.count()
+    return ResponseStore(
+        None if directory is None else open_database(directory),
+        limits=limits or ShelfLimits(),
+        now=lambda: start + timedelta(seconds=next(seconds)),
+    )
+
+
+@pytest.mark.parametrize("on_disk", [True, False])
+def test_a_response_is_found_by_its_tenant_only_and_deleted_once(on_disk: bool, tmp_path: Path) -> None:
+    shelf = store(tmp_path if on_disk else None)
+    shelf.keep(ALICE, "resp_1", b"record")
+    assert shelf.find(ALICE, "resp_1") == b"record"
+    shelf.close()
+    assert shelf.find(ALICE, "resp_1") == b"record"
+    assert shelf.find(BOB, "resp_1") is None
+    assert not shelf.delete(BOB, "resp_1")
+    assert shelf.delete(ALICE, "resp_1")
+    assert not shelf.delete(ALICE, "resp_1")
+    assert shelf.find(ALICE, "resp_1") is None
+
+
+def test_what_was_kept_outlives_the_process_that_kept_it(tmp_path: Path) -> None:
+    first = store(tmp_path)
+    first.keep(ALICE, "resp_1", b"record")
+    first.close()
+    assert store(tmp_path).find(ALICE, "resp_1") == b"record"
+
+
+def test_the_oldest_go_when_there_are_too_many(tmp_path: Path) -> None:
+    shelf = store(tmp_path, limits=ShelfLimits(num_responses=2))
+    shelf.keep(BOB, "resp_0", b"bob's")
+    for name in ("resp_1", "resp_2", "resp_3"):
+        shelf.keep(ALICE, name, b"alice's")
+    shelf.close()
+    assert [shelf.find(ALICE, f"resp_{n}") is None for n in (1, 2, 3)] == [True, False, False]
+    assert shelf.find(BOB, "resp_0") == b"bob's"
+
+
+def test_the_oldest_go_when_they_are_too_large(tmp_path: Path) -> None:
+    shelf = store(tmp_path, limits=ShelfLimits(size_bytes=2500))
+    for name in ("resp_1", "resp_2", "resp_3"):
+        shelf.keep(ALICE, name, os.urandom(1000))
+    shelf.close()
+    assert [shelf.find(ALICE, f"resp_{n}") is None for n in (1, 2, 3)] == [True, False, False]
+
+
+def test_a_response_past_its_age_is_neither_found_nor_left_on_disk(tmp_path: Path) -> None:
+    young = store(tmp_path, limits=ShelfLimits(age_s=60))
+    young.keep(ALICE, "resp_1", b"record")
+    young.close()
+    later = store(tmp_path, limits=ShelfLimits(age_s=60), start=NOON + timedelta(hours=1))
+    assert later.find(ALICE, "resp_1") is None
+    later.keep(ALICE, "resp_2", b"record")
+    later.close()
+    assert store(tmp_path, start=NOON).find(ALICE, "resp_1") is None
+
+
+def test_deleting_what_is_not_yet_written_leaves_nothing_behind(tmp_path: Path) -> None:
+    shelf = store(tmp_path)
+    with shelf._database_lock:  # the writer waits here
+        shelf.keep(ALICE, "resp_1", b"record")
+        shelf._waiting.clear()
+    shelf.close()
+    assert shelf.find(ALICE, "resp_1") is None
+
+
+def test_an_id_that_is_kept_stays_as_it_was() -> None:
+    """A repeated request with the same idempotency key encodes the same answer once more."""
+    shelf = store(None)
+    shelf.keep(ALICE, "resp_1", b"first")
+    shelf._writer.submit(lambda: None).result()
+    shelf.keep(ALICE, "resp_1", b"second")
+    shelf.close()
+    assert shelf.find(ALICE, "resp_1") == b"first"
+
+
+@pytest.mark.parametrize("limits", [ShelfLimits(num_responses=0), ShelfLimits(size_bytes=0), ShelfLimits(age_s=0)])
+def test_a_shelf_without_room_keeps_nothing_and_says_so(limits: ShelfLimits) -> None:
+    shelf = store(None, limits=limits)
+    shelf.keep(ALICE, "resp_1", b"record")
+    assert shelf.find(ALICE, "resp_1") is None
+    assert not shelf.can_keep
