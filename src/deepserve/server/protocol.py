@@ -13,7 +13,7 @@ from uvicorn.server import ServerState
 
 from deepserve.config import Limits
 from deepserve.core.errors import BodyTooSlow, MalformedBody, RequestError
-from deepserve.dialects.chat.errors import encode_error
+from deepserve.dialects.vendor_errors import encode_error
 from deepserve.server.visit import set_abort
 
 _SLACK_BYTES: Final = 1024

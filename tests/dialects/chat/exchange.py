@@ -14,10 +14,10 @@ from deepserve.core.answer import Answer, collect
 from deepserve.core.errors import DeepserveError
 from deepserve.core.events import Event
 from deepserve.core.request import Request
-from deepserve.dialects.chat.errors import encode_error, form_of
 from deepserve.dialects.chat.response import encode_answer
 from deepserve.dialects.chat.stream import StreamEncoder
 from deepserve.dialects.exchange import AnswerHead
+from deepserve.dialects.vendor_errors import encode_error, form_of
 from deepserve.gateway import Gateway
 from tests.dialects.chat.decoding import ARRIVED_AT, decode
 

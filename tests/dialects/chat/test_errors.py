@@ -5,8 +5,8 @@ import pytest
 
 from deepserve.core import errors
 from deepserve.core.errors import ContextOverflow, DeepserveError, error_classes
-from deepserve.dialects.chat.errors import FORMS, decode_error, decode_wire_error, encode_error, form_of
-from deepserve.dialects.chat.wire import WireError, WireErrorBody
+from deepserve.dialects.chat.errors import decode_error, decode_wire_error
+from deepserve.dialects.vendor_errors import FORMS, WireError, WireErrorBody, encode_error, form_of
 
 _CLASSES = error_classes()
 

@@ -11,12 +11,12 @@ from deepserve.core.errors import DeepserveError
 from deepserve.core.events import PastReasoning
 from deepserve.core.model import ModelName
 from deepserve.core.request import Request
-from deepserve.dialects.chat.errors import encode_error, form_of
 from deepserve.dialects.chat.flavour import Flavour
 from deepserve.dialects.chat.request import ChatRequest, Names, decode_request
 from deepserve.dialects.chat.response import encode_answer
 from deepserve.dialects.chat.stream import KEEP_ALIVE, StreamEncoder
 from deepserve.dialects.exchange import AnswerHead, Arrival, Decode, ErrorCodec
+from deepserve.dialects.vendor_errors import encode_error, form_of
 
 
 class ChatExchange(msgspec.Struct, frozen=True):

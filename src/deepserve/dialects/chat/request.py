@@ -13,7 +13,7 @@ from typing import Protocol
 import msgspec
 
 from deepserve.config import Limits
-from deepserve.core.errors import DeepserveError, InvalidField, MalformedBody
+from deepserve.core.errors import DeepserveError, MalformedBody
 from deepserve.core.events import PastReasoning
 from deepserve.core.messages import Json
 from deepserve.core.model import ModelName
@@ -27,14 +27,15 @@ from deepserve.dialects.chat.reading import ChatReading
 from deepserve.dialects.chat.sampling import (
     decode_default_output_tokens,
     decode_max_output_tokens,
-    decode_num_results,
     decode_sampling,
 )
 from deepserve.dialects.chat.sequence import check_sequence, check_traces
 from deepserve.dialects.chat.thinking import decode_thinking
 from deepserve.dialects.chat.tools import decode_response_format, decode_tool_choice, decode_tools, encode_tool
+from deepserve.dialects.knobs import read_num_results
 from deepserve.dialects.node import Node, not_json
 from deepserve.dialects.past_traces import count_traces
+from deepserve.dialects.request_members import read_include_usage, read_user_id
 
 
 class Names(Protocol):
@@ -111,12 +112,12 @@ def decode_request(
         max_output_tokens=decode_max_output_tokens(reading),
         default_output_tokens=decode_default_output_tokens(reading, thinking),
         stop=reading.stop_strings("stop"),
-        num_results=decode_num_results(reading),
+        num_results=read_num_results(reading),
         tenant=tenant,
-        user_id=_user_id(reading),
+        user_id=read_user_id(reading),
         is_strict=is_strict,
     )
-    include_usage = _include_usage(reading, is_stream=is_stream)
+    include_usage = read_include_usage(reading, is_stream=is_stream)
     reading.note_unknown()
     return ChatRequest(
         request=request,
@@ -126,33 +127,6 @@ def decode_request(
         ignored=reading.ignored,
         past_reasoning=count_traces(messages, is_needed=thinking.enabled and bool(tools)),
     )
-
-
-def _user_id(reading: ChatReading) -> str | None:
-    named, spelled = reading.root.optional("user_id"), reading.extension("user")
-    if named is not None and spelled is not None:
-        reading.ignore("user")
-    node = named or spelled
-    if node is None:
-        return None
-    if len(node.string().encode()) > reading.limits.user_id_bytes:
-        raise InvalidField(
-            f"Invalid {node.field}: at most {reading.limits.user_id_bytes} bytes are read", field=node.field
-        )
-    return node.string()
-
-
-def _include_usage(reading: ChatReading, *, is_stream: bool) -> bool:
-    node = reading.root.optional("stream_options")
-    if node is None:
-        return False
-    if not is_stream:
-        if reading.is_strict:
-            raise InvalidField("stream_options should be set along with stream = true", field="stream_options")
-        reading.ignore("stream_options")
-    reading.ignore_others(node, ("include_usage",), "stream_options")
-    include = node.optional("include_usage")
-    return include is not None and include.boolean()
 
 
 def encode_request(

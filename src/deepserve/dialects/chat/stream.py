@@ -31,7 +31,7 @@ from deepserve.core.provider import ServedBy
 from deepserve.core.request import Request
 from deepserve.core.usage import Usage
 from deepserve.core.verdict import Judgement, is_judged, judge, validated_label
-from deepserve.dialects.chat.errors import decode_wire_error, encode_error
+from deepserve.dialects.chat.errors import decode_wire_error
 from deepserve.dialects.chat.response import (
     FAILED_WORD,
     FINISH_WORDS,
@@ -44,6 +44,7 @@ from deepserve.dialects.chat.response import (
 )
 from deepserve.dialects.chat.wire import WireChunk, WireFunction, WireLogprobs, WireMessage, WireToolCall
 from deepserve.dialects.exchange import AnswerHead
+from deepserve.dialects.vendor_errors import encode_error
 
 KEEP_ALIVE = b": keep-alive\n\n"
 DONE = b"data: [DONE]\n\n"

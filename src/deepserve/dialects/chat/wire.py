@@ -9,6 +9,8 @@ from __future__ import annotations
 import msgspec
 from msgspec import UNSET, UnsetType
 
+from deepserve.dialects.vendor_errors import WireError
+
 
 class WireFunction(msgspec.Struct):
     name: str | UnsetType | None = UNSET
@@ -76,19 +78,6 @@ class WireChoice(msgspec.Struct):
     delta: WireMessage | UnsetType | None = UNSET
     logprobs: WireLogprobs | None = None
     finish_reason: str | None = None
-
-
-class WireError(msgspec.Struct):
-    """param is always null at the vendor; ours names the field where one is at fault."""
-
-    message: str = ""
-    type: str | None = None
-    param: str | None = None
-    code: str | int | None = None
-
-
-class WireErrorBody(msgspec.Struct):
-    error: WireError
 
 
 class WireCompletion(msgspec.Struct):
