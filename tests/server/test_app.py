@@ -118,7 +118,6 @@ def test_aliases_can_be_looked_up_and_unknown_names_cannot(live: LiveServer) -> 
         ("/v1/responses", "does not serve the Responses API yet"),
         ("/beta/completions", "does not serve plain completion yet"),
         ("/user/balance", "does not serve the balance yet"),
-        ("/anthropic/v1/messages", "does not serve the Anthropic dialect yet"),
         ("/chat/completions/", "/chat/completions"),
     ],
 )

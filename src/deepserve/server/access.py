@@ -19,7 +19,7 @@ from starlette.types import Scope
 from deepserve.core.errors import AuthenticationFailed, OriginRefused
 from deepserve.core.tenant import LOCAL_TENANT, Tenant, TenantId
 
-_PUBLIC = frozenset((b"/health", b"/ready"))
+_PUBLIC = frozenset((b"/health", b"/ready", b"/anthropic", b"/anthropic/"))
 """Raw paths that answer without a key; they say nothing about anybody."""
 
 _NO_KEY = "Authentication Fails (governor)"

@@ -21,6 +21,7 @@ from deepserve.core.errors import MethodNotAllowed, RouteNotFound
 from deepserve.dialects.chat.exchange import chat_decoder
 from deepserve.dialects.chat.flavour import DEEPSEEK
 from deepserve.gateway import Gateway
+from deepserve.server import messages
 from deepserve.server.access import Access, KeyLookup
 from deepserve.server.closing import Closing
 from deepserve.server.door import Door
@@ -37,8 +38,6 @@ _PLANNED = {
     "/responses": "the Responses API",
     "/completions": "plain completion",
     "/user/balance": "the balance",
-    "/anthropic": "the Anthropic dialect",
-    "/messages": "the Anthropic dialect",
     "/files": "files",
 }
 """Ends or beginnings of addresses that clients of the vendor know and this server does not serve yet."""
@@ -84,6 +83,7 @@ def create_app(
             Route(f"{prefix}/models", models.list),
             Route(f"{prefix}/models/{{model:path}}", models.retrieve),
         ]
+    routes = [*messages.routes(site), *routes]  # first: it shares addresses, which headers tell apart
     paths = [route.path for route in routes if isinstance(route, Route) and "{" not in route.path]
     door = Middleware(Door, settings=settings, access=Access(lookups), new_id=new_id, on_status=metrics.on_status)
     app = Starlette(routes=routes, middleware=[door], exception_handlers={HTTPException: _Refusal(paths)})

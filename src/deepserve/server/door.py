@@ -1,6 +1,6 @@
 """The outermost layer: every request gets an id and an identity here, every failure a body.
 
-Answers carry the id as `x-request-id` and as `x-ds-trace-id`, the vendor's name for it.
+Answers carry the id as `x-request-id`, as `x-ds-trace-id`, the vendor's name for it, and as `request-id`, Anthropic's.
 """
 
 from __future__ import annotations
@@ -75,6 +75,7 @@ class Door:
                     *message.get("headers", ()),
                     (b"x-request-id", trace),
                     (b"x-ds-trace-id", trace),
+                    (b"request-id", trace),
                     (b"x-content-type-options", b"nosniff"),
                 ]
             await send(message)

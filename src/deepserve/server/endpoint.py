@@ -39,24 +39,18 @@ class Endpoint:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         site, visit = self._site, visit_of(scope)
         http_headers = Headers(scope=scope)
-        arrival = Arrival(
-            id=RequestId(visit.id.hex),
-            at=site.now(),
-            tenant=visit.tenant,
-            is_strict=visit.is_strict,
-            headers=dict(http_headers),
-        )
+        arrival = arrival_of(site, scope)
         key = idempotency_key(http_headers)
         raw = await read_body(scope, receive, site.settings.limits)
-        exchange = await _work_on(raw, partial(self._decode, raw, arrival))
+        exchange = await work_on(raw, partial(self._decode, raw, arrival))
         head = AnswerHead(id=str(visit.id), created_at=arrival.at, model=exchange.model.id)
-        headers = _headers_of(exchange)
+        headers = headers_of(exchange)
         start = partial(site.gateway.answer, exchange.request)
         claiming: AbstractContextManager[Claim]
         if key is None:
             claiming = nullcontext(Claim(head=head, events=start()))
         else:
-            digest = await _work_on(raw, partial(self._digest, raw, is_strict=visit.is_strict))
+            digest = await work_on(raw, partial(self._digest, raw, is_strict=visit.is_strict))
             claiming = site.replays.claim(visit.tenant.id, key, digest=digest, head=head, start=start)
         with claiming as claim:
             if claim.is_replay:
@@ -84,11 +78,24 @@ class Endpoint:
         return labels.get(model, "none")
 
 
-async def _work_on(raw: bytes, work: Callable[[], Done]) -> Done:
+def arrival_of(site: Site, scope: Scope) -> Arrival:
+    """What a dialect is told about a request besides its body."""
+    visit = visit_of(scope)
+    return Arrival(
+        id=RequestId(visit.id.hex),
+        at=site.now(),
+        tenant=visit.tenant,
+        is_strict=visit.is_strict,
+        headers=dict(Headers(scope=scope)),
+    )
+
+
+async def work_on(raw: bytes, work: Callable[[], Done]) -> Done:
+    """Do what takes long for a large body without holding up everybody else."""
     return work() if len(raw) <= _LARGE_BODY_BYTES else await asyncio.to_thread(work)
 
 
-def _headers_of(exchange: Exchange) -> HeaderList:
+def headers_of(exchange: Exchange) -> HeaderList:
     """What the decoder has to tell the client."""
     headers: HeaderList = []
     if exchange.ignored:

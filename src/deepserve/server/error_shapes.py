@@ -4,8 +4,14 @@ from __future__ import annotations
 
 from deepserve.dialects.chat.exchange import ChatErrors
 from deepserve.dialects.exchange import ErrorCodec
+from deepserve.dialects.messages.exchange import MessagesErrors
 
-_BY_PREFIX: tuple[tuple[str, ErrorCodec], ...] = (("", ChatErrors()),)
+_BY_PREFIX: tuple[tuple[str, ErrorCodec], ...] = (
+    ("/v1/messages", MessagesErrors()),
+    ("/anthropic", MessagesErrors()),
+    ("/messages", MessagesErrors()),
+    ("", ChatErrors()),
+)
 """Beginnings of addresses, the longest first."""
 
 

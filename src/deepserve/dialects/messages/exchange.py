@@ -1,0 +1,85 @@
+"""One Messages request and its answer, as the server runs them."""
+
+from __future__ import annotations
+
+import msgspec
+from typing_extensions import override
+
+from deepserve.config import Limits
+from deepserve.core.answer import Answer
+from deepserve.core.errors import DeepserveError
+from deepserve.core.events import PastReasoning
+from deepserve.core.model import ModelName
+from deepserve.core.request import Request
+from deepserve.dialects.exchange import AnswerHead, Arrival, Decode, ErrorCodec
+from deepserve.dialects.messages.errors import encode_error, form_of
+from deepserve.dialects.messages.request import MessagesRequest, Names, decode_request
+from deepserve.dialects.messages.response import encode_answer
+from deepserve.dialects.messages.stream import PING, StreamEncoder
+
+
+class MessagesExchange(msgspec.Struct, frozen=True):
+    """Implements `dialects.exchange.Exchange`."""
+
+    messages: MessagesRequest
+    keep_alive: bytes = PING
+
+    @property
+    def request(self) -> Request:
+        return self.messages.request
+
+    @property
+    def model(self) -> ModelName:
+        return self.messages.model
+
+    @property
+    def is_stream(self) -> bool:
+        return self.messages.is_stream
+
+    @property
+    def ignored(self) -> tuple[str, ...]:
+        return self.messages.ignored
+
+    @property
+    def past_reasoning(self) -> PastReasoning:
+        return self.messages.past_reasoning
+
+    def open_stream(self, head: AnswerHead) -> StreamEncoder:
+        return StreamEncoder(self.messages, head)
+
+    def encode_answer(self, answer: Answer, head: AnswerHead, *, validated: str | None = None) -> bytes:
+        return encode_answer(answer, self.messages, head, validated=validated)
+
+    def encode_error(self, error: DeepserveError) -> bytes:
+        return encode_error(error, request_id=self.request.id, is_strict=self.request.is_strict)
+
+
+def messages_decoder(*, names: Names, limits: Limits) -> Decode:
+    """How bodies of this dialect are read."""
+
+    def decode(raw: bytes, arrival: Arrival) -> MessagesExchange:
+        return MessagesExchange(
+            decode_request(
+                raw,
+                names=names,
+                limits=limits,
+                request_id=arrival.id,
+                arrived_at=arrival.at,
+                tenant=arrival.tenant,
+                is_strict=arrival.is_strict,
+            )
+        )
+
+    return decode
+
+
+class MessagesErrors(ErrorCodec):
+    """One form for clients of both vendors."""
+
+    @override
+    def status(self, error: DeepserveError) -> int:
+        return form_of(error).status
+
+    @override
+    def encode(self, error: DeepserveError, *, request_id: str, is_strict: bool = False) -> bytes:
+        return encode_error(error, request_id=request_id, is_strict=is_strict)

@@ -1,0 +1,42 @@
+"""The fields of a request: honoured, or without effect and why. Facts only."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+HONOURED = frozenset(
+    (
+        *("model", "messages", "system", "max_tokens", "stop_sequences", "stream", "temperature", "top_p", "top_k"),
+        *("metadata", "thinking", "output_config", "tools", "tool_choice"),
+    )
+)
+"""Top-level fields that are acted on, some of them in part."""
+
+IGNORED: Mapping[str, str] = {
+    "cache_control": "the prefix cache finds shared prefixes by itself; so it is wherever it stands",
+    "container": "there is no code execution on this server",
+    "context_management": "the conversation is read as it is sent; the answer says that no edit was applied",
+    "diagnostics": "no diagnostics are collected",
+    "inference_geo": "the answer comes from this server",
+    "mcp_servers": "this server does not call MCP servers; offer their functions in `tools`",
+    "messages[].content[].citations": "answers carry no citations",
+    "messages[].content[].is_error": "the prompt format has no mark for a failed call; the result's text says it",
+    "service_tier": "all requests are served alike",
+    "speed": "all requests are served alike",
+    "system[0]": "a line that Claude Code puts there for its vendor's billing; it differs in each session and would "
+    "keep sessions from sharing a cached prefix",
+    "tools[].allowed_callers": "there is no code execution on this server; the model calls every tool directly",
+    "tools[].defer_loading": "every tool is in the prompt from the start",
+    "tools[].eager_input_streaming": "arguments are always streamed as they form",
+    "tools[].input_examples": "the prompt format has no place for examples; put them into the description",
+    "tools[].tool_search_tool_*": "every tool is in the prompt from the start, so there is nothing to search for",
+}
+"""Fields that change nothing here, and why. Each use is named in `x-deepserve-ignored`."""
+
+REFUSED: Mapping[str, str] = {
+    "output_config.format": "answers are not constrained by a grammar yet; describe the schema in the prompt, or use "
+    "a tool with `strict: true`, whose arguments are checked",
+    "output_format": "answers are not constrained by a grammar yet; describe the schema in the prompt, or use "
+    "a tool with `strict: true`, whose arguments are checked",
+}
+"""Fields that promise something this server cannot do, and what to do instead. Strict mode ignores them."""
