@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
+from deepserve.core.errors import UnsupportedFeature
 from deepserve.core.messages import (
     File,
     Image,
@@ -17,6 +18,7 @@ from deepserve.core.messages import (
     ToolCall,
     ToolResult,
 )
+from deepserve.dialects.messages.fields import REFUSED_BLOCKS
 from deepserve.dialects.messages.server_tools import kind_of_name, kind_of_result
 from deepserve.dialects.node import Node
 from deepserve.dialects.reading import Reading
@@ -71,6 +73,10 @@ def _block(reading: Reading, node: Node) -> list[Part]:
             return [
                 ServerToolCall(id=node.required("id").string(), tool=name, input={} if call is None else call.value)
             ]
+        case _ if kind in REFUSED_BLOCKS:
+            raise UnsupportedFeature(
+                f"Content blocks of type `{kind}` are not supported: {REFUSED_BLOCKS[kind]}.", field=node.field
+            )
         case _ if kind_of_result(kind) is not None:
             return [_server_result(node)]
         case _:

@@ -8,9 +8,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import msgspec
+from msgspec import UNSET
 
 from deepserve.core import errors
-from deepserve.core.errors import ContextOverflow, DeepserveError
+from deepserve.core.errors import ContextOverflow, DeepserveError, UnsupportedFeature
+from deepserve.dialects.messages.fields import DETAILS
 from deepserve.dialects.messages.wire import WireError, WireErrorBody
 
 
@@ -83,6 +85,7 @@ def encode_error(error: DeepserveError, *, request_id: str, is_strict: bool = Fa
                 message=_HIDDEN if form.is_hidden else _message(error, is_strict=is_strict),
                 code=form.code,
                 param=None if is_strict else error.field,
+                details=DETAILS.get(error.field or "", UNSET) if isinstance(error, UnsupportedFeature) else UNSET,
             ),
             request_id=request_id,
         )

@@ -13,10 +13,13 @@ HONOURED = frozenset(
 """Top-level fields that are acted on, some of them in part."""
 
 IGNORED: Mapping[str, str] = {
+    "billing_policy": "nothing is billed by this field",
     "cache_control": "the prefix cache finds shared prefixes by itself; so it is wherever it stands",
     "container": "there is no code execution on this server",
     "context_management": "the conversation is read as it is sent; the answer says that no edit was applied",
     "diagnostics": "no diagnostics are collected",
+    "fallback_credit_token": "the model that was asked for answers",
+    "fallbacks": "the model that was asked for answers",
     "inference_geo": "the answer comes from this server",
     "mcp_servers": "this server does not call MCP servers; offer their functions in `tools`",
     "messages[].content[].citations": "answers carry no citations",
@@ -33,10 +36,27 @@ IGNORED: Mapping[str, str] = {
 }
 """Fields that change nothing here, and why. Each use is named in `x-deepserve-ignored`."""
 
+_NO_GRAMMAR = (
+    "answers are not constrained by a grammar yet; describe the schema in the prompt, or use a tool with "
+    "`strict: true`, whose arguments are checked"
+)
+
 REFUSED: Mapping[str, str] = {
-    "output_config.format": "answers are not constrained by a grammar yet; describe the schema in the prompt, or use "
-    "a tool with `strict: true`, whose arguments are checked",
-    "output_format": "answers are not constrained by a grammar yet; describe the schema in the prompt, or use "
-    "a tool with `strict: true`, whose arguments are checked",
+    "compaction": "this server does not summarise conversations; ask for a summary in the prompt",
+    "output_config.format": _NO_GRAMMAR,
+    "output_format": _NO_GRAMMAR,
+    "thread": "conversations are not kept on this server; send all messages",
 }
-"""Fields that promise something this server cannot do, and what to do instead. Strict mode ignores them."""
+"""Fields that promise something this server cannot do, and what to do instead."""
+
+REFUSED_BLOCKS: Mapping[str, str] = {
+    "compaction": "this server cannot read a summary made elsewhere; send the messages it stands for",
+    "tool_addition": "offer the tool in `tools`",
+    "tool_removal": "leave the tool out of `tools`",
+}
+"""Content blocks without which the conversation would mean something else."""
+
+DETAILS: Mapping[str, Mapping[str, object]] = {
+    "thread": {"error_code": "thread_unsupported_request", "unsupported": ["thread"]},
+}
+"""Refused field -> what Anthropic's own clients read beside the message: told so, they go on without it."""

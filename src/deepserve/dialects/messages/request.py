@@ -134,17 +134,14 @@ def _model(requested: str, names: Names) -> ModelName:
 
 
 def _refuse_unserved(reading: Reading) -> None:
-    """Raises UnsupportedFeature for a field of `REFUSED`; strict mode ignores them, as the vendor does."""
+    """Raises UnsupportedFeature for a field of `REFUSED`; in strict mode too, for ignored they would do harm."""
     for path, instead in REFUSED.items():
         name, _, inner = path.partition(".")
         node = reading.root.optional(name)
         if node is not None and inner:
             node = node.optional(inner)
-        if node is None:
-            continue
-        if not reading.is_strict:
+        if node is not None:
             raise UnsupportedFeature(f"`{path}` is not supported: {instead}.", field=path)
-        reading.ignore(path)
 
 
 def _sampling(reading: Reading, thinking: Thinking) -> Sampling:

@@ -92,12 +92,13 @@ class WireMessageDelta(msgspec.Struct, tag_field="type", tag="message_delta"):
 
 
 class WireError(msgspec.Struct):
-    """type and message are Anthropic's, param and code DeepSeek's."""
+    """type, message and details are Anthropic's, param and code DeepSeek's."""
 
     type: str
     message: str
     code: str
     param: str | None = None
+    details: Json | UnsetType = UNSET
 
 
 class WireErrorBody(msgspec.Struct, tag_field="type", tag="error"):
