@@ -31,6 +31,27 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     send_timeout_s: float = 60.0
 
 
+class TaskLimits(msgspec.Struct, frozen=True, kw_only=True):
+    """Bounds on answers that come later.
+
+    max_running        tasks carried out side by side
+    max_attempts       how often a task is begun that dies with the server each time
+    max_unfinished_per_tenant  more are refused
+    max_bytes_per_tenant  contents of ended tasks; beyond it the oldest lose theirs
+    patience_s         so long a task waits for a back end that has no room
+    record_s           an id cannot be used again for so long after its task has ended
+    delivery_record_s  webhook calls and their attempts can be looked up for so long
+    """
+
+    max_running: int = 4
+    max_attempts: int = 3
+    max_unfinished_per_tenant: int = 1000
+    max_bytes_per_tenant: int = 256 * 1024 * 1024
+    patience_s: float = 86_400.0
+    record_s: float = 30 * 86_400.0
+    delivery_record_s: float = 7 * 86_400.0
+
+
 EngineName = Literal["auto", "native", "reference"]
 
 InstructionSet = Literal["generic", "avx2", "avx512", "neon"]
@@ -73,7 +94,12 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     replay_answers   complete answers kept for repetitions with the same Idempotency-Key,
     replay_bytes     their size together,
     replay_s         and how long each is kept
+    kept_responses   responses kept for each tenant, for clients to continue or ask for again; 0: none
+    kept_responses_bytes  their size together, compressed,
+    kept_responses_s and how long each is kept
     is_strict        reproduce the vendor's refusals for every request
+    outgoing_allowed addresses of webhooks that may be called though they are not public: host:port, or a network
+    outgoing_http    webhooks may be called without TLS
     """
 
     host: str = "127.0.0.1"
@@ -99,9 +125,15 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     replay_answers: int = 1000
     replay_bytes: int = 64 * 1024 * 1024
     replay_s: float = 86_400.0
+    kept_responses: int = 1000
+    kept_responses_bytes: int = 64 * 1024 * 1024
+    kept_responses_s: float = 30 * 86_400.0
     is_strict: bool = False
     script_path: Path | None = None
     limits: Limits = Limits()
+    tasks: TaskLimits = TaskLimits()
+    outgoing_allowed: tuple[str, ...] = ()
+    outgoing_http: bool = False
 
 
 def default_state_dir() -> Path:

@@ -115,8 +115,6 @@ def test_aliases_can_be_looked_up_and_unknown_names_cannot(live: LiveServer) -> 
         ("/", "POST to /chat/completions"),
         ("/v1/", "POST to /v1/chat/completions"),
         ("/beta", "POST to /beta/chat/completions"),
-        ("/v1/responses", "does not serve the Responses API yet"),
-        ("/beta/completions", "does not serve plain completion yet"),
         ("/user/balance", "does not serve the balance yet"),
         ("/chat/completions/", "/chat/completions"),
     ],

@@ -76,7 +76,14 @@ def serve(state_dir: Path, log_level: str, **options: Any) -> None:  # Any: the 
         click.echo(_banner(address, backend.models(), access))
 
     try:
-        run_server(settings, backend, lookups=stored_keys, observers=(AnswerLog(writer),), on_ready=announce)
+        run_server(
+            settings,
+            backend,
+            lookups=stored_keys,
+            observers=(AnswerLog(writer),),
+            database=database,
+            on_ready=announce,
+        )
     finally:
         writer.close()
 

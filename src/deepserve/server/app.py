@@ -21,7 +21,7 @@ from deepserve.core.errors import MethodNotAllowed, RouteNotFound
 from deepserve.dialects.chat.exchange import chat_decoder
 from deepserve.dialects.chat.flavour import DEEPSEEK
 from deepserve.gateway import Gateway
-from deepserve.server import messages
+from deepserve.server import messages, responses
 from deepserve.server.access import Access, KeyLookup
 from deepserve.server.closing import Closing
 from deepserve.server.door import Door
@@ -30,12 +30,12 @@ from deepserve.server.metrics import Metrics
 from deepserve.server.models import Models
 from deepserve.server.replay import ReplayMemory
 from deepserve.server.site import Site
+from deepserve.store.responses import ResponseStore, ShelfLimits
 
 PREFIXES = ("", "/v1", "/beta", "/beta/v1")
 """Base addresses of the DeepSeek dialect; those with `beta` check strict tools in strict mode."""
 
 _PLANNED = {
-    "/responses": "the Responses API",
     "/completions": "plain completion",
     "/user/balance": "the balance",
     "/files": "files",
@@ -51,13 +51,14 @@ def create_app(
     metrics: Metrics,
     lookups: Sequence[KeyLookup] = (),
     closing: Closing | None = None,
+    kept: ResponseStore | None = None,
     new_id: Callable[[], UUID] = uuid4,
     now: Callable[[], datetime] = lambda: datetime.now(UTC),
     clock: Callable[[], float] = time.monotonic,
 ) -> Starlette:
     """lookups: where keys are found; none means that everybody on this machine is one tenant.
 
-    metrics must also observe the gateway.
+    metrics must also observe the gateway. kept: None keeps responses in memory only.
     """
     site = Site(
         settings=settings,
@@ -65,6 +66,7 @@ def create_app(
         names=names,
         closing=closing or Closing(),
         replays=ReplayMemory(settings, clock=clock),
+        responses=kept or ResponseStore(None, limits=ShelfLimits.of(settings), now=now),
         now=now,
         clock=clock,
     )
@@ -83,6 +85,7 @@ def create_app(
             Route(f"{prefix}/models", models.list),
             Route(f"{prefix}/models/{{model:path}}", models.retrieve),
         ]
+    routes += responses.routes(site)
     routes = [*messages.routes(site), *routes]  # first: it shares addresses, which headers tell apart
     paths = [route.path for route in routes if isinstance(route, Route) and "{" not in route.path]
     door = Middleware(Door, settings=settings, access=Access(lookups), new_id=new_id, on_status=metrics.on_status)

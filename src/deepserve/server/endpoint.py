@@ -29,12 +29,19 @@ _MAX_HEADER_CHARACTERS = 1024
 
 
 class Endpoint:
-    """The ASGI application of one address. name: tells addresses apart whose equal bodies mean different things."""
+    """The ASGI application of one address.
 
-    def __init__(self, site: Site, decode: Decode, *, name: str) -> None:
+    name       tells addresses apart whose equal bodies mean different things
+    may_block  whether decoding this body may wait for something, so that it must not hold up everybody else
+    """
+
+    def __init__(
+        self, site: Site, decode: Decode, *, name: str, may_block: Callable[[bytes], bool] = lambda _: False
+    ) -> None:
         self._site = site
         self._decode = decode
         self._name = name
+        self._may_block = may_block
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         site, visit = self._site, visit_of(scope)
@@ -42,7 +49,8 @@ class Endpoint:
         arrival = arrival_of(site, scope)
         key = idempotency_key(http_headers)
         raw = await read_body(scope, receive, site.settings.limits)
-        exchange = await work_on(raw, partial(self._decode, raw, arrival))
+        decode = partial(self._decode, raw, arrival)
+        exchange = await (asyncio.to_thread(decode) if self._may_block(raw) else work_on(raw, decode))
         head = AnswerHead(id=str(visit.id), created_at=arrival.at, model=exchange.model.id)
         headers = headers_of(exchange)
         start = partial(site.gateway.answer, exchange.request)

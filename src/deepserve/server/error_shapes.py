@@ -5,10 +5,16 @@ from __future__ import annotations
 from deepserve.dialects.chat.exchange import ChatErrors
 from deepserve.dialects.exchange import ErrorCodec
 from deepserve.dialects.messages.exchange import MessagesErrors
+from deepserve.dialects.responses.errors import ResponsesErrors
 
 _BY_PREFIX: tuple[tuple[str, ErrorCodec], ...] = (
+    ("/beta/v1/responses", ResponsesErrors()),
+    ("/beta/responses", ResponsesErrors()),
+    ("/api/v1/responses", ResponsesErrors()),
+    ("/v1/responses", ResponsesErrors()),
     ("/v1/messages", MessagesErrors()),
     ("/anthropic", MessagesErrors()),
+    ("/responses", ResponsesErrors()),
     ("/messages", MessagesErrors()),
     ("", ChatErrors()),
 )

@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from datetime import UTC, datetime
 
 import uvicorn
 from typing_extensions import override
@@ -25,6 +26,8 @@ from deepserve.server.app import create_app
 from deepserve.server.closing import Closing
 from deepserve.server.metrics import Metrics
 from deepserve.server.protocol import limited_http
+from deepserve.store.database import Database
+from deepserve.store.responses import ResponseStore, ShelfLimits
 from deepserve.store.sealing import open_sealer
 
 _log = logging.getLogger(__name__)
@@ -42,11 +45,13 @@ def serve(
     lookups: Sequence[KeyLookup] = (),
     observers: Sequence[Observer] = (),
     names: ModelCatalog | None = None,
+    database: Database | None = None,
     on_ready: Callable[[str], None] = lambda _: None,
 ) -> None:
     """Serve until SIGINT or SIGTERM. Blocks; call it in the main thread for the signals to work.
 
     lookups   where keys are found besides the settings
+    database  keeps what must survive a restart; None: nothing does
     on_ready  called with the base address once requests are answered
 
     Raises ConfigurationError for an address that cannot be used, and what `backend.start` raises.
@@ -56,7 +61,9 @@ def serve(
     try:
         loop_factory = uvicorn.Config(app="", loop="auto", log_config=None).get_loop_factory()
         with asyncio.Runner(loop_factory=loop_factory) as runner:
-            runner.run(_serve(settings, backend, listening, found, observers, names or load_models(), on_ready))
+            runner.run(
+                _serve(settings, backend, listening, found, observers, names or load_models(), database, on_ready)
+            )
     finally:
         listening.close()
 
@@ -108,6 +115,7 @@ async def _serve(
     lookups: Sequence[KeyLookup],
     observers: Sequence[Observer],
     names: ModelCatalog,
+    database: Database | None,
     on_ready: Callable[[str], None],
 ) -> None:
     closing = Closing()
@@ -117,9 +125,13 @@ async def _serve(
             [model.id for model in backend.models()], clock=time.monotonic, gauges=lambda: gateway.gauges()
         )
         gateway = Gateway(backend, observers=(metrics, *observers), sealer=open_sealer(settings.state_dir))
-        app = create_app(settings, gateway, names=names, metrics=metrics, lookups=lookups, closing=closing)
+        kept = ResponseStore(database, limits=ShelfLimits.of(settings), now=lambda: datetime.now(UTC))
+        app = create_app(settings, gateway, names=names, metrics=metrics, lookups=lookups, closing=closing, kept=kept)
         server = Server(server_config(app, settings), closing, settings.shutdown_grace_s, on_ready=on_ready)
-        await server.serve(sockets=[listening])
+        try:
+            await server.serve(sockets=[listening])
+        finally:
+            await asyncio.to_thread(kept.close)
     finally:
         await backend.close()
 

@@ -12,6 +12,7 @@ from deepserve.config import Settings
 from deepserve.gateway import Gateway
 from deepserve.server.closing import Closing
 from deepserve.server.replay import ReplayMemory
+from deepserve.store.responses import ResponseStore
 
 
 class Site(msgspec.Struct, frozen=True, kw_only=True):
@@ -22,5 +23,6 @@ class Site(msgspec.Struct, frozen=True, kw_only=True):
     names: ModelCatalog
     closing: Closing
     replays: ReplayMemory
+    responses: ResponseStore
     now: Callable[[], datetime]
     clock: Callable[[], float]

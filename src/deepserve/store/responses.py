@@ -18,6 +18,7 @@ from sqlalchemy import Connection, Engine, create_engine, delete, func, insert, 
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.pool import StaticPool
 
+from deepserve.config import Settings
 from deepserve.core.tenant import TenantId
 from deepserve.store.tables import responses
 
@@ -35,6 +36,14 @@ class ShelfLimits(msgspec.Struct, frozen=True, kw_only=True):
     num_responses: int = 1000
     size_bytes: int = 64 * 1024 * 1024
     age_s: float = 30 * 86_400.0
+
+    @classmethod
+    def of(cls, settings: Settings) -> ShelfLimits:
+        return cls(
+            num_responses=settings.kept_responses,
+            size_bytes=settings.kept_responses_bytes,
+            age_s=settings.kept_responses_s,
+        )
 
 
 class ResponseStore:

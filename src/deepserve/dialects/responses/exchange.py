@@ -1,0 +1,148 @@
+"""One request of this dialect and its answer, as the server runs them: a response, or a conversation made shorter."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import datetime
+from typing import NoReturn
+
+import msgspec
+
+from deepserve.config import Limits
+from deepserve.core.answer import Answer
+from deepserve.core.errors import BackendFailure, DeepserveError
+from deepserve.core.events import PastReasoning
+from deepserve.core.messages import Text
+from deepserve.core.model import ModelName
+from deepserve.core.request import Request, ResponseFormat
+from deepserve.dialects.exchange import AnswerHead, Arrival
+from deepserve.dialects.responses.compaction import ask_for_summary, kept_messages
+from deepserve.dialects.responses.errors import encode_error
+from deepserve.dialects.responses.memory import Keeper, ResponseMemory, Sealing, item_id, response_id
+from deepserve.dialects.responses.request import Names, ResponsesRequest, decode_request
+from deepserve.dialects.responses.response import encode_answer, encode_usage
+from deepserve.dialects.responses.stream import KEEP_ALIVE, StreamEncoder
+from deepserve.dialects.responses.wire import CompactionItem, WireCompaction, WireResponse
+
+
+class ResponsesExchange(msgspec.Struct, frozen=True, kw_only=True):
+    """Implements `dialects.exchange.Exchange`. The response is kept where the request allows it."""
+
+    asked: ResponsesRequest
+    keeper: Keeper
+    now: Callable[[], datetime]
+    keep_alive: bytes = KEEP_ALIVE
+
+    @property
+    def request(self) -> Request:
+        return self.asked.request
+
+    @property
+    def model(self) -> ModelName:
+        return self.asked.model
+
+    @property
+    def is_stream(self) -> bool:
+        return self.asked.is_stream
+
+    @property
+    def ignored(self) -> tuple[str, ...]:
+        return self.asked.ignored
+
+    @property
+    def past_reasoning(self) -> PastReasoning:
+        return self.asked.past_reasoning
+
+    def open_stream(self, head: AnswerHead) -> StreamEncoder:
+        return StreamEncoder(self.asked, head, now=self.now, on_end=self.keep)
+
+    def encode_answer(self, answer: Answer, head: AnswerHead, *, validated: str | None = None) -> bytes:
+        response = encode_answer(answer, self.asked, head, at=self.now())
+        if validated is not None:
+            response.x_deepserve_validated = validated
+        self.keep(response)
+        return msgspec.json.encode(response)
+
+    def encode_error(self, error: DeepserveError) -> bytes:
+        return encode_error(error, is_strict=self.request.is_strict)
+
+    def keep(self, response: WireResponse) -> None:
+        if self.asked.is_kept:
+            record = msgspec.json.encode({"response": response, "input": self.asked.items})
+            self.keeper.keep(response.id, record)
+
+
+class CompactExchange(msgspec.Struct, frozen=True, kw_only=True):
+    """Implements `dialects.exchange.Exchange` for `/responses/compact`. Never a stream."""
+
+    asked: ResponsesRequest
+    keeper: Keeper
+    keep_alive: bytes = b"\n"
+    is_stream: bool = False
+
+    @property
+    def request(self) -> Request:
+        """The conversation, tools and thinking as they are, so that its cached prefix is used."""
+        request = self.asked.request
+        return msgspec.structs.replace(
+            request, messages=ask_for_summary(request.messages), response_format=ResponseFormat()
+        )
+
+    @property
+    def model(self) -> ModelName:
+        return self.asked.model
+
+    @property
+    def ignored(self) -> tuple[str, ...]:
+        return self.asked.ignored
+
+    @property
+    def past_reasoning(self) -> PastReasoning:
+        return self.asked.past_reasoning
+
+    def open_stream(self, head: AnswerHead) -> NoReturn:  # noqa: ARG002 - the protocol's
+        raise AssertionError("a compaction is answered whole")
+
+    def encode_answer(self, answer: Answer, head: AnswerHead, *, validated: str | None = None) -> bytes:  # noqa: ARG002
+        """A summary has no form to be validated. Raises BackendFailure where the model wrote none."""
+        summary = "".join(part.text for part in answer.results[0].parts if isinstance(part, Text)).strip()
+        if not summary:
+            raise BackendFailure("The model wrote no summary of the conversation. Please retry.")
+        digits = head.id.replace("-", "")
+        kept = kept_messages([*self.asked.past, *self.asked.items])
+        item = CompactionItem(id=item_id("compaction", digits, len(kept)), encrypted_content=self.keeper.seal(summary))
+        return msgspec.json.encode(
+            WireCompaction(
+                id=response_id(digits),
+                created_at=head.created,
+                output=[*kept, item],
+                usage=encode_usage(answer.usage),
+            )
+        )
+
+    def encode_error(self, error: DeepserveError) -> bytes:
+        return encode_error(error, is_strict=self.request.is_strict)
+
+
+class Decoders(msgspec.Struct, frozen=True, kw_only=True):
+    """How bodies are read. Both block while they look up a response that is continued."""
+
+    names: Names
+    limits: Limits
+    memory: ResponseMemory
+    sealing: Sealing
+    now: Callable[[], datetime]
+
+    def response(self, raw: bytes, arrival: Arrival) -> ResponsesExchange:
+        keeper = Keeper(self.memory, self.sealing, arrival.tenant.id)
+        asked = decode_request(raw, arrival, names=self.names, limits=self.limits, keeper=keeper)
+        return ResponsesExchange(asked=asked, keeper=keeper, now=self.now)
+
+    def compaction(self, raw: bytes, arrival: Arrival) -> CompactExchange:
+        exchange = self.response(raw, arrival)
+        return CompactExchange(asked=exchange.asked, keeper=exchange.keeper)
+
+
+def may_block(raw: bytes) -> bool:
+    """Whether reading a body may need what was kept earlier."""
+    return b"previous_response_id" in raw or b"item_reference" in raw or b'"id"' in raw

@@ -1,0 +1,151 @@
+"""The addresses of the Responses API: answers, what is kept of them, token counts, compaction."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import msgspec
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import BaseRoute, Route
+from starlette.types import Receive, Scope, Send
+
+from deepserve.core.errors import InvalidField, RouteNotFound, UnsupportedFeature
+from deepserve.dialects.responses.exchange import Decoders, may_block
+from deepserve.dialects.responses.memory import Keeper, Remembered, chain, listed
+from deepserve.server.body import read_body
+from deepserve.server.endpoint import Endpoint, arrival_of, headers_of
+from deepserve.server.site import Site
+from deepserve.server.visit import visit_of
+from deepserve.store.sealing import Sealer, open_sealer
+
+PREFIXES = ("", "/v1", "/beta", "/beta/v1", "/api/v1")
+"""Base addresses."""
+
+_DEFAULT_PAGE = 20
+_MAX_PAGE = 100
+
+
+def routes(site: Site) -> list[BaseRoute]:
+    sealer = open_sealer(site.settings.state_dir)
+    decoders = Decoders(
+        names=site.names, limits=site.settings.limits, memory=site.responses, sealing=sealer, now=site.now
+    )
+    answers = Endpoint(site, decoders.response, name="responses", may_block=may_block)
+    compaction = Endpoint(site, decoders.compaction, name="responses compact", may_block=may_block)
+    counts, kept = _TokenCount(site, decoders), _Kept(site, sealer)
+    return [
+        route
+        for prefix in PREFIXES
+        for route in (
+            Route(f"{prefix}/responses", answers, methods=["POST"]),
+            Route(f"{prefix}/responses/compact", compaction, methods=["POST"]),
+            Route(f"{prefix}/responses/input_tokens", counts, methods=["POST"]),
+            Route(f"{prefix}/responses/{{id}}", kept.retrieve, methods=["GET"]),
+            Route(f"{prefix}/responses/{{id}}", kept.delete, methods=["DELETE"]),
+            Route(f"{prefix}/responses/{{id}}/cancel", kept.cancel, methods=["POST"]),
+            Route(f"{prefix}/responses/{{id}}/input_items", kept.input_items, methods=["GET"]),
+        )
+    ]
+
+
+class _TokenCount:
+    """How many prompt tokens a request would be billed for: all of them, cached or not."""
+
+    def __init__(self, site: Site, decoders: Decoders) -> None:
+        self._site = site
+        self._decoders = decoders
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        raw = await read_body(scope, receive, self._site.settings.limits)
+        exchange = await asyncio.to_thread(self._decoders.response, raw, arrival_of(self._site, scope))
+        num_tokens = await self._site.gateway.count(exchange.request)
+        response = _json({"object": "response.input_tokens", "input_tokens": num_tokens})
+        response.raw_headers.extend(headers_of(exchange))
+        await response(scope, receive, send)
+
+
+class _Kept:
+    """Responses after they were given."""
+
+    def __init__(self, site: Site, sealer: Sealer) -> None:
+        self._site = site
+        self._sealer = sealer
+
+    async def retrieve(self, request: Request) -> Response:
+        if request.query_params.get("stream", "false").lower() not in ("false", "0", ""):
+            raise UnsupportedFeature(
+                "A kept response cannot be streamed again: ask for it without `stream`.", field="stream"
+            )
+        return _json((await self._find(request)).response)
+
+    async def delete(self, request: Request) -> Response:
+        name = request.path_params["id"]
+        tenant = visit_of(request.scope).tenant.id
+        if not await asyncio.to_thread(self._site.responses.delete, tenant, name):
+            raise _not_found(name)
+        return _json({"id": name, "object": "response", "deleted": True})
+
+    async def cancel(self, request: Request) -> Response:
+        """Only work in the background can be cancelled so; a client that waits just leaves."""
+        await self._find(request)
+        raise InvalidField("Cannot cancel a synchronous response.", field="response_id")
+
+    async def input_items(self, request: Request) -> Response:
+        """What the response was given: the items of the conversation it continued, and its own."""
+        found = await self._find(request)
+        items = await asyncio.to_thread(self._read_by, request, found)
+        match request.query_params.get("order", "desc"):
+            case "asc":
+                pass
+            case "desc":
+                items.reverse()
+            case _:
+                raise InvalidField("order: asc or desc", field="order")
+        limit, after = _limit(request), request.query_params.get("after")
+        if after is not None:
+            places = [place for place, item in enumerate(items) if item["id"] == after]
+            if not places:
+                raise InvalidField(f"after: there is no item {after[:100]}", field="after")
+            items = items[places[0] + 1 :]
+        page = items[:limit]
+        return _json(
+            {
+                "object": "list",
+                "data": page,
+                "first_id": page[0]["id"] if page else None,
+                "last_id": page[-1]["id"] if page else None,
+                "has_more": len(items) > limit,
+            }
+        )
+
+    def _read_by(self, request: Request, found: Remembered) -> list[dict[str, Any]]:  # Any: JSON
+        previous = found.response.get("previous_response_id")
+        max_items = self._site.settings.limits.messages
+        return [*listed(chain(self._keeper(request).find, previous, max_items=max_items)), *found.input]
+
+    async def _find(self, request: Request) -> Remembered:
+        name = request.path_params["id"]
+        found = await asyncio.to_thread(self._keeper(request).find, name)
+        if found is None:
+            raise _not_found(name)
+        return found
+
+    def _keeper(self, request: Request) -> Keeper:
+        return Keeper(self._site.responses, self._sealer, visit_of(request.scope).tenant.id)
+
+
+def _not_found(name: str) -> RouteNotFound:
+    return RouteNotFound(f"Response with id '{name[:100]}' not found.", field="response_id")
+
+
+def _limit(request: Request) -> int:
+    text = request.query_params.get("limit", str(_DEFAULT_PAGE))
+    if not (text.isascii() and text.isdigit() and len(text) <= 3 and 1 <= int(text) <= _MAX_PAGE):
+        raise InvalidField(f"limit: a number from 1 to {_MAX_PAGE}", field="limit")
+    return int(text)
+
+
+def _json(value: object) -> Response:
+    return Response(msgspec.json.encode(value), media_type="application/json")
