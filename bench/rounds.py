@@ -13,6 +13,9 @@ from bench.results import Recorder
 
 ROUNDS = 5
 
+Clock = Callable[[Callable[[], object]], float]
+"""Seconds that some work takes."""
+
 
 def turns(recorder: Recorder, *contenders: Callable[[], float]) -> list[float]:
     """Median of what each contender returns, after one round that does not count. Every round probes the bandwidth."""
