@@ -433,7 +433,6 @@ def test_a_bias_for_a_token_that_does_not_exist_is_refused(folder: Path) -> None
         ({"response_format": ResponseFormat(kind="choice", choices=("a",))}, "response_format"),
         ({"sampling": Sampling(top_a=0.5)}, "top_a"),
         ({"server_tools": (ServerTool(tool="web_search", name="search"),)}, "tools"),
-        ({"infill": Infill(prompt="a", echo=True)}, "echo"),
     ],
 )
 def test_what_cannot_be_honoured_is_refused_by_name(folder: Path, changes: dict[str, Any], field: str) -> None:

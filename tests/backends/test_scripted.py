@@ -21,11 +21,10 @@ from deepserve.core.errors import (
     InvalidField,
     Overloaded,
     TooManyRequests,
-    UnsupportedFeature,
 )
-from deepserve.core.events import BlockDelta, Event, Failed, Finished, UsageReported
+from deepserve.core.events import BlockDelta, Event, Failed, Finished, Started, UsageReported
 from deepserve.core.messages import Reasoning, Text, ToolCall
-from deepserve.core.request import Infill, Request
+from deepserve.core.request import Infill, Request, Thinking
 from tests.dialects.chat.decoding import HELLO, WEATHER, body, decode
 
 
@@ -197,11 +196,21 @@ def test_a_prompt_beyond_the_context_is_refused_with_the_counts() -> None:
     assert asyncio.run(backend.count(_request())) == 3
 
 
-def test_plain_completions_are_refused() -> None:
-    request = _request()
-    infill = Request(id=request.id, model=request.model, arrived_at=request.arrived_at, infill=Infill(prompt="x"))
-    with pytest.raises(UnsupportedFeature):
-        _events(infill, ScriptedBackend())
+@pytest.mark.parametrize(("suffix", "text"), [(None, " and so on after: x y"), ("z", "something in between")])
+def test_plain_completions_are_answered(suffix: str | None, text: str) -> None:
+    request = Request(
+        id=_request().id,
+        model=_request().model,
+        arrived_at=_request().arrived_at,
+        infill=Infill(prompt="x y", suffix=suffix),
+        thinking=Thinking(enabled=False),
+    )
+    events = _events(request, ScriptedBackend())
+    assert "".join(event.text for event in events if isinstance(event, BlockDelta)) == text
+    started = events[0]
+    assert isinstance(started, Started)
+    assert started.prompt_usage is not None
+    assert started.prompt_usage.prompt_tokens == (2 if suffix is None else 3)
 
 
 def test_the_first_matching_rule_answers() -> None:

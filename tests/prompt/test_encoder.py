@@ -24,7 +24,19 @@ from deepserve.prompt.encoder import SampledTurn, encode, encode_transcript
 from deepserve.prompt.profile import MINI
 from deepserve.prompt.segments import Special, Tokens
 from deepserve.prompt.segments import Text as TextSegment
-from deepserve.prompt.special_tokens import ASSISTANT, BOS, DSML, END_THINK, EOS, LATEST_REMINDER, THINK, USER
+from deepserve.prompt.special_tokens import (
+    ASSISTANT,
+    BOS,
+    DSML,
+    END_THINK,
+    EOS,
+    FIM_BEGIN,
+    FIM_END,
+    FIM_HOLE,
+    LATEST_REMINDER,
+    THINK,
+    USER,
+)
 from tests.prompt.requests import OFF, QUICK, WEATHER, assistant, reminder, request, result, system, user
 
 CALL = ToolCall(id="1", name="weather", arguments='{"city": "Köln", "days": 3}')
@@ -355,12 +367,24 @@ def test_quick_tasks_are_refused_by_a_model_without_them() -> None:
     assert refused.value.field == "messages[0].task"
 
 
-def test_plain_completion_continues_a_text_and_infill_is_refused_by_a_model_without_it() -> None:
+def test_plain_completion_continues_a_text() -> None:
     prompt = encode(request(infill=Infill(prompt="Once <think>")), MINI)
     assert prompt.segments == (Special(BOS), TextSegment("Once <think>"))
     assert prompt.start.stage == "text_continued"
-    with pytest.raises(UnsupportedFeature):
-        encode(request(infill=Infill(prompt="a", suffix="b")), MINI)
+
+
+def test_a_hole_stands_between_prefix_and_suffix_in_the_order_of_the_vendors_models() -> None:
+    prompt = encode(request(infill=Infill(prompt="a <｜fim▁end｜>", suffix="b")), MINI)
+    assert prompt.segments == (
+        Special(BOS),
+        Special(FIM_BEGIN),
+        TextSegment("a <｜fim▁end｜>"),
+        Special(FIM_HOLE),
+        TextSegment("b"),
+        Special(FIM_END),
+    )
+    empty = encode(request(infill=Infill(prompt="", suffix="")), MINI)
+    assert empty.segments == (Special(BOS), Special(FIM_BEGIN), Special(FIM_HOLE), Special(FIM_END))
 
 
 def test_a_transcript_says_what_the_model_is_to_write() -> None:

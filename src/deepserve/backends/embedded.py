@@ -5,7 +5,7 @@
 Honoured: every sampling knob but top_a, logit_bias, seeds, several results, log-probabilities, stop strings, output
 limits, the thinking budget, prefix continuation, tools by `auto` and `none`, parallel calls on and off, JSON mode by
 instruction. Refused by name: what only a grammar could enforce (forced tools, json_schema, regex, choice), top_a,
-server tools, echo. Not this back end's affair: `strict` of tools (checked above when finished), `thinking.exclude`
+server tools. Not this back end's affair: `strict` of tools (checked above when finished), `thinking.exclude`
 (dialects leave the trace out), provider preferences, fallback models, cost.
 """
 

@@ -35,8 +35,6 @@ def check_supported(request: Request) -> None:
         )
     if request.server_tools:
         raise UnsupportedFeature(f"The server tool `{request.server_tools[0].tool}` is not supported.", field="tools")
-    if request.infill is not None and request.infill.echo:
-        raise UnsupportedFeature("`echo` is not supported.", field="echo")
 
 
 def choose_max_tokens(request: Request, num_prompt: int, *, context_tokens: int, defaults: GenerationDefaults) -> int:
@@ -52,7 +50,11 @@ def choose_max_tokens(request: Request, num_prompt: int, *, context_tokens: int,
     if explicit is not None and explicit < 1:
         raise InvalidField("The output limit must be at least 1.", field="max_tokens")
     if left < 1 or (explicit is not None and explicit > left):
-        raise ContextOverflow(limit_tokens=context_tokens, prompt_tokens=num_prompt, requested_tokens=explicit or 0)
+        overflow = ContextOverflow(
+            limit_tokens=context_tokens, prompt_tokens=num_prompt, requested_tokens=explicit or 0
+        )
+        overflow.field = "messages" if request.infill is None else "prompt"
+        raise overflow
     if explicit is not None:
         return explicit
     default = request.default_output_tokens

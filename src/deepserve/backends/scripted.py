@@ -32,7 +32,6 @@ from deepserve.core.errors import (
     InvalidField,
     Overloaded,
     TooManyRequests,
-    UnsupportedFeature,
 )
 from deepserve.core.events import (
     Block,
@@ -131,8 +130,6 @@ class ScriptedBackend:
         return _count_prompt(request)
 
     async def answer(self, request: Request) -> AsyncGenerator[Event]:
-        if request.infill is not None:
-            raise UnsupportedFeature("The scripted back end answers conversations only.", field="prompt")
         reply = self._reply_to(request)
         self.num_running += 1
         has_ended = False
@@ -282,7 +279,7 @@ class _Telling:
 def _matches(when: When, request: Request) -> bool:
     conditions: tuple[tuple[object, object], ...] = (
         (when.model, request.model),
-        (when.last_role, request.messages[-1].role),
+        (when.last_role, request.messages[-1].role if request.messages else None),
         (when.has_tools, bool(request.tools)),
         (when.is_thinking, request.thinking.enabled),
         (when.is_json, request.response_format.kind == "json_object"),
@@ -293,12 +290,16 @@ def _matches(when: When, request: Request) -> bool:
 
 
 def _last_user_text(request: Request) -> str:
+    if request.infill is not None:
+        return request.infill.prompt
     return next((message.text for message in reversed(request.messages) if message.role == "user"), "")
 
 
 def _built_in_reply(request: Request) -> Reply:
     """Something sensible for any request, without a script."""
     asked = _last_user_text(request)
+    if request.infill is not None:
+        return Reply(text=f" and so on after: {asked}" if request.infill.suffix is None else "something in between")
     last = request.messages[-1]
     reasoning = f"The user said: {asked} I will answer that."
     if last.prefix:
@@ -354,6 +355,8 @@ def _example(schema: Json, depth: int = 0) -> Json:
 def _count_prompt(request: Request) -> int:
     """Pieces of all texts, calls and tools, and one for each turn."""
     num = len(request.messages)
+    if request.infill is not None:
+        num += len(split_pieces(request.infill.prompt)) + len(split_pieces(request.infill.suffix or ""))
     for message in request.messages:
         num += len(split_pieces(message.text)) + len(split_pieces(message.reasoning or ""))
         num += sum(len(split_pieces(call.arguments)) + 1 for call in message.tool_calls)

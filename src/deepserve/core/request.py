@@ -73,7 +73,10 @@ class ProviderPreferences(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Infill(msgspec.Struct, frozen=True, kw_only=True):
-    """Plain completion: what stands before the hole and, if there is one, after it."""
+    """Plain completion: what stands before the hole and, if there is one, after it.
+
+    echo: the client wants the prompt repeated before the answer; whoever encodes the answer does that.
+    """
 
     prompt: str
     suffix: str | None = None

@@ -84,11 +84,11 @@ def encode(request: Request, profile: Profile, *, replay: Replay | None = None) 
     A past turn with tool calls that `replay` remembers, and that the client sent back unaltered, is replayed token by
     token: rendered anew it may differ in order and spacing from what was drawn, and then no cached prefix fits.
 
-    Raises InvalidField for a tool choice or continuation that makes no sense, UnsupportedFeature for tasks and holes
+    Raises InvalidField for a tool choice or continuation that makes no sense, UnsupportedFeature for tasks
     that the model was not trained on.
     """
     if request.infill is not None:
-        return _encode_infill(request.infill, profile)
+        return _encode_infill(request.infill)
     return _Encoder(request, profile, replay).prompt()
 
 
@@ -357,14 +357,16 @@ class _Encoder:
                 assert_never(kind)
 
 
-def _encode_infill(infill: Infill, profile: Profile) -> Prompt:
-    """Render a plain completion; the model then writes what belongs in the hole, or what comes next."""
+def _encode_infill(infill: Infill) -> Prompt:
+    """Render a plain completion; the model then writes what belongs in the hole, or what comes next.
+
+    The order is that of the vendor's models since DeepSeek-Coder: prefix, hole, suffix, then the middle
+    (https://github.com/deepseek-ai/DeepSeek-Coder, "Code Insertion"; https://arxiv.org/abs/2412.19437, section 4.1).
+    """
     writer = SegmentWriter()
     writer.special(BOS)
     if infill.suffix is None:
         writer.text(infill.prompt)
-    elif not profile.has_infill:
-        raise UnsupportedFeature("this model was not trained to fill in between two texts", field="suffix")
     else:
         writer.special(FIM_BEGIN)
         writer.text(infill.prompt)

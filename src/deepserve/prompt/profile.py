@@ -31,7 +31,6 @@ class Profile(msgspec.Struct, frozen=True, kw_only=True):
     json_object          appended to the system text when any JSON is asked for
     json_schema          the same for a schema, whose JSON follows
     has_tasks            the checkpoint was trained on the quick-task tokens
-    has_infill           the checkpoint was trained to fill holes
     """
 
     name: ProfileName
@@ -41,7 +40,6 @@ class Profile(msgspec.Struct, frozen=True, kw_only=True):
     json_object: str
     json_schema: str
     has_tasks: bool = False
-    has_infill: bool = False
 
 
 MINI: Final = Profile(
@@ -85,7 +83,6 @@ def load_profile(name: ProfileName) -> Profile:
         json_object=json_object,
         json_schema=json_schema,
         has_tasks=True,
-        has_infill=True,
     )
 
 

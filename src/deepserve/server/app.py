@@ -21,7 +21,7 @@ from deepserve.core.errors import MethodNotAllowed, RouteNotFound
 from deepserve.dialects.chat.exchange import chat_decoder
 from deepserve.dialects.chat.flavour import DEEPSEEK
 from deepserve.gateway import Gateway
-from deepserve.server import messages, responses
+from deepserve.server import completions, messages, responses
 from deepserve.server.access import Access, KeyLookup
 from deepserve.server.closing import Closing
 from deepserve.server.door import Door
@@ -36,7 +36,6 @@ PREFIXES = ("", "/v1", "/beta", "/beta/v1")
 """Base addresses of the DeepSeek dialect; those with `beta` check strict tools in strict mode."""
 
 _PLANNED = {
-    "/completions": "plain completion",
     "/user/balance": "the balance",
     "/files": "files",
 }
@@ -85,6 +84,7 @@ def create_app(
             Route(f"{prefix}/models", models.list),
             Route(f"{prefix}/models/{{model:path}}", models.retrieve),
         ]
+    routes += completions.routes(site)
     routes += responses.routes(site)
     routes = [*messages.routes(site), *routes]  # first: it shares addresses, which headers tell apart
     paths = [route.path for route in routes if isinstance(route, Route) and "{" not in route.path]

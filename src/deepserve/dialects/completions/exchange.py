@@ -1,0 +1,71 @@
+"""One completion request and its answer, as the server runs them."""
+
+from __future__ import annotations
+
+import msgspec
+
+from deepserve.config import Limits
+from deepserve.core.answer import Answer
+from deepserve.core.errors import DeepserveError
+from deepserve.core.events import PastReasoning
+from deepserve.core.model import ModelName
+from deepserve.core.request import Request
+from deepserve.dialects.completions.request import CompletionRequest, Names, decode_request
+from deepserve.dialects.completions.response import encode_answer
+from deepserve.dialects.completions.stream import KEEP_ALIVE, StreamEncoder
+from deepserve.dialects.exchange import AnswerHead, Arrival, Decode
+from deepserve.dialects.vendor_errors import encode_error
+
+
+class CompletionsExchange(msgspec.Struct, frozen=True):
+    """Implements `dialects.exchange.Exchange`."""
+
+    completion: CompletionRequest
+    keep_alive: bytes = KEEP_ALIVE
+    past_reasoning: PastReasoning = PastReasoning()
+
+    @property
+    def request(self) -> Request:
+        return self.completion.request
+
+    @property
+    def model(self) -> ModelName:
+        return self.completion.model
+
+    @property
+    def is_stream(self) -> bool:
+        return self.completion.is_stream
+
+    @property
+    def ignored(self) -> tuple[str, ...]:
+        return self.completion.ignored
+
+    def open_stream(self, head: AnswerHead) -> StreamEncoder:
+        completion = self.completion
+        return StreamEncoder(completion.request, completion.infill, head, include_usage=completion.include_usage)
+
+    def encode_answer(self, answer: Answer, head: AnswerHead, *, validated: str | None = None) -> bytes:
+        assert validated is None, "completions ask for no form, so there is never a verdict"
+        return encode_answer(answer, self.completion.infill, head)
+
+    def encode_error(self, error: DeepserveError) -> bytes:
+        return encode_error(error, is_strict=self.completion.request.is_strict)
+
+
+def completions_decoder(*, names: Names, limits: Limits) -> Decode:
+    """How this dialect's bodies are read."""
+
+    def decode(raw: bytes, arrival: Arrival) -> CompletionsExchange:
+        return CompletionsExchange(
+            decode_request(
+                raw,
+                names=names,
+                limits=limits,
+                request_id=arrival.id,
+                arrived_at=arrival.at,
+                tenant=arrival.tenant,
+                is_strict=arrival.is_strict,
+            )
+        )
+
+    return decode

@@ -1,0 +1,112 @@
+"""Whole answers: `core.Answer` to a body."""
+
+from __future__ import annotations
+
+import codecs
+from collections.abc import Mapping, Sequence
+
+import msgspec
+
+from deepserve.core.answer import Answer
+from deepserve.core.events import FinishReason, TokenLogprob
+from deepserve.core.messages import Text
+from deepserve.core.request import Infill
+from deepserve.core.usage import Usage
+from deepserve.dialects.completions.wire import (
+    WireChoice,
+    WireCompletion,
+    WireLogprobs,
+    WirePromptDetails,
+    WireUsage,
+)
+from deepserve.dialects.exchange import AnswerHead
+
+FINISH_WORDS: Mapping[FinishReason, str] = {
+    "stop": "stop",
+    "stop_string": "stop",
+    "length": "length",
+    "tool_calls": "stop",
+    "content_filter": "content_filter",
+    "aborted": "insufficient_system_resource",
+}
+"""Why a result ended, in the vendor's words. A completion makes no calls: `tool_calls` cannot come up."""
+
+FAILED_WORD = "insufficient_system_resource"
+"""The finish of a result that the server could not complete; an error object follows."""
+
+_LOWEST = -9999.0
+"""JSON's substitute for minus infinity."""
+
+
+def encode_answer(answer: Answer, infill: Infill, head: AnswerHead) -> bytes:
+    """The body of a whole answer; with `echo` the text begins with the prompt.
+
+    Not carried, because the dialect has no word for it: reasoning, citations, tools of any kind, cost, seeds, and which
+    stop string was met.
+    """
+    echoed = infill.prompt if infill.echo else ""
+    return msgspec.json.encode(
+        WireCompletion(
+            id=head.id,
+            created=head.created,
+            model=head.model,
+            system_fingerprint=answer.served_by.fingerprint,
+            choices=[
+                WireChoice(
+                    index=index,
+                    text=echoed + "".join(part.text for part in result.parts if isinstance(part, Text)),
+                    finish_reason=FINISH_WORDS[result.finished.reason],
+                    logprobs=LogprobColumns().encode(result.text_logprobs),
+                )
+                for index, result in enumerate(answer.results)
+            ],
+            usage=encode_usage(answer.usage),
+        )
+    )
+
+
+def encode_usage(usage: Usage) -> WireUsage:
+    return WireUsage(
+        prompt_tokens=usage.prompt_tokens,
+        completion_tokens=usage.output_tokens,
+        total_tokens=usage.total_tokens,
+        prompt_tokens_details=WirePromptDetails(cached_tokens=usage.hit_tokens),
+        prompt_cache_hit_tokens=usage.hit_tokens,
+        prompt_cache_miss_tokens=usage.miss_tokens,
+    )
+
+
+class LogprobColumns:
+    """Turns log-probabilities into columns, batch after batch, keeping count of where in the text each token begins."""
+
+    def __init__(self) -> None:
+        self._utf8 = codecs.getincrementaldecoder("utf-8")("replace")
+        self._num_characters = 0
+
+    def encode(self, tokens: Sequence[TokenLogprob]) -> WireLogprobs | None:
+        """None for no tokens. A token in the middle of a character begins where that character does."""
+        if not tokens:
+            return None
+        offsets: list[int] = []
+        for token in tokens:
+            offsets.append(self._num_characters)
+            self._num_characters += len(self._utf8.decode(token.bytes))
+        return WireLogprobs(
+            text_offset=offsets,
+            token_logprobs=[max(token.logprob, _LOWEST) for token in tokens],
+            tokens=[_spelled(token) for token in tokens],
+            top_logprobs=[_top(token) for token in tokens],
+        )
+
+
+def _top(token: TokenLogprob) -> dict[str, float]:
+    """The most probable tokens, and always the drawn one, as the vendor documents it."""
+    return {_spelled(one): max(one.logprob, _LOWEST) for one in (*token.top, token)}
+
+
+def _spelled(token: TokenLogprob) -> str:
+    r"""A token's text; one that is not whole characters as `bytes:\xe2\x80`, like OpenAI's service spells it."""
+    try:
+        return token.bytes.decode()
+    except UnicodeDecodeError:
+        return "bytes:" + "".join(f"\\x{byte:02x}" for byte in token.bytes)
