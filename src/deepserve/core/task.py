@@ -72,6 +72,7 @@ class DeliveryState(msgspec.Struct, frozen=True, kw_only=True):
 
     id               the same in every attempt; receivers recognise repetitions by it
     item             which of the task's results, from 0
+    host             `host:port` of the URL
     last_status      of the last attempt's response; None when there was none
     last_error       why the last attempt failed, in a word; None after a success
     """
@@ -82,6 +83,7 @@ class DeliveryState(msgspec.Struct, frozen=True, kw_only=True):
     kind: str
     item: int
     url: str
+    host: str
     body: bytes
     status: DeliveryStatus
     num_attempts: int

@@ -9,8 +9,10 @@ from typing import Any
 
 from sqlalchemy import Engine, create_engine, event, inspect, text
 from sqlalchemy.exc import DBAPIError
+from sqlalchemy.pool import StaticPool
 
 from deepserve.core.errors import ConfigurationError
+from deepserve.store.tables import metadata
 
 Database = Engine
 """What `open_database` returns, for signatures above the store."""
@@ -32,7 +34,7 @@ def open_database(state_dir: Path) -> Database:
         raise ConfigurationError(
             f"The state directory {state_dir} cannot be used: {error.strerror}. Choose another with --state-dir."
         ) from error
-    engine = create_engine(f"sqlite:///{state_dir / 'deepserve.db'}")
+    engine = create_engine(f"sqlite:///{state_dir / 'deepserve.db'}", hide_parameters=True)
     event.listen(engine, "connect", _configure)
     try:
         _migrate(engine, state_dir)
@@ -41,6 +43,18 @@ def open_database(state_dir: Path) -> Database:
             f"The database in {state_dir} cannot be used: {error.orig}. Repair or remove deepserve.db there, "
             "or choose another --state-dir."
         ) from error
+    return engine
+
+
+def open_memory_database() -> Engine:
+    """A database that ends with the process, for servers without a state directory.
+
+    All threads share one connection: let one thread use it.
+    """
+    engine = create_engine(
+        "sqlite://", poolclass=StaticPool, connect_args={"check_same_thread": False}, hide_parameters=True
+    )
+    metadata.create_all(engine)
     return engine
 
 

@@ -1,0 +1,266 @@
+"""Tasks at rest: accepted, leased to one runner at a time, ended exactly once, purged.
+
+Every change is one statement guarded by the state it expects, so two runners on one database cannot both win.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime, timedelta
+from typing import Any, Literal
+
+import msgspec
+from sqlalchemy import ColumnElement, Connection, CursorResult, Engine, Row, and_, delete, func, insert, select, update
+from sqlalchemy.exc import IntegrityError
+
+from deepserve.core.task import DeliveryState, NewTask, TaskState, TaskStatus
+from deepserve.core.tenant import Tenant, TenantId
+from deepserve.store.deliveries import delivery_row, utc
+from deepserve.store.tables import deliveries, tasks
+
+TaskKey = tuple[TenantId, str]
+"""Tasks are named by their tenant and their id."""
+
+_PURGED = {"is_purged": True, "body": b"", "result": None, "details": b"{}", "webhook_url": None}
+
+
+class DuplicateTask(Exception):
+    """The tenant has used this id before."""
+
+
+class TooManyTasks(Exception):
+    """The tenant has as many unfinished tasks as it may."""
+
+
+class TaskStore:
+    """All methods block for a database's time."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+
+    def insert(self, task: NewTask, *, now: datetime, max_unfinished: int) -> TaskState:
+        """Durable when it returns. Raises DuplicateTask or TooManyTasks."""
+        unfinished = (
+            select(func.count())
+            .select_from(tasks)
+            .where(tasks.c.tenant_id == task.tenant.id, tasks.c.status.in_(("queued", "running")))
+        )
+        try:
+            with self._engine.begin() as connection:
+                connection.execute(
+                    insert(tasks),
+                    {
+                        "tenant_id": task.tenant.id,
+                        "id": task.id,
+                        "tenant_name": task.tenant.name,
+                        "kind": task.kind,
+                        "status": "queued",
+                        "body": task.body,
+                        "details": msgspec.json.encode(task.metadata),
+                        "webhook_url": task.webhook_url,
+                        "arrived_at": utc(task.arrived_at),
+                        "created_at": now,
+                        "keep_s": task.keep_s,
+                        "num_attempts": 0,
+                        "is_purged": False,
+                    },
+                )
+                # Counted after the insertion, which holds the database's write lock.
+                if connection.execute(unfinished).scalar_one() > max_unfinished:
+                    raise TooManyTasks
+                return _required(connection, (task.tenant.id, task.id))
+        except IntegrityError as error:
+            raise DuplicateTask from error
+
+    def find(self, key: TaskKey, *, now: datetime) -> TaskState | None:
+        """None for an unknown task, and from the moment its content may no longer be given out."""
+        with self._engine.connect() as connection:
+            row = connection.execute(select(tasks).where(_is(key), ~tasks.c.is_purged)).one_or_none()
+        if row is None or (row.expires_at is not None and utc(row.expires_at) <= now):
+            return None
+        return _state(row)
+
+    def newest(self, *, limit: int) -> list[TaskState]:
+        """The newest tasks of all tenants."""
+        with self._engine.connect() as connection:
+            query = select(tasks).order_by(tasks.c.created_at.desc()).limit(limit)
+            return [_state(row) for row in connection.execute(query)]
+
+    def queued(self) -> list[TaskKey]:
+        """Tasks nobody works on, oldest first."""
+        query = select(tasks.c.tenant_id, tasks.c.id).where(tasks.c.status == "queued").order_by(tasks.c.created_at)
+        with self._engine.connect() as connection:
+            return [(TenantId(tenant), task_id) for tenant, task_id in connection.execute(query)]
+
+    def claim(self, key: TaskKey, *, owner: str, now: datetime, lease_s: float) -> TaskState | None:
+        """Begin a queued task; None when it is no longer queued."""
+        with self._engine.begin() as connection:
+            claimed = connection.execute(
+                update(tasks)
+                .where(_is(key), tasks.c.status == "queued")
+                .values(
+                    status="running",
+                    started_at=now,
+                    num_attempts=tasks.c.num_attempts + 1,
+                    lease_owner=owner,
+                    lease_expires_at=now + timedelta(seconds=lease_s),
+                )
+            )
+            return _required(connection, key) if _num_changed(claimed) else None
+
+    def renew(self, *, owner: str, now: datetime, lease_s: float) -> set[TaskKey]:
+        """Keep what the owner works on; return it: what is missing was cancelled or taken over."""
+        mine = and_(tasks.c.status == "running", tasks.c.lease_owner == owner)
+        with self._engine.begin() as connection:
+            connection.execute(update(tasks).where(mine).values(lease_expires_at=now + timedelta(seconds=lease_s)))
+            found = connection.execute(select(tasks.c.tenant_id, tasks.c.id).where(mine))
+            return {(TenantId(tenant), task_id) for tenant, task_id in found}
+
+    def requeue(self, key: TaskKey, *, owner: str, is_counted: bool) -> bool:
+        """Give a begun task back; unless the attempt counts, as if it had not been begun."""
+        with self._engine.begin() as connection:
+            given = connection.execute(
+                update(tasks)
+                .where(_is(key), tasks.c.status == "running", tasks.c.lease_owner == owner)
+                .values(
+                    status="queued",
+                    num_attempts=tasks.c.num_attempts - (0 if is_counted else 1),
+                    lease_owner=None,
+                    lease_expires_at=None,
+                    started_at=None,
+                )
+            )
+            return _num_changed(given) > 0
+
+    def release(self, *, now: datetime, dead_owner: str | None) -> int:
+        """Queue again what was begun by an owner known to be dead, or whose lease has run out. The attempt counts."""
+        is_lost = tasks.c.lease_expires_at < now
+        if dead_owner is not None:
+            is_lost |= tasks.c.lease_owner == dead_owner
+        with self._engine.begin() as connection:
+            released = connection.execute(
+                update(tasks)
+                .where(tasks.c.status == "running", is_lost)
+                .values(status="queued", lease_owner=None, lease_expires_at=None)
+            )
+            return _num_changed(released)
+
+    def finish(
+        self,
+        key: TaskKey,
+        *,
+        owner: str,
+        status: Literal["succeeded", "failed"],
+        result: bytes | None,
+        error_code: str | None,
+        now: datetime,
+        announcements: Sequence[DeliveryState] = (),
+    ) -> TaskState | None:
+        """End a task and write its webhook calls, in one transaction; None when it has ended or was taken over."""
+        mine = and_(tasks.c.status == "running", tasks.c.lease_owner == owner)
+        with self._engine.begin() as connection:
+            state = _end(connection, and_(_is(key), mine), key, status, now, result=result, error_code=error_code)
+            if state is not None and announcements:
+                connection.execute(insert(deliveries), [delivery_row(delivery) for delivery in announcements])
+            return state
+
+    def cancel(self, key: TaskKey, *, now: datetime) -> TaskState | None:
+        """The task, which has ended now or before; None for an unknown one."""
+        is_open = and_(_is(key), tasks.c.status.in_(("queued", "running")))
+        with self._engine.begin() as connection:
+            _end(connection, is_open, key, "cancelled", now, result=None, error_code=None)
+        return self.find(key, now=now)
+
+    def counts(self) -> Mapping[TaskStatus, int]:
+        """How many tasks are known, by status."""
+        query = select(tasks.c.status, func.count()).group_by(tasks.c.status)
+        with self._engine.connect() as connection:
+            return {row[0]: row[1] for row in connection.execute(query)}
+
+    def purge(self, *, now: datetime, record_s: float, max_bytes_per_tenant: int) -> int:
+        """Remove contents whose time is over, and of each tenant the oldest beyond a size; return how many.
+
+        The row itself, without content, stays until record_s after the end, so that its id is not taken again.
+        """
+        is_kept = and_(tasks.c.ended_at.is_not(None), ~tasks.c.is_purged)
+        size = func.coalesce(func.length(tasks.c.body), 0) + func.coalesce(func.length(tasks.c.result), 0)
+        with self._engine.begin() as connection:
+            removed = connection.execute(update(tasks).where(is_kept, tasks.c.expires_at <= now).values(**_PURGED))
+            num_purged = _num_changed(removed)
+            totals = select(tasks.c.tenant_id).where(is_kept).group_by(tasks.c.tenant_id)
+            for tenant in connection.execute(totals.having(func.sum(size) > max_bytes_per_tenant)).scalars().all():
+                kept_bytes = 0
+                newest_first = select(tasks.c.id, size).where(is_kept, tasks.c.tenant_id == tenant)
+                for task_id, size_bytes in connection.execute(newest_first.order_by(tasks.c.ended_at.desc())).all():
+                    kept_bytes += size_bytes
+                    if kept_bytes > max_bytes_per_tenant:
+                        connection.execute(update(tasks).where(_is((tenant, task_id))).values(**_PURGED))
+                        num_purged += 1
+            is_forgotten = tasks.c.ended_at <= now - timedelta(seconds=record_s)
+            connection.execute(delete(tasks).where(tasks.c.is_purged, is_forgotten))
+        return num_purged
+
+
+def _end(
+    connection: Connection,
+    which: ColumnElement[bool],
+    key: TaskKey,
+    status: TaskStatus,
+    now: datetime,
+    *,
+    result: bytes | None,
+    error_code: str | None,
+) -> TaskState | None:
+    keep_s = connection.execute(select(tasks.c.keep_s).where(which)).scalar()
+    if keep_s is None:
+        return None
+    ended = connection.execute(
+        update(tasks)
+        .where(which)
+        .values(
+            status=status,
+            result=result,
+            error_code=error_code,
+            ended_at=now,
+            expires_at=now + timedelta(seconds=keep_s),
+            lease_owner=None,
+            lease_expires_at=None,
+        )
+    )
+    return _required(connection, key) if _num_changed(ended) else None
+
+
+def _is(key: TaskKey) -> ColumnElement[bool]:
+    return and_(tasks.c.tenant_id == key[0], tasks.c.id == key[1])
+
+
+def _num_changed(result: CursorResult[Any]) -> int:  # Any: an update returns no rows
+    return result.rowcount
+
+
+def _required(connection: Connection, key: TaskKey) -> TaskState:
+    return _state(connection.execute(select(tasks).where(_is(key))).one())
+
+
+def _utc_or_none(time: datetime | None) -> datetime | None:
+    return None if time is None else utc(time)
+
+
+def _state(row: Row[Any]) -> TaskState:  # Any: the columns of the table
+    return TaskState(
+        id=row.id,
+        kind=row.kind,
+        tenant=Tenant(id=TenantId(row.tenant_id), name=row.tenant_name),
+        status=row.status,
+        body=row.body,
+        result=row.result,
+        error_code=row.error_code,
+        arrived_at=utc(row.arrived_at),
+        created_at=utc(row.created_at),
+        started_at=_utc_or_none(row.started_at),
+        ended_at=_utc_or_none(row.ended_at),
+        keep_s=row.keep_s,
+        num_attempts=row.num_attempts,
+        webhook_url=row.webhook_url,
+        metadata=msgspec.json.decode(row.details),
+    )
