@@ -1,4 +1,4 @@
-"""The bodies of answers as they stand on the wire; the order of members is Anthropic's."""
+"""The bodies of answers as they stand on the wire."""
 
 from __future__ import annotations
 
