@@ -276,3 +276,68 @@ def test_a_beta_request_with_context_management(client: Anthropic) -> None:
     assert answer.model == "deepseek-v4-pro"
     assert answer.context_management is not None
     assert answer.context_management.applied_edits == []
+
+
+# With the model that ships.
+
+
+@pytest.fixture(scope="module")
+def mini(mini_server: str) -> Iterator[Anthropic]:
+    with Anthropic(base_url=mini_server + "/anthropic", api_key="sk-local", max_retries=0) as client:
+        yield client
+
+
+def test_the_shipped_model_is_billed_what_was_counted(mini: Anthropic) -> None:
+    fields: dict[str, Any] = {"model": MODEL, "messages": MESSAGES, "tools": TOOLS, "system": "Be brief."}
+    counted = mini.messages.count_tokens(**fields).input_tokens
+    for _ in range(2):  # cold, then from the cache
+        usage = mini.messages.create(max_tokens=16, **fields).usage
+        assert counted == usage.input_tokens + (usage.cache_read_input_tokens or 0)
+    assert usage.cache_read_input_tokens
+
+
+def test_two_sessions_of_claude_code_share_their_beginning(mini: Anthropic) -> None:
+    """They differ in a line at the very start of the prompt and in the session's id beside the user's."""
+
+    def hit_tokens(session: str) -> int:
+        line = f"x-anthropic-billing-header: cc_version=2.1.197.{session}; cc_entrypoint=cli;"
+        usage = mini.messages.create(
+            model=MODEL,
+            max_tokens=4,
+            thinking={"type": "disabled"},
+            system=[{"type": "text", "text": line}, {"type": "text", "text": "A session begins. " * 100}],
+            messages=[{"role": "user", "content": "the same first question"}],
+            metadata={"user_id": json.dumps({"device_id": "d", "session_id": session})},
+        ).usage
+        return usage.cache_read_input_tokens or 0
+
+    assert hit_tokens("a1b") == 0
+    assert hit_tokens("c2d") > 100
+
+
+def test_a_trace_that_was_not_shown_comes_back_in_its_signature(mini: Anthropic) -> None:
+    fields: dict[str, Any] = {"model": MODEL, "max_tokens": 300, "tools": TOOLS}
+    first = mini.messages.create(messages=MESSAGES, thinking={"type": "adaptive", "display": "omitted"}, **fields)
+    assert first.content[0].type == "thinking"
+    assert first.content[0].thinking == ""
+    messages: list[MessageParam] = [
+        *MESSAGES,
+        {"role": "assistant", "content": first.content[:1]},
+        {"role": "user", "content": "go on"},
+    ]
+    raw = mini.messages.with_raw_response.create(messages=messages, **fields)
+    assert raw.headers["x-deepserve-reasoning"] == "sent=0 restored=1 missing=0"
+
+
+def test_the_shipped_model_streams_what_it_answers_whole(mini: Anthropic) -> None:
+    question: list[MessageParam] = [{"role": "user", "content": "Hello! Who are you?"}]
+    fields: dict[str, Any] = {"model": MODEL, "max_tokens": 200, "messages": question}
+    whole = mini.messages.create(**fields)
+    with mini.messages.stream(**fields) as stream:
+        streamed = stream.get_final_message()
+
+    def said(answer: Any) -> list[tuple[str, str]]:  # Any: one of the SDK's message classes
+        return [(block.type, getattr(block, "thinking", "") or getattr(block, "text", "")) for block in answer.content]
+
+    assert said(streamed) == said(whole)
+    assert (streamed.stop_reason, streamed.usage.output_tokens) == (whole.stop_reason, whole.usage.output_tokens)
