@@ -35,13 +35,13 @@ class WireUsage(msgspec.Struct):
     prompt_cache_miss_tokens: int
 
 
-class WireCompletion(msgspec.Struct):
+class WireCompletion(msgspec.Struct, kw_only=True):
     """A whole answer, or a chunk: there usage is null or absent until the last."""
 
     id: str
+    object: str = "text_completion"
     created: int
     model: str
     system_fingerprint: str
     choices: list[WireChoice]
-    object: str = "text_completion"
     usage: WireUsage | UnsetType | None = UNSET
