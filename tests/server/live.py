@@ -21,6 +21,7 @@ from deepserve.gateway import Gateway
 from deepserve.server.access import ConfiguredKeys, KeyLookup
 from deepserve.server.app import create_app
 from deepserve.server.closing import Closing
+from deepserve.server.later import make_task_runner
 from deepserve.server.metrics import Metrics
 from deepserve.server.run import Server, bind, server_config
 from deepserve.store.sealing import open_sealer
@@ -122,11 +123,13 @@ def live_server(
         await backend.start()
         metrics = Metrics([model.id for model in backend.models()], clock=asyncio.get_running_loop().time)
         keys = (ConfiguredKeys(settings.api_keys),) if settings.api_keys else ()
+        tasks = make_task_runner(settings)
         app = create_app(
             settings,
             Gateway(backend, observers=(metrics,), sealer=open_sealer(settings.state_dir)),
             names=load_models(),
             metrics=metrics,
+            tasks=tasks,
             lookups=(*keys, *lookups),
             closing=closing,
         )
@@ -137,7 +140,9 @@ def live_server(
 
         server = Server(server_config(app, settings), closing, settings.shutdown_grace_s, on_ready=on_ready)
         with bind(Settings(port=0), has_keys=True) as listening:
+            await tasks.start()
             await server.serve(sockets=[listening])
+        await tasks.close()
         await backend.close()
 
     def supervise() -> None:

@@ -45,6 +45,14 @@ from deepserve.store.writer import Writer
     show_default=True,
     help="Answers computed side by side; more wait their turn.",
 )
+@click.option(
+    "--allow-webhooks-to",
+    "outgoing_allowed",
+    metavar="ADDRESS",
+    multiple=True,
+    help="Let webhooks reach an address that is not public: host:port or a network such as 10.1.0.0/16. Repeatable.",
+)
+@click.option("--webhooks-over-http", "outgoing_http", is_flag=True, help="Take webhook addresses without TLS too.")
 @click.option("--strict", "is_strict", is_flag=True, help="Reproduce every refusal of the vendor's API.")
 @click.option(
     "--log-level",

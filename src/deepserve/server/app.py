@@ -26,11 +26,13 @@ from deepserve.server.access import Access, KeyLookup
 from deepserve.server.closing import Closing
 from deepserve.server.door import Door
 from deepserve.server.endpoint import Endpoint
+from deepserve.server.later import TaskMetrics
 from deepserve.server.metrics import Metrics
 from deepserve.server.models import Models
 from deepserve.server.replay import ReplayMemory
 from deepserve.server.site import Site
 from deepserve.store.responses import ResponseStore, ShelfLimits
+from deepserve.tasks.runner import TaskRunner
 
 PREFIXES = ("", "/v1", "/beta", "/beta/v1")
 """Base addresses of the DeepSeek dialect; those with `beta` check strict tools in strict mode."""
@@ -48,6 +50,7 @@ def create_app(
     *,
     names: ModelCatalog,
     metrics: Metrics,
+    tasks: TaskRunner,
     lookups: Sequence[KeyLookup] = (),
     closing: Closing | None = None,
     kept: ResponseStore | None = None,
@@ -57,7 +60,8 @@ def create_app(
 ) -> Starlette:
     """lookups: where keys are found; none means that everybody on this machine is one tenant.
 
-    metrics must also observe the gateway. kept: None keeps responses in memory only.
+    metrics must also observe the gateway. kept: None keeps responses in memory only. tasks: to be started by the caller
+    once the application is made, for that registers what carries them out.
     """
     site = Site(
         settings=settings,
@@ -66,9 +70,11 @@ def create_app(
         closing=closing or Closing(),
         replays=ReplayMemory(settings, clock=clock),
         responses=kept or ResponseStore(None, limits=ShelfLimits.of(settings), now=now),
+        tasks=tasks,
         now=now,
         clock=clock,
     )
+    metrics.watch(TaskMetrics(tasks))
     models, monitoring = Models(site), _Monitoring(site, metrics)
     routes: list[BaseRoute] = [
         Route("/health", _health),

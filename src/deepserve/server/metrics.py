@@ -90,6 +90,10 @@ class Metrics:
             "deepserve_http_responses", "HTTP responses by status.", ("status",), registry=self._registry
         )
 
+    def watch(self, collector: Collector) -> None:
+        """Show what another part counts itself."""
+        self._registry.register(collector)
+
     def render(self) -> bytes:
         """The exposition text, version 0.0.4."""
         return generate_latest(self._registry)

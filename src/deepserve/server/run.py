@@ -24,6 +24,7 @@ from deepserve.gateway import Gateway, Observer
 from deepserve.server.access import ConfiguredKeys, KeyLookup, is_loopback
 from deepserve.server.app import create_app
 from deepserve.server.closing import Closing
+from deepserve.server.later import make_task_runner
 from deepserve.server.metrics import Metrics
 from deepserve.server.protocol import limited_http
 from deepserve.store.database import Database
@@ -126,11 +127,23 @@ async def _serve(
         )
         gateway = Gateway(backend, observers=(metrics, *observers), sealer=open_sealer(settings.state_dir))
         kept = ResponseStore(database, limits=ShelfLimits.of(settings), now=lambda: datetime.now(UTC))
-        app = create_app(settings, gateway, names=names, metrics=metrics, lookups=lookups, closing=closing, kept=kept)
+        tasks = make_task_runner(settings, database, listening=[listening])
+        app = create_app(
+            settings,
+            gateway,
+            names=names,
+            metrics=metrics,
+            tasks=tasks,
+            lookups=lookups,
+            closing=closing,
+            kept=kept,
+        )
         server = Server(server_config(app, settings), closing, settings.shutdown_grace_s, on_ready=on_ready)
         try:
+            await tasks.start()
             await server.serve(sockets=[listening])
         finally:
+            await tasks.close()
             await asyncio.to_thread(kept.close)
     finally:
         await backend.close()

@@ -13,10 +13,14 @@ from deepserve.gateway import Gateway
 from deepserve.server.closing import Closing
 from deepserve.server.replay import ReplayMemory
 from deepserve.store.responses import ResponseStore
+from deepserve.tasks.runner import TaskRunner
 
 
 class Site(msgspec.Struct, frozen=True, kw_only=True):
-    """now is the wall clock, in UTC; clock is monotonic seconds."""
+    """now is the wall clock, in UTC; clock is monotonic seconds.
+
+    tasks: dialects register their performers with it while the routes are made; it is started afterwards.
+    """
 
     settings: Settings
     gateway: Gateway
@@ -24,5 +28,6 @@ class Site(msgspec.Struct, frozen=True, kw_only=True):
     closing: Closing
     replays: ReplayMemory
     responses: ResponseStore
+    tasks: TaskRunner
     now: Callable[[], datetime]
     clock: Callable[[], float]

@@ -1,0 +1,82 @@
+"""Puts together what carries out tasks for one server, and shows its work to monitoring."""
+
+from __future__ import annotations
+
+import ipaddress
+import socket
+from collections.abc import Iterable, Sequence
+
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+from typing_extensions import override
+
+from deepserve import __version__
+from deepserve.config import Settings
+from deepserve.core.errors import ConfigurationError
+from deepserve.outgoing.addresses import AddressPolicy, parse_allowances
+from deepserve.outgoing.client import OutgoingClient
+from deepserve.store.database import Database, open_memory_database
+from deepserve.tasks.runner import TaskRunner
+
+
+def make_task_runner(
+    settings: Settings, database: Database | None = None, *, listening: Sequence[socket.socket] = ()
+) -> TaskRunner:
+    """A runner that is to be started.
+
+    database   of the settings' state directory; None: tasks end with the process
+    listening  the server's own sockets, which no webhook may reach
+
+    Raises ConfigurationError for allowances that cannot be read and a state directory that cannot be used.
+    """
+    hosts, networks = parse_allowances(settings.outgoing_allowed)
+    policy = AddressPolicy(
+        allowed_hosts=hosts,
+        allowed_networks=networks,
+        allows_http=settings.outgoing_http,
+        own_addresses=frozenset(_addresses(listening)),
+    )
+    client = OutgoingClient(policy, user_agent=f"deepserve/{__version__}")
+    state_dir = None if database is None else settings.state_dir
+    try:
+        return TaskRunner(
+            open_memory_database() if database is None else database,
+            client,
+            state_dir=state_dir,
+            limits=settings.tasks,
+        )
+    except OSError as error:
+        raise ConfigurationError(
+            f"The state directory {state_dir} cannot be used: {error.strerror}. Choose another with --state-dir."
+        ) from error
+
+
+def _addresses(sockets: Iterable[socket.socket]) -> Iterable[tuple[str, int]]:
+    for listening in sockets:
+        host, port = listening.getsockname()[:2]
+        yield str(ipaddress.ip_address(host.partition("%")[0])), port
+
+
+class TaskMetrics(Collector):
+    """The runner's numbers, as they are when somebody asks. Labels: kinds of tasks, and closed sets of outcomes."""
+
+    def __init__(self, runner: TaskRunner) -> None:
+        self._runner = runner
+
+    @override
+    def collect(self) -> Iterable[Metric]:
+        for name, value in self._runner.gauges().items():
+            yield GaugeMetricFamily(f"deepserve_{name}", f"{name.replace('_', ': ')} now.", value=value)
+        counts = self._runner.counts()
+        ended = CounterMetricFamily("deepserve_tasks_ended", "Tasks by how they ended.", labels=("kind", "status"))
+        for labels, count in counts["tasks_ended"].items():
+            ended.add_metric(labels, count)
+        yield ended
+        attempts = CounterMetricFamily(
+            "deepserve_webhook_attempts",
+            "Webhook calls by what followed: delivered, pending (to be tried again), failed (given up).",
+            labels=("outcome",),
+        )
+        for labels, count in counts["webhook_attempts"].items():
+            attempts.add_metric(labels, count)
+        yield attempts
