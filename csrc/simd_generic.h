@@ -7,6 +7,13 @@
 #include <cstdint>
 #include <cstring>
 
+#if defined(__FMA__) || defined(__aarch64__) || defined(__riscv_flen)
+#define DS_HAS_FMA
+#define DS_OUT_OF_LINE
+#else
+#define DS_OUT_OF_LINE __attribute__((noinline))  // sixteen times some twenty operations
+#endif
+
 namespace deepserve {
 namespace generic {
 
@@ -51,7 +58,7 @@ inline To bits_as(From from) {
 }
 
 inline float fused(float a, float b, float c) {
-#if defined(__FMA__) || defined(__aarch64__) || defined(__riscv_flen)
+#if defined(DS_HAS_FMA)
   return __builtin_fmaf(a, b, c);
 #else
   // The product is exact in double. If the sum is not, its last bit is made odd, so that rounding once more cannot
@@ -95,7 +102,7 @@ inline F mul(F a, F b) {
 inline F div(F a, F b) {
   return lanes([&](int i) { return a.v[i] / b.v[i]; });
 }
-inline F fma(F a, F b, F c) {
+DS_OUT_OF_LINE inline F fma(F a, F b, F c) {
   return lanes([&](int i) { return fused(a.v[i], b.v[i], c.v[i]); });
 }
 inline F sqrt(F a) {
@@ -209,7 +216,7 @@ inline P set_pair(const uint16_t *p) {
   for (int i = 0; i < 32; i++) a.v[i] = p[i % 2];
   return a;
 }
-inline F dot2(F acc, P a, P b) {
+DS_OUT_OF_LINE inline F dot2(F acc, P a, P b) {
   const auto part = [](const P &of, int i) { return bits_as<float>(static_cast<uint32_t>(of.v[i]) << 16); };
   return lanes([&](int i) {
     const float odd = fused(part(a, 2 * i + 1), part(b, 2 * i + 1), acc.v[i]);
