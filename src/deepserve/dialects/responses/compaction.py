@@ -51,7 +51,7 @@ def kept_messages(items: Sequence[Mapping[str, Json]]) -> list[Mapping[str, Json
         if item.get("type") != "message" or role == "assistant":
             continue
         if role == "user":
-            room -= sum(len(part.get("text") or "") for part in item["content"])
+            room -= sum(len(text) for part in item["content"] if isinstance(text := part.get("text"), str))
             if room < 0:
                 continue
         kept.append(item)

@@ -79,7 +79,9 @@ def decode_conversation(
     items: list[dict[str, Json]] = []
     for index, node in enumerate(given):
         item = turns.add(node)
-        items.append({"id": item_id(item["type"], digits, index, is_input=True), **item})
+        name = item_id(item["type"], digits, index, is_input=True)
+        given_members = {key: value for key, value in item.items() if value is not None}
+        items.append({"id": name, "status": "completed", **given_members})
     return Conversation(messages=turns.finish(), items=items)
 
 

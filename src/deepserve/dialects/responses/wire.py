@@ -118,10 +118,11 @@ class WireIncomplete(msgspec.Struct):
     reason: str
 
 
-class WireResponse(msgspec.Struct):
+class WireResponse(msgspec.Struct, kw_only=True):
     """x_deepserve_validated is ours: present when a form was asked for and the headers had already left."""
 
     id: str
+    object: str = "response"
     created_at: int
     status: Status
     completed_at: int | None
@@ -153,7 +154,6 @@ class WireResponse(msgspec.Struct):
     user: str | None
     metadata: dict[str, str]
     system_fingerprint: str | UnsetType = UNSET
-    object: str = "response"
     x_deepserve_validated: str | UnsetType = UNSET
 
 
@@ -164,9 +164,9 @@ class CompactionItem(msgspec.Struct, tag="compaction"):
     encrypted_content: str
 
 
-class WireCompaction(msgspec.Struct):
+class WireCompaction(msgspec.Struct, kw_only=True):
     id: str
+    object: str = "response.compaction"
     created_at: int
     output: list[Json]
     usage: WireUsage
-    object: str = "response.compaction"

@@ -1,0 +1,143 @@
+"""Tools by the names that clients and the model have for them."""
+
+import json
+from typing import Any
+
+import pytest
+
+from deepserve.backends.script import Reply, Rule, Script, ScriptedCall
+from deepserve.core.errors import UnsupportedFeature
+from deepserve.core.request import ToolChoice
+from tests.dialects.responses.decoding import WEATHER, body, decode, exchange, frames_of, refusal, streamed, whole
+
+SPACE = {"type": "namespace", "name": "mcp__git", "description": "git", "tools": [WEATHER, {**WEATHER, "name": "log"}]}
+PATCH = {"type": "custom", "name": "apply_patch", "description": "Edits files."}
+GRAMMAR = {"type": "grammar", "syntax": "lark", "definition": "start: /x/"}
+
+
+def calling(name: str, arguments: str) -> Script:
+    return Script(rules=(Rule(reply=Reply(tool_calls=(ScriptedCall(name=name, arguments=arguments),))),))
+
+
+def test_a_namespace_is_flattened_for_the_model_and_split_again_for_the_client() -> None:
+    one = exchange(body(tools=[WEATHER, SPACE]))
+    assert [tool.name for tool in one.request.tools] == ["get_weather", "mcp__git__get_weather", "mcp__git__log"]
+    script = calling("mcp__git__log", '{"city":"x"}')
+    [item] = json.loads(whole(one, script))["output"]
+    assert (item["name"], item["namespace"], item["arguments"]) == ("log", "mcp__git", '{"city":"x"}')
+    added = next(frame for frame in frames_of(streamed(one, script)) if frame["type"] == "response.output_item.added")
+    assert (added["item"]["name"], added["item"]["namespace"]) == ("log", "mcp__git")
+    assert "namespace" not in json.loads(whole(one, calling("get_weather", "{}")))["output"][0]
+
+
+def test_a_call_in_a_namespace_comes_back_under_the_name_the_model_wrote() -> None:
+    call = {"type": "function_call", "call_id": "c", "name": "log", "namespace": "mcp__git", "arguments": "{}"}
+    items = [{"role": "user", "content": "x"}, call, {"type": "function_call_output", "call_id": "c", "output": "y"}]
+    [part] = decode(body(input=items, tools=[SPACE])).request.messages[1].parts
+    assert getattr(part, "name", None) == "mcp__git__log"
+
+
+def test_a_name_the_model_made_up_is_passed_on() -> None:
+    [item] = json.loads(whole(exchange(body(tools=[SPACE])), calling("nothing__known", "{}")))["output"]
+    assert (item["type"], item["name"]) == ("function_call", "nothing__known")
+
+
+@pytest.mark.parametrize("arguments", ['{"input": "*** Begin\\n\\"x\\" \\ud83d\\ude00"}', "not json", '{"other": 1}'])
+def test_a_custom_tool_gets_plain_text_whole_and_streamed(arguments: str) -> None:
+    one = exchange(body(tools=[PATCH]))
+    script = calling("apply_patch", arguments)
+    [item] = json.loads(whole(one, script))["output"]
+    expected = '*** Begin\n"x" 😀' if "Begin" in arguments else arguments
+    assert (item["type"], item["name"], item["input"]) == ("custom_tool_call", "apply_patch", expected)
+    frames = frames_of(streamed(one, script))
+    deltas = [frame["delta"] for frame in frames if frame["type"] == "response.custom_tool_call_input.delta"]
+    [done] = [frame["input"] for frame in frames if frame["type"] == "response.custom_tool_call_input.done"]
+    assert ("".join(deltas), done) == (expected, expected)
+
+
+def test_a_grammar_is_shown_to_the_model_and_named_as_not_enforced() -> None:
+    asked = decode(body(tools=[{**PATCH, "format": GRAMMAR}]))
+    assert asked.request.tools[0].description.endswith("follows this lark grammar:\nstart: /x/")
+    assert asked.ignored == ("tools[].format",)
+    assert decode(body(tools=[{**PATCH, "format": {"type": "text"}}])).ignored == ()
+
+
+def test_a_custom_call_comes_back_as_the_text_it_was() -> None:
+    call = {"type": "custom_tool_call", "call_id": "c", "name": "apply_patch", "input": "*** Begin"}
+    result = {"type": "custom_tool_call_output", "call_id": "c", "output": "ok"}
+    items = [{"role": "user", "content": "x"}, call, result]
+    [part] = decode(body(input=items, tools=[PATCH])).request.messages[1].parts
+    assert (getattr(part, "kind", None), getattr(part, "arguments", None)) == ("custom", "*** Begin")
+
+
+@pytest.mark.parametrize("kind", ["web_search", "web_search_2025_08_26", "web_search_preview"])
+def test_a_search_is_accepted_and_the_model_is_not_told_of_it(kind: str) -> None:
+    asked = decode(body(tools=[{"type": kind, "external_web_access": True}, WEATHER]))
+    assert [tool.name for tool in asked.request.tools] == ["get_weather"]
+    assert asked.ignored == ("tools[].web_search",)
+
+
+def test_other_hosted_tools_are_named() -> None:
+    assert decode(body(tools=[{"type": "image_generation"}])).ignored == ("tools[].image_generation",)
+
+
+@pytest.mark.parametrize(
+    ("tools", "text"),
+    [
+        ([WEATHER, WEATHER], "unique"),
+        ([{**SPACE, "name": "get", "tools": [{**WEATHER, "name": "x"}]}, {**WEATHER, "name": "get__x"}], "unique"),
+        ([{**WEATHER, "name": "a b"}], "pattern"),
+        ([{**WEATHER, "name": "a" * 129}], "too long"),
+        ([{**SPACE, "name": "a" * 100, "tools": [{**WEATHER, "name": "b" * 30}]}], "with its namespace"),
+        ([{**WEATHER, "name": f"t{number}"} for number in range(129)], "array too long"),
+        ([{"type": "function"}], "missing field `name`"),
+    ],
+)
+def test_tools_that_cannot_be_told_apart_or_called_are_refused(tools: list[Any], text: str) -> None:
+    assert text in refusal(body(tools=tools)).message
+
+
+def test_strict_mode_knows_one_custom_tool_and_no_namespaces() -> None:
+    assert "apply_patch" in refusal(body(tools=[{**PATCH, "name": "other"}]), is_strict=True).message
+    asked = decode(body(tools=[PATCH, SPACE]), is_strict=True)
+    assert [tool.name for tool in asked.request.tools] == ["apply_patch"]
+    assert asked.ignored == ("tools[].namespace",)
+
+
+def test_allowed_tools_leaves_out_the_others() -> None:
+    choice = {
+        "type": "allowed_tools",
+        "mode": "auto",
+        "tools": [{"type": "function", "name": "log", "namespace": "mcp__git"}, {"type": "web_search"}],
+    }
+    asked = decode(body(tools=[WEATHER, SPACE], tool_choice=choice, parallel_tool_calls=False))
+    assert [tool.name for tool in asked.request.tools] == ["mcp__git__log"]
+    assert asked.request.tool_choice == ToolChoice(is_parallel=False)
+
+
+@pytest.mark.parametrize(
+    "choice",
+    [
+        "required",
+        {"type": "function", "name": "get_weather"},
+        {"type": "web_search"},
+        {"type": "allowed_tools", "mode": "required", "tools": [{"type": "function", "name": "get_weather"}]},
+    ],
+)
+def test_a_forced_call_is_refused_by_name(choice: object) -> None:
+    error = refusal(body(tools=[WEATHER], tool_choice=choice))
+    assert isinstance(error, UnsupportedFeature)
+    assert error.field == "tool_choice"
+    if not (isinstance(choice, dict) and choice["type"] == "allowed_tools"):
+        strict = refusal(body(tools=[WEATHER], tool_choice=choice), is_strict=True)
+        assert strict.message == "Thinking mode does not support this tool_choice"
+
+
+def test_a_choice_of_what_is_not_offered_is_refused() -> None:
+    error = refusal(body(tools=[WEATHER], tool_choice={"type": "function", "name": "other"}))
+    assert error.message == "tool_choice names `other`, which is not in tools."
+
+
+def test_none_and_auto_are_what_they_say() -> None:
+    assert decode(body(tools=[WEATHER], tool_choice="none")).request.tool_choice.mode == "none"
+    assert decode(body(tools=[WEATHER], tool_choice="auto")).request.tool_choice.mode == "auto"
