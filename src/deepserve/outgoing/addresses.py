@@ -8,6 +8,7 @@ told that an address they wrote down is refused; what a name resolved to is for 
 from __future__ import annotations
 
 import ipaddress
+import re
 import socket
 from collections.abc import Iterable
 
@@ -33,6 +34,13 @@ _TRANSLATED = (
     ipaddress.IPv6Network("2001::/32"),  # Teredo, RFC 4380
 )
 """Addresses that lead to an IPv4 address that somebody else decides."""
+
+
+_RESERVED = (
+    ipaddress.IPv4Network("192.0.0.0/24"),  # protocol assignments, RFC 6890
+    ipaddress.IPv4Network("192.88.99.0/24"),  # relays of 6to4, RFC 7526
+)
+"""Not public either, though `is_global` of some releases of Python says so."""
 
 
 class AddressPolicy(msgspec.Struct, frozen=True, kw_only=True):
@@ -62,7 +70,9 @@ class AddressPolicy(msgspec.Struct, frozen=True, kw_only=True):
             raise InvalidUrl("The URL must begin with https://.")
         if not host or port is None:
             raise InvalidUrl("The URL names no host.")
-        if url.user is not None or url.password is not None or "@" in url.raw_authority:
+        # In the text itself: what stands before an empty name is dropped when it is read.
+        authority = re.split("[/?#]", text.partition("//")[2], maxsplit=1)[0]
+        if url.user is not None or url.password is not None or "@" in authority:
             raise InvalidUrl("The URL must not contain a user name or a password.")
         if "%" in host:
             raise InvalidUrl("The URL must not name a network zone.")
@@ -110,7 +120,10 @@ class AddressPolicy(msgspec.Struct, frozen=True, kw_only=True):
                 return self._judge(inner, port)
             if address not in _UNICAST:
                 return "is not a public address"
-        return None if address.is_global and not address.is_multicast else "is not a public address"
+        is_public = address.is_global and not address.is_multicast
+        if not is_public or any(address in network for network in _RESERVED):
+            return "is not a public address"
+        return None
 
     def _is_own(self, address: Address, port: int) -> bool:
         if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped is not None:
