@@ -139,3 +139,26 @@ responses = Table(
     Index("responses_by_time", "kept_at"),
 )
 """Responses that clients may ask for again or continue. Content, kept because the client did not say `store: false`."""
+
+turns = Table(
+    "turns",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("tenant_id", String(64), nullable=False),
+    Column("kept_at", DateTime(timezone=True), nullable=False),
+    Column("size_bytes", Integer, nullable=False),
+    Column("turn", LargeBinary, nullable=False),
+    Index("turns_by_tenant", "tenant_id", "id"),
+    Index("turns_by_time", "kept_at"),
+)
+"""Turns with tools in play: drawn tokens and traces, compressed, for clients that do not send them back."""
+
+turn_names = Table(
+    "turn_names",
+    metadata,
+    Column("tenant_id", String(64), primary_key=True),
+    Column("name", LargeBinary(16), primary_key=True),
+    Column("turn_id", Integer, nullable=False),
+    Index("turn_names_by_turn", "turn_id"),
+)
+"""What a turn is found by: digests of call ids and conversations."""
