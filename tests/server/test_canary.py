@@ -74,9 +74,10 @@ def test_no_canary_gets_out(process: tuple[subprocess.Popen[str], Path]) -> None
             for headers in ({"authorization": f"Bearer {key}"}, {"x-api-key": key}):
                 for value in _bodies():
                     raw = value if isinstance(value, bytes) else json.dumps(value).encode()
-                    answer = client.post("/v1/chat/completions", content=raw, headers=headers)
-                    statuses.add(answer.status_code)
-                    assert key not in answer.text + str(answer.headers)
+                    for path in ("/v1/chat/completions", "/v1/messages"):
+                        answer = client.post(path, content=raw, headers=headers)
+                        statuses.add(answer.status_code)
+                        assert key not in answer.text + str(answer.headers)
                 client.get(f"/v1/models/{SAID}", headers=headers)
                 client.get(f"/{SAID}?key={key}", headers=headers)
         metrics = client.get("/metrics", headers={"x-api-key": KEY}).text

@@ -417,6 +417,20 @@ def test_ignored_fields_are_named_and_change_nothing() -> None:
     assert decode(body(surprise=None)).ignored == ()
 
 
+def test_ignored_members_of_tools_and_blocks_are_named_too() -> None:
+    members = [path.removeprefix("tools[].") for path in IGNORED if path.startswith("tools[].") and "*" not in path]
+    assert members
+    for member in members:
+        decoded = decode(body(tools=[{**WEATHER, member: [1]}]))
+        assert decoded.ignored == (f"tools[].{member}",)
+        assert decoded.request == decode(body(tools=[WEATHER])).request
+    cited = [{"type": "text", "text": "Hello!", "citations": [{"type": "char_location"}]}]
+    decoded = decode(body(messages=_conversation(cited)))
+    assert decoded.ignored == ("messages[].content[].citations",)
+    assert "messages[].content[].citations" in IGNORED
+    assert decoded.request == decode(body()).request
+
+
 @pytest.mark.parametrize(
     ("one", "other"),
     [
