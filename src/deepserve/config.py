@@ -97,6 +97,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     kept_responses   responses kept for each tenant, for clients to continue or ask for again; 0: none
     kept_responses_bytes  their size together, compressed,
     kept_responses_s and how long each is kept
+    kept_turns_bytes most that turns with tools may take in the state directory for one tenant, compressed,
+    kept_turns_s     and how long each is kept, for clients that do not send thinking traces back; 0: none
     is_strict        reproduce the vendor's refusals for every request
     outgoing_allowed addresses of webhooks that may be called though they are not public: host:port, or a network
     outgoing_http    webhooks may be called without TLS
@@ -128,6 +130,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     kept_responses: int = 1000
     kept_responses_bytes: int = 64 * 1024 * 1024
     kept_responses_s: float = 30 * 86_400.0
+    kept_turns_bytes: int = 64 * 1024 * 1024
+    kept_turns_s: float = 7 * 86_400.0
     is_strict: bool = False
     script_path: Path | None = None
     limits: Limits = Limits()

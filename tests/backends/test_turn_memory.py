@@ -1,15 +1,24 @@
 from __future__ import annotations
 
+import asyncio
 import sys
+import zlib
+from pathlib import Path
 
+import msgspec
 import pytest
+from sqlalchemy import update
 
 from deepserve.backends.turn_memory import RememberedTurn, TurnMemory
+from deepserve.core.events import PastReasoning
 from deepserve.core.messages import Message, Reasoning, Text, ToolCall
-from deepserve.core.request import Request
+from deepserve.core.request import Request, Tool
 from deepserve.core.tenant import Tenant, TenantId
 from deepserve.prompt.encoder import SampledTurn
-from tests.backends.embedded_setup import request_of
+from deepserve.store.database import open_database
+from deepserve.store.tables import turns
+from deepserve.store.turns import TurnLimits, TurnStore
+from tests.backends.embedded_setup import NOON, request_of
 
 
 def call(call_id: str) -> ToolCall:
@@ -126,3 +135,80 @@ def test_tenants_that_were_not_heard_of_for_long_are_forgotten() -> None:
         memory.remember(request, turn_of("because", call("x")), call_ids=["x"], text="")
     found = [memory.restore(after(request, call("x")))[1].restored for request in requests]
     assert found == [0, 0, 1, 1, 1]
+
+
+def kept_in(folder: Path, vocabulary: str = "v") -> TurnMemory:
+    limits = TurnLimits(size_bytes=1 << 20, age_s=60)
+    store = TurnStore(open_database(folder), limits=limits, now=lambda: NOON)
+    return TurnMemory(store=store, vocabulary=vocabulary)
+
+
+def with_tools(request: Request) -> Request:
+    return msgspec.structs.replace(request, tools=(Tool(name="f"),))
+
+
+def recalled(memory: TurnMemory, request: Request) -> tuple[Request, PastReasoning, dict[str, SampledTurn]]:
+    asyncio.run(memory.recall(request))
+    return memory.restore(request)
+
+
+def test_turns_with_tools_are_recalled_after_a_restart_by_call_and_by_conversation(tmp_path: Path) -> None:
+    memory = kept_in(tmp_path)
+    asked = with_tools(request_of("q"))
+    turn = turn_of("because", call("x"), call("y"))
+    memory.remember(asked, turn, call_ids=["x", "y"], text="")
+    memory.remember(asked, turn_of("so"), call_ids=[], text="Yes.")
+    memory.close()
+    memory = kept_in(tmp_path)
+    restored, counts, replays = recalled(memory, with_tools(after(request_of("another"), call("y"))))
+    assert restored.messages[1].reasoning == "because"
+    assert (counts.restored, counts.missing) == (1, 0)
+    assert replays == {"y": turn.sampled}
+    assert recalled(memory, with_tools(after(request_of("q"), Text("Yes."))))[0].messages[1].reasoning == "so"
+    assert memory.num_recalled == 2
+    memory.close()
+
+
+def test_without_tools_nothing_is_kept_or_recalled(tmp_path: Path) -> None:
+    memory = kept_in(tmp_path)
+    memory.remember(request_of("q"), turn_of("because"), call_ids=[], text="Yes.")
+    memory.remember(with_tools(request_of("r")), turn_of("because"), call_ids=[], text="Yes.")
+    memory.close()
+    memory = kept_in(tmp_path)
+    assert recalled(memory, with_tools(after(request_of("q"), Text("Yes."))))[1].restored == 0
+    assert recalled(memory, after(request_of("r"), Text("Yes.")))[1].restored == 0
+    memory.close()
+
+
+def test_kept_turns_are_of_one_tenant_and_one_of_its_users(tmp_path: Path) -> None:
+    memory = kept_in(tmp_path)
+    asked = with_tools(request_of("q", user_id="u"))
+    memory.remember(asked, turn_of("because", call("x")), call_ids=["x"], text="")
+    memory.close()
+    memory = kept_in(tmp_path)
+    for other in (request_of("q"), request_of("q", user_id="u", tenant=Tenant(id=TenantId("other")))):
+        assert recalled(memory, with_tools(after(other, call("x"))))[1].restored == 0
+    assert recalled(memory, with_tools(after(request_of("q", user_id="u"), call("x"))))[1].restored == 1
+    memory.close()
+
+
+def test_under_another_vocabulary_only_the_trace_is_recalled(tmp_path: Path) -> None:
+    memory = kept_in(tmp_path)
+    memory.remember(with_tools(request_of("q")), turn_of("because", call("x")), call_ids=["x"], text="")
+    memory.close()
+    memory = kept_in(tmp_path, vocabulary="w")
+    _, counts, replays = recalled(memory, with_tools(after(request_of("q"), call("x"))))
+    assert (counts.restored, replays) == (1, {})
+    memory.close()
+
+
+def test_a_kept_turn_of_another_release_is_no_turn(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    memory = kept_in(tmp_path)
+    memory.remember(with_tools(request_of("q")), turn_of("because", call("x")), call_ids=["x"], text="")
+    memory.close()
+    with open_database(tmp_path).begin() as connection:
+        connection.execute(update(turns).values(turn=zlib.compress(b"something else")))
+    memory = kept_in(tmp_path)
+    assert recalled(memory, with_tools(after(request_of("q"), call("x"))))[1].missing == 1
+    assert "another release" in caplog.text
+    memory.close()

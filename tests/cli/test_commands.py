@@ -86,7 +86,7 @@ def test_doctor_without_the_native_core_says_what_that_means(tmp_path: Path, mon
 
 def test_serve_says_so_when_it_has_only_the_reference_engine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr("deepserve.cli.serve.find_library", lambda: None)
-    monkeypatch.setattr("deepserve.cli.serve.select_backend", lambda settings, progress: None)
+    monkeypatch.setattr("deepserve.cli.serve.select_backend", lambda settings, progress, **options: None)
     monkeypatch.setattr("deepserve.cli.serve.run_server", lambda *arguments, **options: None)
 
     def said(*arguments: str) -> str:

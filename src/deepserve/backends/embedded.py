@@ -51,6 +51,7 @@ from deepserve.prompt.decoder import mint_call_id
 from deepserve.prompt.encoder import SampledTurn, encode
 from deepserve.prompt.segments import Start
 from deepserve.prompt.special_tokens import DSML, END_THINK
+from deepserve.store.turns import TurnStore
 
 _LONG_PROMPT_CHARACTERS = 10_000
 """From here on a prompt is tokenised outside the event loop: a slow core takes some ten milliseconds for it."""
@@ -74,6 +75,7 @@ class EmbeddedBackend:
 
     draw_seed  a fresh seed for a request that brings none
     call_id    names tool calls; must be unguessable, because turns are remembered by it
+    turns      where turns with tools outlive this process; closed with the back end
     clock      seconds, monotonic; only measures steps
     """
 
@@ -86,6 +88,7 @@ class EmbeddedBackend:
         clock: Callable[[], float] = time.perf_counter,
         draw_seed: Callable[[], int] = lambda: secrets.randbits(_SEED_BITS),
         call_id: Callable[[int], str] = mint_call_id,
+        turns: TurnStore | None = None,
     ) -> None:
         self._model = model
         self._engine_info = info = engine.info
@@ -96,7 +99,7 @@ class EmbeddedBackend:
             )
         self._draw_seed = draw_seed
         self._call_id = call_id
-        self._memory = TurnMemory()
+        self._memory = TurnMemory(store=turns, vocabulary=model.fingerprint)
         self._store = _open_store(settings, info)
         scheduler = Scheduler(
             engine,
@@ -124,11 +127,13 @@ class EmbeddedBackend:
         )
 
     @classmethod
-    def load(cls, settings: Settings, progress: Progress | None = None) -> EmbeddedBackend:
+    def load(
+        cls, settings: Settings, progress: Progress | None = None, *, turns: TurnStore | None = None
+    ) -> EmbeddedBackend:
         """Read the checkpoint the settings name. Raises SetupError."""
         model = load_model(settings.model_path, settings.profile)
         engine = load_engine(model.folder, EngineOptions.from_settings(settings), progress)
-        return cls(model, engine, settings)
+        return cls(model, engine, settings, turns=turns)
 
     def models(self) -> tuple[ServedModel, ...]:
         return self._models
@@ -139,6 +144,7 @@ class EmbeddedBackend:
     async def close(self) -> None:
         if self._loop.is_alive():
             await asyncio.to_thread(self._loop.stop)
+        await asyncio.to_thread(self._memory.close)
 
     def is_ready(self) -> bool:
         return self._loop.is_alive()
@@ -148,6 +154,7 @@ class EmbeddedBackend:
             **msgspec.structs.asdict(self._loop.stats()),
             "waiting_prompt_tokens": self._loop.waiting_tokens,
             "turns_remembered": self._memory.num_turns,
+            "turns_recalled": self._memory.num_recalled,
         }
         if self._store is not None:
             stored = msgspec.structs.asdict(self._store.stats())
@@ -155,6 +162,7 @@ class EmbeddedBackend:
         return gauges
 
     async def count(self, request: Request) -> int:
+        await self._memory.recall(request)
         restored, _, replays = self._memory.restore(request)
         ids, _, _ = await self._encode(restored, replays)
         return len(ids)
@@ -230,6 +238,7 @@ class EmbeddedBackend:
     # Before the engine
 
     async def _prepare(self, request: Request) -> _Work:
+        await self._memory.recall(request)
         restored, past_reasoning, replays = self._memory.restore(request)
         ids, boundaries, start = await self._encode(restored, replays)
         max_tokens = choose_max_tokens(

@@ -7,12 +7,14 @@ clients drop the thinking trace of earlier turns, which the model needs while to
 A turn is found by the ids of its tool calls, which we mint from 128 random bits or more, and by the conversation that
 led to it together with its text. Both only ever within one tenant, and for one `user_id` of it, as cached prefixes
 are: what one end user of a tenant was told must not show in what another is. Lives in memory, least recently used
-goes first.
+goes first; turns with tools in play are also kept in the store, where there is one, and recalled after a restart.
 """
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
+import logging
 import sys
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
@@ -24,6 +26,9 @@ from deepserve.core.messages import Message, Reasoning
 from deepserve.core.request import Request
 from deepserve.core.tenant import TenantId
 from deepserve.prompt.encoder import SampledTurn
+from deepserve.store.turns import TurnStore
+
+_log = logging.getLogger(__name__)
 
 _ENTRY_BYTES = 400
 """What an entry costs beside its tokens and texts, roughly."""
@@ -50,6 +55,13 @@ class RememberedTurn(msgspec.Struct, frozen=True, kw_only=True):
         return _ENTRY_BYTES + _TOKEN_BYTES * num_tokens + sum(map(sys.getsizeof, texts))
 
 
+class _KeptTurn(msgspec.Struct, frozen=True, kw_only=True):
+    """A turn in the store. vocabulary: what the ids are ids of; under another one only the trace is of use."""
+
+    vocabulary: str
+    turn: RememberedTurn
+
+
 class _Shelf:
     """One tenant's turns."""
 
@@ -59,11 +71,25 @@ class _Shelf:
 
 
 class TurnMemory:
-    """tenant_bytes: most that one tenant's turns may take. max_tenants: the least recently active are forgotten."""
+    """tenant_bytes: most that one tenant's turns may take. max_tenants: the least recently active are forgotten.
 
-    def __init__(self, *, tenant_bytes: int = 16 << 20, max_tenants: int = 1000) -> None:
+    store       where turns outlive this memory; None: nowhere
+    vocabulary  names the tokenizer whose ids are remembered
+    """
+
+    def __init__(
+        self,
+        *,
+        tenant_bytes: int = 16 << 20,
+        max_tenants: int = 1000,
+        store: TurnStore | None = None,
+        vocabulary: str = "",
+    ) -> None:
         self._tenant_bytes = tenant_bytes
         self._max_tenants = max_tenants
+        self._store = store
+        self._vocabulary = vocabulary
+        self._num_recalled = 0
         self._shelves: OrderedDict[TenantId, _Shelf] = OrderedDict()
 
     @property
@@ -71,15 +97,63 @@ class TurnMemory:
         """Keys under which turns are found."""
         return sum(len(shelf.turns) for shelf in self._shelves.values())
 
+    @property
+    def num_recalled(self) -> int:
+        """Names under which a turn came back from the store."""
+        return self._num_recalled
+
+    def close(self) -> None:
+        """Let the store write what waits. Blocks."""
+        if self._store is not None:
+            self._store.close()
+
     def remember(self, request: Request, turn: RememberedTurn, *, call_ids: Sequence[str], text: str) -> None:
         """Keep the answer to a request under its call ids and under the conversation it continued."""
-        shelf = self._shelves.setdefault(request.tenant.id, _Shelf())
-        self._shelves.move_to_end(request.tenant.id)
-        if len(self._shelves) > self._max_tenants:
-            self._shelves.popitem(last=False)
         *_, conversation = _digests(request.messages)
         found_by: list[str | bytes] = [*call_ids, _turn_key(conversation, call_ids, text)]
-        for key in ((request.user_id, name) for name in found_by):
+        keys = [(request.user_id, name) for name in found_by]
+        self._put(request.tenant.id, keys, turn)
+        if self._store is not None and _has_tools(request):
+            kept = msgspec.msgpack.encode(_KeptTurn(vocabulary=self._vocabulary, turn=turn))
+            self._store.keep(request.tenant.id, [_name_of(key) for key in keys], kept)
+
+    async def recall(self, request: Request) -> None:
+        """Fetch from the store what `restore` will look for and this memory does not have."""
+        if self._store is None or not _has_tools(request):
+            return
+        shelf = self._shelves.get(request.tenant.id, _Shelf())
+        wanted: dict[bytes, _Key] = {}
+        for message, before in zip(request.messages, _digests(request.messages), strict=False):
+            if (
+                message.role == "assistant"
+                and not message.prefix
+                and _find(shelf, request.user_id, message, before) is None
+            ):
+                wanted |= {_name_of(key): key for key in _keys_of(request.user_id, message, before)}
+        if not wanted:
+            return
+        found = await asyncio.to_thread(self._store.find, request.tenant.id, list(wanted))
+        for name, kept in found.items():
+            turn = self._read(kept)
+            if turn is not None:
+                self._num_recalled += 1
+                self._put(request.tenant.id, [wanted[name]], turn)
+
+    def _read(self, kept: bytes) -> RememberedTurn | None:
+        try:
+            read = msgspec.msgpack.decode(kept, type=_KeptTurn)
+        except msgspec.DecodeError:
+            _log.warning("A kept turn cannot be read; another release may have written it.")
+            return None
+        is_ours = read.vocabulary == self._vocabulary
+        return read.turn if is_ours else msgspec.structs.replace(read.turn, sampled=None)
+
+    def _put(self, tenant: TenantId, keys: Sequence[_Key], turn: RememberedTurn) -> None:
+        shelf = self._shelves.setdefault(tenant, _Shelf())
+        self._shelves.move_to_end(tenant)
+        if len(self._shelves) > self._max_tenants:
+            self._shelves.popitem(last=False)
+        for key in keys:
             replaced = shelf.turns.pop(key, None)
             shelf.size_bytes += turn.size_bytes - (replaced.size_bytes if replaced is not None else 0)
             shelf.turns[key] = turn
@@ -116,13 +190,27 @@ class TurnMemory:
 
 
 def _find(shelf: _Shelf, user_id: str | None, message: Message, conversation: bytes) -> RememberedTurn | None:
-    call_ids = [call.id for call in message.tool_calls]
-    found_by: list[str | bytes] = [*call_ids[:1], _turn_key(conversation, call_ids, message.text)]
-    for key in ((user_id, name) for name in found_by):
+    for key in _keys_of(user_id, message, conversation):
         if key in shelf.turns:
             shelf.turns.move_to_end(key)
             return shelf.turns[key]
     return None
+
+
+def _keys_of(user_id: str | None, message: Message, conversation: bytes) -> list[_Key]:
+    call_ids = [call.id for call in message.tool_calls]
+    found_by: list[str | bytes] = [*call_ids[:1], _turn_key(conversation, call_ids, message.text)]
+    return [(user_id, name) for name in found_by]
+
+
+def _name_of(key: _Key) -> bytes:
+    """What the store calls it: nothing of a client's own stands in the database."""
+    return hashlib.blake2b(msgspec.msgpack.encode(key), digest_size=16).digest()
+
+
+def _has_tools(request: Request) -> bool:
+    """Without tools the prompt shows no past trace, and there is nothing to replay."""
+    return bool(request.tools) or any(message.tools for message in request.messages)
 
 
 def _has_same_reasoning(message: Message, turn: RememberedTurn) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -12,14 +13,15 @@ from deepserve import __version__
 from deepserve.backends.selection import select_backend
 from deepserve.cli.keys import open_key_store
 from deepserve.cli.progress import LoadingProgress
-from deepserve.cli.settings import disk_cache_option, model_options, settings_from, state_option
+from deepserve.cli.settings import disk_cache_option, keep_turns_option, model_options, settings_from, state_option
 from deepserve.cli.table import format_table
 from deepserve.config import Settings
 from deepserve.core.provider import ServedModel
 from deepserve.engine.native.library import HOW_TO_GET_IT, find_library
 from deepserve.server.run import serve as run_server
 from deepserve.store.answers import AnswerLog
-from deepserve.store.database import open_database
+from deepserve.store.database import Database, open_database
+from deepserve.store.turns import TurnLimits, TurnStore
 from deepserve.store.writer import Writer
 
 
@@ -38,6 +40,7 @@ from deepserve.store.writer import Writer
 @model_options
 @state_option
 @disk_cache_option
+@keep_turns_option
 @click.option(
     "--max-concurrency",
     type=click.IntRange(min=1),
@@ -72,7 +75,7 @@ def serve(state_dir: Path, log_level: str, **options: Any) -> None:  # Any: the 
     database = open_database(state_dir)
     keys = open_key_store(database)
     stored_keys = (keys,) if keys.has_any() else ()
-    backend = select_backend(settings, LoadingProgress())
+    backend = select_backend(settings, LoadingProgress(), turns=_open_turns(settings, database))
     writer = Writer(database)
 
     if _lacks_core(settings):
@@ -94,6 +97,13 @@ def serve(state_dir: Path, log_level: str, **options: Any) -> None:  # Any: the 
         )
     finally:
         writer.close()
+
+
+def _open_turns(settings: Settings, database: Database) -> TurnStore | None:
+    if settings.backend != "embedded" or not settings.kept_turns_s:
+        return None
+    limits = TurnLimits(size_bytes=settings.kept_turns_bytes, age_s=settings.kept_turns_s)
+    return TurnStore(database, limits=limits, now=lambda: datetime.now(UTC))
 
 
 def _lacks_core(settings: Settings) -> bool:

@@ -121,6 +121,18 @@ def disk_cache_option(function: Function) -> Function:
     )(function)
 
 
+def keep_turns_option(function: Function) -> Function:
+    return click.option(
+        "--keep-turns",
+        "kept_turns_s",
+        metavar="DAYS",
+        type=click.FloatRange(min=0),
+        callback=lambda _context, _parameter, value: None if value is None else value * 86_400,
+        help="Keep turns with tools so long in the state directory, for clients that send no thinking traces back; "
+        "0 keeps none. Default: 7.",
+    )(function)
+
+
 def _parse_disk_cache(text: str | None) -> int | None:
     if text is None or text.strip() == "0":
         return None if text is None else 0
