@@ -56,7 +56,10 @@ class AddressPolicy(msgspec.Struct, frozen=True, kw_only=True):
     own_addresses: frozenset[tuple[str, int]] = frozenset()
 
     def check_url(self, text: str) -> URL:
-        """The URL, if it could be called. Raises InvalidUrl or AddressRefused, in words for its author."""
+        """The URL, exactly as written, if it could be called.
+
+        Raises InvalidUrl or AddressRefused, in words for its author.
+        """
         if len(text) > _MAX_URL_CHARACTERS:
             raise InvalidUrl(f"The URL is longer than {_MAX_URL_CHARACTERS} characters.")
         if not text.isprintable() or any(character in text for character in " \\"):
@@ -74,8 +77,11 @@ class AddressPolicy(msgspec.Struct, frozen=True, kw_only=True):
         authority = re.split("[/?#]", text.partition("//")[2], maxsplit=1)[0]
         if url.user is not None or url.password is not None or "@" in authority:
             raise InvalidUrl("The URL must not contain a user name or a password.")
-        if "%" in host:
-            raise InvalidUrl("The URL must not name a network zone.")
+        if "%" in authority:
+            raise InvalidUrl("The URL's host must not contain a percent sign.")
+        if text.isascii():
+            # Exactly as written: whoever signed the query signed its bytes.
+            url = URL(text, encoded=True)
         if self._allows_host(host, port):
             return url
         if url.scheme == "http" and not self.allows_http:

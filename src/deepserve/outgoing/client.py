@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import logging
 import socket
 from collections.abc import Mapping
@@ -121,18 +122,19 @@ class OutgoingClient:
             trust_env=False,
             timeout=aiohttp.ClientTimeout(total=None, connect=limits.connect_s),
         )
+        content = None if body is None else io.BytesIO(body)  # sent in pieces, however large
         sent = {"User-Agent": self._user_agent, "Accept-Encoding": "gzip, deflate", **(headers or {})}
         try:
             async with (
                 session,
                 asyncio.timeout(limits.total_s) as deadline,
-                session.request(method, target, data=body, headers=sent, allow_redirects=False) as response,
+                session.request(method, target, data=content, headers=sent, allow_redirects=False) as response,
             ):
-                content, is_cut = await _read(response, limits.max_bytes, deadline)
+                received, is_cut = await _read(response, limits.max_bytes, deadline)
                 return OutgoingAnswer(
                     status=response.status,
                     headers={name.lower(): value for name, value in response.headers.items()},
-                    body=content,
+                    body=received,
                     is_cut=is_cut,
                     address=tried[-1] if tried else None,
                 )
