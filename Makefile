@@ -41,7 +41,18 @@ REQUIRE_CORE := DEEPSERVE_REQUIRE_CORE=$(if $(CXX_COMPILERS),1,0)
 serve: .venv/.serve
 	$(BIN)/deepserve serve $(SERVE_ARGS)
 
-test: .venv/.dev .venv/.core
+# The JavaScript SDKs that tests/clients runs; without node those tests are skipped, and fail where CI is set.
+JS_CLIENTS := tests/clients/js
+$(JS_CLIENTS)/node_modules/.installed: $(JS_CLIENTS)/package.json $(JS_CLIENTS)/package-lock.json
+	@if ! { command -v node && command -v npm; } >/dev/null; then \
+	  echo "No node and npm here: the tests of the JavaScript SDKs will be skipped."; \
+	elif npm ci --prefix $(JS_CLIENTS) --ignore-scripts --no-audit --no-fund --loglevel=error; then \
+	  touch $@; \
+	else \
+	  echo "npm could not install the JavaScript SDKs: their tests will be skipped."; \
+	fi
+
+test: .venv/.dev .venv/.core $(JS_CLIENTS)/node_modules/.installed
 	$(BIN)/python -m pytest
 
 check: .venv/.dev
@@ -75,4 +86,4 @@ format: .venv/.dev
 	$(BIN)/clang-format -i $(wildcard csrc/*.h csrc/*.cpp csrc/*.inl)
 
 clean:
-	rm -rf .venv build .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
+	rm -rf .venv $(JS_CLIENTS)/node_modules build .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
