@@ -80,7 +80,8 @@ def test_an_answer_starts_with_who_answers_and_ends_with_usage_and_reason(folder
     # The end token was drawn, so it counts.
     assert usage.usage.answer_tokens == len(tokens_of(bench.tokenizer, "Hello there")) + 1
     assert started.prompt_usage == msgspec.structs.replace(usage.usage, answer_tokens=0)
-    assert finished == Finished(reason="stop", seed=0)
+    output = msgspec.structs.replace(usage.usage, hit_tokens=0, miss_tokens=0)
+    assert finished == Finished(reason="stop", seed=0, output=output)
 
 
 def test_reasoning_and_answer_are_told_apart_and_counted(folder: Path) -> None:
@@ -178,7 +179,8 @@ def test_a_stop_string_ends_the_answer_and_is_not_part_of_it(folder: Path) -> No
     bench = Bench(folder, "one two three four " * 100)
     answer = bench.run(lambda: bench.answer(request_of("count", stop=("three",))))
     assert text_of(answer) == "one two "
-    assert answer.results[0].finished == Finished(reason="stop_string", stop_string="three", seed=0)
+    finished = answer.results[0].finished
+    assert (finished.reason, finished.stop_string, finished.seed) == ("stop_string", "three", 0)
     assert answer.usage.answer_tokens == len(tokens_of(bench.tokenizer, "one two three"))
     assert not bench.engine.sequences
 

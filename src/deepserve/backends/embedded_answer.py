@@ -19,6 +19,7 @@ from deepserve.core.events import (
     ToolCallBlock,
 )
 from deepserve.core.messages import ToolCall
+from deepserve.core.usage import Usage
 from deepserve.engine.interface import Drawn
 from deepserve.engine.stopping import StopStrings
 from deepserve.prompt.decoder import BlockEvent, Decoder
@@ -74,6 +75,10 @@ class AnswerWriter:
         return len(self.token_ids) - self.num_reasoning_tokens
 
     @property
+    def _output(self) -> Usage:
+        return Usage(reasoning_tokens=self.num_reasoning_tokens, answer_tokens=self.num_answer_tokens)
+
+    @property
     def is_well_formed(self) -> bool:
         """Nothing in the tool markup was damaged."""
         return self._decoder.damage is None
@@ -102,7 +107,7 @@ class AnswerWriter:
             return events
         if reason == "stop" and self._decoder.num_calls:
             reason = "tool_calls"
-        return [*events, Finished(reason=reason, seed=self._seed, result=self._result)]
+        return [*events, Finished(reason=reason, seed=self._seed, output=self._output, result=self._result)]
 
     def _filter(self, decoded: Sequence[BlockEvent]) -> list[Event]:
         """Look for stop strings and take notes."""
@@ -171,4 +176,6 @@ class AnswerWriter:
 
     def _end_early(self, events: list[Event], *, reason: FinishReason, stop_string: str | None = None) -> None:
         self.has_ended_early = True
-        events.append(Finished(reason=reason, stop_string=stop_string, seed=self._seed, result=self._result))
+        events.append(
+            Finished(reason=reason, stop_string=stop_string, seed=self._seed, output=self._output, result=self._result)
+        )

@@ -208,7 +208,7 @@ class _Telling:
             has_called = any(isinstance(e, BlockOpened) and isinstance(e.block, ToolCallBlock) for e in events)
             reason = self._reply.finish or ("tool_calls" if has_called else "stop")
         stopped_by = stop_string if reason == "stop_string" else None
-        events.append(Finished(reason=reason, stop_string=stopped_by, result=self._result))
+        events.append(Finished(reason=reason, stop_string=stopped_by, output=self.usage, result=self._result))
         return events
 
     def _blocks(self) -> list[tuple[Block, str]]:

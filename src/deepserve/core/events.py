@@ -122,12 +122,14 @@ class Finished(msgspec.Struct, frozen=True, kw_only=True):
     stop_string    which of the client's strings ended it
     native_reason  the provider's own word for it
     seed           what this result was drawn with
+    output         what this result alone produced, of the request's usage; None where only the sum is known
     """
 
     reason: FinishReason
     stop_string: str | None = None
     native_reason: str | None = None
     seed: int | None = None
+    output: Usage | None = None
     result: int = 0
 
 

@@ -48,12 +48,14 @@ def _script(recorded: dict[str, Any]) -> Script:
 
 
 def _carried(answer: Answer) -> Answer:
-    """The answer without what the dialect cannot carry: the provider's name for itself, and the stop string."""
+    """The answer without what the dialect cannot carry: the provider's name for itself, stop strings, usage by result."""
     served_by = msgspec.structs.replace(answer.served_by, provider="p", model="m")
     results = tuple(
         msgspec.structs.replace(
             result,
-            finished=msgspec.structs.replace(result.finished, reason=_sayable(result.finished), stop_string=None),
+            finished=msgspec.structs.replace(
+                result.finished, reason=_sayable(result.finished), stop_string=None, output=None
+            ),
         )
         for result in answer.results
     )
