@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 import msgspec
 
+from deepserve.dialects.chat.fields import REFUSED
 from deepserve.dialects.deepseek import (
     DEFAULT_OUTPUT_TOKENS,
     DOCUMENTED_EFFORTS,
@@ -25,6 +26,8 @@ class Flavour(msgspec.Struct, frozen=True, kw_only=True):
     max_output_tokens      largest `max_tokens` the service takes, whatever model stands behind it
     default_output_tokens  (without thinking, thinking, effort max), where the client sets no limit
     max_tool_name          longest function name, in characters
+    refused                fields that promise something this server cannot do, and what to use instead
+    own_fields             top-level fields that the service's own modules read
     """
 
     name: str
@@ -34,6 +37,8 @@ class Flavour(msgspec.Struct, frozen=True, kw_only=True):
     max_output_tokens: int
     default_output_tokens: tuple[int, int, int]
     max_tool_name: int
+    refused: Mapping[str, str]
+    own_fields: frozenset[str] = frozenset()
 
 
 DEEPSEEK = Flavour(
@@ -44,4 +49,5 @@ DEEPSEEK = Flavour(
     max_output_tokens=MAX_OUTPUT_TOKENS,
     default_output_tokens=DEFAULT_OUTPUT_TOKENS,
     max_tool_name=MAX_TOOL_NAME,
+    refused=REFUSED,
 )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from deepserve.config import Limits
 from deepserve.core.errors import UnsupportedFeature
-from deepserve.dialects.chat.fields import DOCUMENTED, EXTENSIONS, REFUSED
+from deepserve.dialects.chat.fields import DOCUMENTED, EXTENSIONS
 from deepserve.dialects.chat.flavour import Flavour
 from deepserve.dialects.chat.thinking import spelling_fields
 from deepserve.dialects.node import Node
@@ -20,15 +20,15 @@ class ChatReading(Reading):
         self.is_beta = is_beta
 
     def refuse_unserved(self) -> None:
-        """Raises UnsupportedFeature for a field of `REFUSED`; strict mode ignores them like all unknown ones."""
-        for name, instead in REFUSED.items():
+        """Raises UnsupportedFeature for a field that the flavour refuses; strict mode ignores them like all unknown ones."""
+        for name, instead in self.flavour.refused.items():
             if self.extension(name) is not None:
                 raise UnsupportedFeature(f"`{name}` is not supported: {instead}.", field=name)
 
     def note_unknown(self) -> None:
         """Note every field that nothing acts on. Called last, after the noteworthy ones."""
         spellings = spelling_fields(is_strict=self.is_strict)
-        known = DOCUMENTED if self.is_strict else DOCUMENTED | EXTENSIONS | spellings.keys()
+        known = DOCUMENTED if self.is_strict else DOCUMENTED | EXTENSIONS | spellings.keys() | self.flavour.own_fields
         for name in self.root.keys():  # noqa: SIM118 - a Node, not a dict
             node = self.root.optional(name)
             if node is None:

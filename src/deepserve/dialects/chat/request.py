@@ -32,6 +32,7 @@ from deepserve.dialects.chat.sampling import (
 from deepserve.dialects.chat.sequence import check_sequence, check_traces
 from deepserve.dialects.chat.thinking import decode_thinking
 from deepserve.dialects.chat.tools import decode_response_format, decode_tool_choice, decode_tools, encode_tool
+from deepserve.dialects.exchange import Arrival
 from deepserve.dialects.knobs import read_num_results
 from deepserve.dialects.node import Node, not_json
 from deepserve.dialects.past_traces import count_traces
@@ -74,17 +75,31 @@ def decode_request(
     is_beta: bool = False,
 ) -> ChatRequest:
     """Read a body. Raises RequestError; is_beta: it came to a `/beta` address, where strict tools are checked."""
+    arrival = Arrival(id=request_id, at=arrived_at, tenant=tenant, is_strict=is_strict)
+    root = read_root(raw, limits)
+    return decode_root(root, arrival, flavour=flavour, names=names, limits=limits, is_beta=is_beta)
+
+
+def read_root(raw: bytes, limits: Limits) -> Node:
+    """The value of a body. Raises MalformedBody in the vendor's words."""
     try:
         body = JsonBody(raw, limits)
     except MalformedBody as error:
         raise not_json(error) from error
-    root = Node(body, body.value)
+    return Node(body, body.value)
+
+
+def decode_root(
+    root: Node, arrival: Arrival, *, flavour: Flavour, names: Names, limits: Limits, is_beta: bool = False
+) -> ChatRequest:
+    """Read the value of a body. Raises RequestError."""
+    is_strict = arrival.is_strict
     reading = ChatReading(root, flavour, limits, is_strict=is_strict, is_beta=is_beta)
     requested = root.required("model").string()
     messages = decode_messages(reading, root.required("messages"))
     reading.refuse_unserved()
     model = names.resolve(requested)
-    if is_strict and model.retired_at is not None and arrived_at >= model.retired_at:
+    if is_strict and model.retired_at is not None and arrival.at >= model.retired_at:
         raise names.unknown(requested)
     resolved = decode_thinking(root, flavour, default=model.thinking, is_strict=is_strict)
     thinking = resolved.thinking
@@ -99,10 +114,10 @@ def decode_request(
     if is_strict and thinking.enabled:
         check_traces(messages)
     request = Request(
-        id=request_id,
+        id=arrival.id,
         model=model.id,
         requested_model=requested,
-        arrived_at=arrived_at,
+        arrived_at=arrival.at,
         messages=messages,
         tools=tools,
         tool_choice=tool_choice,
@@ -113,7 +128,7 @@ def decode_request(
         default_output_tokens=decode_default_output_tokens(reading, thinking),
         stop=reading.stop_strings("stop"),
         num_results=read_num_results(reading),
-        tenant=tenant,
+        tenant=arrival.tenant,
         user_id=read_user_id(reading),
         is_strict=is_strict,
     )

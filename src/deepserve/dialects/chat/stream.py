@@ -5,6 +5,8 @@ Order and shapes of the deltas as captured from api.deepseek.com: the public fix
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import assert_never
 
 import msgspec
@@ -44,7 +46,7 @@ from deepserve.dialects.chat.response import (
 )
 from deepserve.dialects.chat.wire import WireChunk, WireFunction, WireLogprobs, WireMessage, WireToolCall
 from deepserve.dialects.exchange import AnswerHead
-from deepserve.dialects.vendor_errors import encode_error
+from deepserve.dialects.vendor_errors import encode_error as vendor_error
 
 KEEP_ALIVE = b": keep-alive\n\n"
 DONE = b"data: [DONE]\n\n"
@@ -73,8 +75,19 @@ class StreamEncoder:
     server-tool blocks, cost, seeds, log-probabilities of tool calls, and which stop string was met.
     """
 
-    def __init__(self, request: Request, head: AnswerHead, *, include_usage: bool) -> None:
+    def __init__(
+        self,
+        request: Request,
+        head: AnswerHead,
+        *,
+        include_usage: bool,
+        encode_usage: Callable[[Usage, Request], object] = encode_usage,
+        encode_error: Callable[[DeepserveError], bytes] | None = None,
+    ) -> None:
+        """encode_usage, encode_error: how a service writes them, where that is not as the vendor does."""
         self._request = request
+        self._encode_usage = encode_usage
+        self._encode_error = encode_error or partial(vendor_error, is_strict=request.is_strict)
         self._head = head
         self._include_usage = include_usage
         self._is_thinking = request.thinking.enabled and not request.thinking.exclude
@@ -121,7 +134,7 @@ class StreamEncoder:
         for one in self._errors:
             if id(one) not in seen:
                 seen.add(id(one))
-                frames += b"data: " + encode_error(one, is_strict=self._request.is_strict) + b"\n\n"
+                frames += b"data: " + self._encode_error(one) + b"\n\n"
         return frames + DONE
 
     def _start(self, served_by: ServedBy) -> bytes:
@@ -200,7 +213,7 @@ class StreamEncoder:
         delta = b'{"content":"","reasoning_content":null}' if self._is_thinking else b'{"content":""}'
         frame = result.before + delta + b',"logprobs":null,"finish_reason":"%b"}]' % word.encode()
         if self._num_open == 0 and self._usage is not None:
-            frame += b',"usage":' + _encode(encode_usage(self._usage, self._request))
+            frame += b',"usage":' + _encode(self._encode_usage(self._usage, self._request))
         elif self._include_usage:
             frame += b',"usage":null'
         if self._num_open == 0 and self._judgements:
