@@ -90,7 +90,7 @@ def test_an_id_that_is_kept_stays_as_it_was() -> None:
     """A repeated request with the same idempotency key encodes the same answer once more."""
     shelf = store(None)
     shelf.keep(ALICE, "resp_1", b"first")
-    shelf._writer.submit(lambda: None).result()
+    shelf.flush()
     shelf.keep(ALICE, "resp_1", b"second")
     shelf.close()
     assert shelf.find(ALICE, "resp_1") == b"first"

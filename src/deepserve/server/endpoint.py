@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import Callable
+from collections.abc import AsyncGenerator, Callable
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from typing import TypeVar
@@ -12,7 +12,8 @@ from typing import TypeVar
 from starlette.datastructures import Headers
 from starlette.types import Receive, Scope, Send
 
-from deepserve.core.request import RequestId
+from deepserve.core.events import Event
+from deepserve.core.request import Request, RequestId
 from deepserve.dialects.exchange import AnswerHead, Arrival, Decode, Exchange
 from deepserve.server.body import read_body
 from deepserve.server.delivery import Delivery, HeaderList
@@ -33,15 +34,23 @@ class Endpoint:
 
     name       tells addresses apart whose equal bodies mean different things
     may_block  whether decoding this body may wait for something, so that it must not hold up everybody else
+    answer     what is asked instead of the gateway
     """
 
     def __init__(
-        self, site: Site, decode: Decode, *, name: str, may_block: Callable[[bytes], bool] = lambda _: False
+        self,
+        site: Site,
+        decode: Decode,
+        *,
+        name: str,
+        may_block: Callable[[bytes], bool] = lambda _: False,
+        answer: Callable[[Request], AsyncGenerator[Event]] | None = None,
     ) -> None:
         self._site = site
         self._decode = decode
         self._name = name
         self._may_block = may_block
+        self._answer = site.gateway.answer if answer is None else answer
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         site, visit = self._site, visit_of(scope)
@@ -53,7 +62,7 @@ class Endpoint:
         exchange = await (asyncio.to_thread(decode) if self._may_block(raw) else work_on(raw, decode))
         head = AnswerHead(id=str(visit.id), created_at=arrival.at, model=exchange.model.id)
         headers = headers_of(exchange)
-        start = partial(site.gateway.answer, exchange.request)
+        start = partial(self._answer, exchange.request)
         claiming: AbstractContextManager[Claim]
         if key is None:
             claiming = nullcontext(Claim(head=head, events=start()))

@@ -6,17 +6,21 @@ import asyncio
 from typing import Any
 
 import msgspec
+from starlette.datastructures import Headers
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
-from starlette.types import Receive, Scope, Send
+from starlette.types import Message, Receive, Scope, Send
 
 from deepserve.core.errors import InvalidField, RouteNotFound, UnsupportedFeature
-from deepserve.dialects.responses.exchange import Decoders, may_block
+from deepserve.dialects.responses.exchange import Decoders, is_background, may_block
 from deepserve.dialects.responses.memory import Keeper, Remembered, chain, listed
+from deepserve.server.background import Background
 from deepserve.server.body import read_body
 from deepserve.server.endpoint import Endpoint, arrival_of, headers_of
+from deepserve.server.replay import idempotency_key
 from deepserve.server.site import Site
+from deepserve.server.summaries import Summaries
 from deepserve.server.visit import visit_of
 from deepserve.store.sealing import Sealer, open_sealer
 
@@ -32,9 +36,13 @@ def routes(site: Site) -> list[BaseRoute]:
     decoders = Decoders(
         names=site.names, limits=site.settings.limits, memory=site.responses, sealing=sealer, now=site.now
     )
-    answers = Endpoint(site, decoders.response, name="responses", may_block=may_block)
-    compaction = Endpoint(site, decoders.compaction, name="responses compact", may_block=may_block)
-    counts, kept = _TokenCount(site, decoders), _Kept(site, sealer)
+    background = Background(site, decoders)
+    answers = _Answers(site, Endpoint(site, decoders.response, name="responses", may_block=may_block), background)
+    summaries = Summaries(site.gateway)
+    compaction = Endpoint(
+        site, decoders.compaction, name="responses compact", may_block=may_block, answer=summaries.answer
+    )
+    counts, kept = _TokenCount(site, decoders), _Kept(site, sealer, background)
     return [
         route
         for prefix in PREFIXES
@@ -48,6 +56,36 @@ def routes(site: Site) -> list[BaseRoute]:
             Route(f"{prefix}/responses/{{id}}/input_items", kept.input_items, methods=["GET"]),
         )
     ]
+
+
+class _Answers:
+    """A response: given to a client that waits, or worked on in the background."""
+
+    def __init__(self, site: Site, waiting: Endpoint, background: Background) -> None:
+        self._site = site
+        self._waiting = waiting
+        self._background = background
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        raw = await read_body(scope, receive, self._site.settings.limits)
+        arrival = arrival_of(self._site, scope)
+        if arrival.is_strict or not is_background(raw):
+            await self._waiting(scope, _read_again(raw, receive), send)
+            return
+        found, headers = await self._background.submit(raw, arrival, idempotency_key(Headers(scope=scope)))
+        response = _json(found.response)
+        response.raw_headers.extend(headers)
+        await response(scope, receive, send)
+
+
+def _read_again(raw: bytes, receive: Receive) -> Receive:
+    """A body that was read, for somebody else to read; afterwards what really comes."""
+    messages: list[Message] = [{"type": "http.request", "body": raw, "more_body": False}]
+
+    async def receive_again() -> Message:
+        return messages.pop() if messages else await receive()
+
+    return receive_again
 
 
 class _TokenCount:
@@ -69,9 +107,10 @@ class _TokenCount:
 class _Kept:
     """Responses after they were given."""
 
-    def __init__(self, site: Site, sealer: Sealer) -> None:
+    def __init__(self, site: Site, sealer: Sealer, background: Background) -> None:
         self._site = site
         self._sealer = sealer
+        self._background = background
 
     async def retrieve(self, request: Request) -> Response:
         if request.query_params.get("stream", "false").lower() not in ("false", "0", ""):
@@ -82,15 +121,18 @@ class _Kept:
 
     async def delete(self, request: Request) -> Response:
         name = request.path_params["id"]
-        tenant = visit_of(request.scope).tenant.id
-        if not await asyncio.to_thread(self._site.responses.delete, tenant, name):
+        if not await self._background.delete(visit_of(request.scope).tenant.id, name):
             raise _not_found(name)
         return _json({"id": name, "object": "response", "deleted": True})
 
     async def cancel(self, request: Request) -> Response:
         """Only work in the background can be cancelled so; a client that waits just leaves."""
-        await self._find(request)
-        raise InvalidField("Cannot cancel a synchronous response.", field="response_id")
+        found = await self._find(request)
+        if not found.response["background"]:
+            raise InvalidField("Cannot cancel a synchronous response.", field="response_id")
+        name = request.path_params["id"]
+        found = await self._background.cancel(visit_of(request.scope).tenant.id, name) or found
+        return _json(found.response)
 
     async def input_items(self, request: Request) -> Response:
         """What the response was given: the items of the conversation it continued, and its own."""
@@ -127,7 +169,7 @@ class _Kept:
 
     async def _find(self, request: Request) -> Remembered:
         name = request.path_params["id"]
-        found = await asyncio.to_thread(self._keeper(request).find, name)
+        found = await self._background.find(visit_of(request.scope).tenant.id, name)
         if found is None:
             raise _not_found(name)
         return found

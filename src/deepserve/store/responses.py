@@ -14,12 +14,12 @@ from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timedelta
 
 import msgspec
-from sqlalchemy import Connection, Engine, create_engine, delete, func, insert, select
+from sqlalchemy import Connection, delete, func, insert, select
 from sqlalchemy.exc import SQLAlchemyError
-from sqlalchemy.pool import StaticPool
 
 from deepserve.config import Settings
 from deepserve.core.tenant import TenantId
+from deepserve.store.database import Database, open_memory_database
 from deepserve.store.tables import responses
 
 _log = logging.getLogger(__name__)
@@ -52,8 +52,8 @@ class ResponseStore:
     database  None: kept in memory, for as long as the process lives
     """
 
-    def __init__(self, database: Engine | None, *, limits: ShelfLimits, now: Callable[[], datetime]) -> None:
-        self._database = _in_memory() if database is None else database
+    def __init__(self, database: Database | None, *, limits: ShelfLimits, now: Callable[[], datetime]) -> None:
+        self._database = open_memory_database() if database is None else database
         self._limits = limits
         self._now = now
         self._waiting: dict[_Key, bytes] = {}
@@ -106,6 +106,10 @@ class ResponseStore:
                     )
                 )
         return has_waited or gone.rowcount > 0
+
+    def flush(self) -> None:
+        """Block until everything that was handed over is written."""
+        self._writer.submit(lambda: None).result()
 
     def close(self) -> None:
         """Write everything that waits."""
@@ -167,9 +171,3 @@ class ResponseStore:
             connection.execute(
                 delete(responses).where(responses.c.tenant_id == tenant, responses.c.response_id == response_id)
             )
-
-
-def _in_memory() -> Engine:
-    engine = create_engine("sqlite://", poolclass=StaticPool, connect_args={"check_same_thread": False})
-    responses.create(engine)
-    return engine

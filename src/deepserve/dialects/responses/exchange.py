@@ -10,7 +10,7 @@ import msgspec
 
 from deepserve.config import Limits
 from deepserve.core.answer import Answer
-from deepserve.core.errors import BackendFailure, DeepserveError
+from deepserve.core.errors import BackendFailure, DeepserveError, InvalidField
 from deepserve.core.events import PastReasoning
 from deepserve.core.messages import Text
 from deepserve.core.model import ModelName
@@ -26,11 +26,15 @@ from deepserve.dialects.responses.wire import CompactionItem, WireCompaction, Wi
 
 
 class ResponsesExchange(msgspec.Struct, frozen=True, kw_only=True):
-    """Implements `dialects.exchange.Exchange`. The response is kept where the request allows it."""
+    """Implements `dialects.exchange.Exchange`. The response is kept where the request allows it.
+
+    digest  see `Remembered`
+    """
 
     asked: ResponsesRequest
     keeper: Keeper
     now: Callable[[], datetime]
+    digest: str | None = None
     keep_alive: bytes = KEEP_ALIVE
 
     @property
@@ -68,7 +72,7 @@ class ResponsesExchange(msgspec.Struct, frozen=True, kw_only=True):
 
     def keep(self, response: WireResponse) -> None:
         if self.asked.is_kept:
-            record = msgspec.json.encode({"response": response, "input": self.asked.items})
+            record = msgspec.json.encode({"response": response, "input": self.asked.items, "digest": self.digest})
             self.keeper.keep(response.id, record)
 
 
@@ -104,8 +108,13 @@ class CompactExchange(msgspec.Struct, frozen=True, kw_only=True):
         raise AssertionError("a compaction is answered whole")
 
     def encode_answer(self, answer: Answer, head: AnswerHead, *, validated: str | None = None) -> bytes:  # noqa: ARG002
-        """A summary has no form to be validated. Raises BackendFailure where the model wrote none."""
-        summary = "".join(part.text for part in answer.results[0].parts if isinstance(part, Text)).strip()
+        """A summary has no form to be validated. Raises InvalidField, BackendFailure where there is none."""
+        [result] = answer.results
+        summary = "".join(part.text for part in result.parts if isinstance(part, Text)).strip()
+        if not summary and result.finished.reason == "length" and self.request.max_output_tokens is not None:
+            raise InvalidField(
+                "The limit was reached before the summary had begun: allow more tokens.", field="max_output_tokens"
+            )
         if not summary:
             raise BackendFailure("The model wrote no summary of the conversation. Please retry.")
         digits = head.id.replace("-", "")
@@ -146,3 +155,14 @@ class Decoders(msgspec.Struct, frozen=True, kw_only=True):
 def may_block(raw: bytes) -> bool:
     """Whether reading a body may need what was kept earlier."""
     return b"previous_response_id" in raw or b"item_reference" in raw or b'"id"' in raw
+
+
+def is_background(raw: bytes) -> bool:
+    """Whether a body asks for work in the background; False for one that cannot be read."""
+    if b'"background"' not in raw:
+        return False
+    try:
+        value = msgspec.json.decode(raw)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return False
+    return isinstance(value, dict) and value.get("background") is True

@@ -15,10 +15,14 @@ from deepserve.dialects.responses.errors import previous_not_found
 
 
 class Remembered(msgspec.Struct, frozen=True, kw_only=True):
-    """One kept response: the items that were sent, each with an id, and the response as it was answered."""
+    """One kept response: the items that were sent, each with an id, and the response as it was answered.
+
+    digest  tells the request from others, where it came with an idempotency key
+    """
 
     response: dict[str, Json]
     input: list[dict[str, Json]]
+    digest: str | None = None
 
     @property
     def items(self) -> list[dict[str, Json]]:

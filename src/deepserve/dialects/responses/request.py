@@ -12,7 +12,7 @@ from typing import Protocol
 import msgspec
 
 from deepserve.config import Limits
-from deepserve.core.errors import DeepserveError, InvalidField, MalformedBody
+from deepserve.core.errors import DeepserveError, InvalidField, MalformedBody, UnsupportedFeature
 from deepserve.core.events import PastReasoning
 from deepserve.core.messages import Json
 from deepserve.core.model import ModelName
@@ -127,9 +127,15 @@ def decode_request(raw: bytes, arrival: Arrival, *, names: Names, limits: Limits
     store, background = reading.extension("store"), reading.extension("background")
     is_kept = keeper.can_keep and not arrival.is_strict and (store is None or store.boolean())
     is_background = background is not None and background.boolean()
+    is_stream = reading.flag("stream")
     if is_background and not is_kept:
         raise InvalidField(
             "`background` needs `store`: without it nothing could be asked for later.", field="background"
+        )
+    if is_background and is_stream:
+        raise UnsupportedFeature(
+            "`stream` is not supported together with `background`: ask for the response until it has ended.",
+            field="stream",
         )
     echo = _echo(reading, previous_id)
     _note_truncation(reading)
@@ -141,7 +147,7 @@ def decode_request(raw: bytes, arrival: Arrival, *, names: Names, limits: Limits
         offered=offered,
         past=past,
         items=conversation.items,
-        is_stream=reading.flag("stream"),
+        is_stream=is_stream,
         is_kept=is_kept,
         is_background=is_background,
         is_sealed="reasoning.encrypted_content" in included,

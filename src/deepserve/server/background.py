@@ -1,0 +1,162 @@
+"""Responses that are worked on in the background: handed to the task runner, looked up and cancelled there.
+
+Until the work has ended the task is the truth about it, afterwards what is kept; so what was deleted stays deleted.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections.abc import AsyncGenerator, Callable
+from contextlib import aclosing
+from uuid import UUID, uuid4
+
+import msgspec
+
+from deepserve.core.answer import collect
+from deepserve.core.errors import DeepserveError, InvalidField, RequestTimedOut
+from deepserve.core.events import Event
+from deepserve.core.request import RequestId
+from deepserve.core.task import NewTask, TaskState
+from deepserve.core.tenant import TenantId
+from deepserve.dialects.exchange import AnswerHead, Arrival
+from deepserve.dialects.responses.background import Order, order_of
+from deepserve.dialects.responses.exchange import Decoders
+from deepserve.dialects.responses.memory import Remembered, response_id
+from deepserve.server.delivery import HeaderList
+from deepserve.server.endpoint import headers_of
+from deepserve.server.site import Site
+
+KIND = "response"
+
+_TASK_KEEP_S = 60.0
+"""The task's own copy of the content; the response itself is kept elsewhere."""
+
+
+class Background:
+    """Hands work in, and knows how far it is. Registers what carries it out."""
+
+    def __init__(self, site: Site, decoders: Decoders) -> None:
+        self._site = site
+        self._decoders = decoders
+        site.tasks.register(KIND, _Performer(site, decoders))
+
+    async def submit(self, raw: bytes, arrival: Arrival, key: str | None) -> tuple[Remembered, HeaderList]:
+        """The response, queued; the one there is already where the idempotency key was used for the same body."""
+        digest: str | None = None
+        if key is not None:
+            name = hashlib.blake2b(f"{arrival.tenant.id}\n{key}".encode(), digest_size=16).hexdigest()
+            arrival = msgspec.structs.replace(arrival, id=RequestId(name))
+            digest = hashlib.sha256(raw).hexdigest()
+        exchange = await asyncio.to_thread(self._decoders.response, raw, arrival)
+        exchange = msgspec.structs.replace(exchange, digest=digest)
+        headers = headers_of(exchange)
+        head = AnswerHead(id=str(UUID(arrival.id)), created_at=arrival.at, model=exchange.model.id)
+        order = order_of(exchange, raw, head)
+        task = NewTask(
+            id=response_id(arrival.id),
+            kind=KIND,
+            tenant=arrival.tenant,
+            body=order.encode(),
+            arrived_at=arrival.at,
+            keep_s=_TASK_KEEP_S,
+        )
+        try:
+            state = await self._site.tasks.submit(task)
+        except InvalidField as error:
+            if error.field != "id" or key is None:
+                raise
+            return await self._repeat(arrival, digest), [*headers, (b"idempotent-replayed", b"true")]
+        return order.seen(state.status), headers
+
+    async def _repeat(self, arrival: Arrival, digest: str | None) -> Remembered:
+        found = await self.find(arrival.tenant.id, response_id(arrival.id))
+        if found is None or found.digest != digest:
+            raise InvalidField(
+                "This Idempotency-Key was used for another request. Use a new key for a new request.",
+                field="idempotency-key",
+            )
+        return found
+
+    async def find(self, tenant: TenantId, name: str) -> Remembered | None:
+        """A response, ended or not."""
+        kept = await self._kept(tenant, name)
+        if kept is not None:
+            return kept
+        task = await self._task(tenant, name)
+        if task is None:
+            return None
+        # It may have ended between the two looks.
+        return await self._kept(tenant, name) if task.has_ended else Order.decode(task.body).seen(task.status)
+
+    async def cancel(self, tenant: TenantId, name: str) -> Remembered | None:
+        """The response after that; one that had ended stays as it is."""
+        task = await self._task(tenant, name)
+        if task is not None and not task.has_ended:
+            state = await self._site.tasks.cancel(tenant, name)
+            if state is not None and state.status == "cancelled":
+                record = msgspec.json.encode(Order.decode(task.body).seen("cancelled"))
+                self._site.responses.keep(tenant, name, record)
+        return await self.find(tenant, name)
+
+    async def delete(self, tenant: TenantId, name: str) -> bool:
+        """Whether there was one. Work that has not ended is cancelled."""
+        task = await self._task(tenant, name)
+        has_work = task is not None and not task.has_ended
+        if has_work:
+            await self._site.tasks.cancel(tenant, name)
+        return await asyncio.to_thread(self._site.responses.delete, tenant, name) or has_work
+
+    async def _kept(self, tenant: TenantId, name: str) -> Remembered | None:
+        record = await asyncio.to_thread(self._site.responses.find, tenant, name)
+        return None if record is None else msgspec.json.decode(record, type=Remembered)
+
+    async def _task(self, tenant: TenantId, name: str) -> TaskState | None:
+        task = await self._site.tasks.find(tenant, name)
+        return task if task is not None and task.kind == KIND else None
+
+
+class _Performer:
+    """Implements `tasks.performer.Performer`. new_id: of each attempt, which is billed and logged by itself."""
+
+    def __init__(self, site: Site, decoders: Decoders, *, new_id: Callable[[], UUID] = uuid4) -> None:
+        self._site = site
+        self._decoders = decoders
+        self._new_id = new_id
+
+    async def perform(self, task: TaskState) -> bytes:
+        responses = self._site.responses
+        kept = await asyncio.to_thread(responses.find, task.tenant.id, task.id)
+        if kept is not None:  # a former attempt came so far
+            return msgspec.json.encode(msgspec.json.decode(kept, type=Remembered).response)
+        order = Order.decode(task.body)
+        digits = task.id.removeprefix(response_id(""))
+        arrival = Arrival(id=RequestId(digits), at=task.arrived_at, tenant=task.tenant)
+        exchange = await asyncio.to_thread(self._decoders.response, bytes(order.request), arrival)
+        exchange = msgspec.structs.replace(exchange, digest=order.shown.digest)
+        head = AnswerHead(id=str(UUID(digits)), created_at=task.arrived_at, model=exchange.model.id)
+        request = msgspec.structs.replace(exchange.request, id=RequestId(self._new_id().hex))
+        events = self._site.gateway.answer(request)
+        async with aclosing(events):
+            answer = await collect(_moving(events, self._site.settings.request_timeout_s))
+        body = exchange.encode_answer(answer, head)
+        await asyncio.to_thread(responses.flush)
+        return body
+
+    def encode_failure(self, task: TaskState, error: DeepserveError) -> bytes:
+        failed = Order.decode(task.body).failed(error)
+        self._site.responses.keep(task.tenant.id, task.id, msgspec.json.encode(failed))
+        return msgspec.json.encode(failed.response)
+
+
+async def _moving(events: AsyncGenerator[Event], limit_s: float) -> AsyncGenerator[Event]:
+    """The same events. Raises RequestTimedOut when none comes for so long."""
+    while True:
+        try:
+            async with asyncio.timeout(limit_s):
+                event = await anext(events, None)
+        except TimeoutError:
+            raise RequestTimedOut(f"The answer made no progress for {limit_s:g} seconds and was given up.") from None
+        if event is None:
+            return
+        yield event
