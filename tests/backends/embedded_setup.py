@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Callable, Coroutine, Mapping, Sequence
-from contextlib import aclosing
+from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
+from contextlib import aclosing, contextmanager
 from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
 
 import msgspec
+import pytest
 
 from deepserve.backends.embedded import EmbeddedBackend
 from deepserve.backends.embedded_model import EmbeddedModel, load_model
@@ -20,9 +21,12 @@ from deepserve.core.answer import Answer, collect
 from deepserve.core.events import Event
 from deepserve.core.messages import Message, Text, ToolResult
 from deepserve.core.request import Request, RequestId, Thinking, Tool
+from deepserve.engine.generation import Generation
 from deepserve.engine.interface import Draw
+from deepserve.engine.step_loop import GenerationStream, StepLoop
 from deepserve.prompt.segments import SegmentWriter
 from deepserve.prompt.tokenizer import Tokenizer
+from deepserve.store.turns import TurnStore
 from tests.engine.fake_engine import FakeEngine, Script
 from tests.prompt.conftest import train_tokenizer
 
@@ -78,8 +82,14 @@ def writes(tokenizer: Tokenizer, *texts: str) -> Script:
 class Bench:
     """A back end, its engine, and what it needs to be asked."""
 
-    def __init__(self, folder: Path, *texts: str, settings: Settings | None = None, **engine: Any) -> None:
-        # Any: the fake engine's own options.
+    def __init__(
+        self,
+        folder: Path,
+        *texts: str,
+        settings: Settings | None = None,
+        turns: TurnStore | None = None,
+        **engine: Any,  # the fake engine's own options
+    ) -> None:
         self.model = model_at(folder)
         self.tokenizer = self.model.tokenizer
         self.engine = FakeEngine(
@@ -92,6 +102,7 @@ class Bench:
             settings or Settings(),
             clock=lambda: 0.0,
             draw_seed=self._draw_seed,
+            turns=turns,
         )
 
     def write(self, *texts: str) -> None:
@@ -155,3 +166,18 @@ def call_markup(**parameters: str) -> str:
 def calls_markup(*calls: Mapping[str, str]) -> str:
     inner = "\n".join(call_markup(**call) for call in calls)
     return f"\n\n<｜DSML｜tool_calls>\n{inner}\n</｜DSML｜tool_calls>"
+
+
+@contextmanager
+def recorded_prompts() -> Iterator[list[tuple[int, ...]]]:
+    """Every prompt that any engine is given meanwhile, as token ids."""
+    given: list[tuple[int, ...]] = []
+    submit = StepLoop.submit
+
+    def record(loop: StepLoop, generation: Generation) -> GenerationStream:
+        given.append(tuple(generation.prompt))
+        return submit(loop, generation)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(StepLoop, "submit", record)
+        yield given

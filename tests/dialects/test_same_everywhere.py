@@ -13,9 +13,8 @@ from deepserve.backends.embedded import EmbeddedBackend
 from deepserve.config import Settings
 from deepserve.core.messages import Message, Reasoning, Text, ToolCall, ToolResult
 from deepserve.core.request import Tool
-from deepserve.engine.generation import Generation
 from deepserve.engine.native.library import find_library
-from deepserve.engine.step_loop import GenerationStream, StepLoop
+from tests.backends.embedded_setup import recorded_prompts
 from tests.dialects.speakers import SPEAKERS, Conversation, Speaker, Told, frames
 from tests.server.live import LiveServer, live_server
 
@@ -50,16 +49,7 @@ CASES = [(speaker, is_stream) for speaker in SPEAKERS for is_stream in (False, T
 
 @pytest.fixture(scope="module")
 def prompts() -> Iterator[list[tuple[int, ...]]]:
-    """Every prompt the engine is given, as token ids."""
-    given: list[tuple[int, ...]] = []
-    submit = StepLoop.submit
-
-    def record(loop: StepLoop, generation: Generation) -> GenerationStream:
-        given.append(tuple(generation.prompt))
-        return submit(loop, generation)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(StepLoop, "submit", record)
+    with recorded_prompts() as given:
         yield given
 
 
