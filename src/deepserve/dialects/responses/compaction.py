@@ -21,7 +21,7 @@ _INSTRUCTION = (
 
 _BEFORE = "Summary of the conversation so far:\n\n"
 
-_MAX_KEPT_CHARACTERS = 80_000
+MAX_KEPT_CHARACTERS = 80_000
 """Of what the user said; some 20,000 tokens of English."""
 
 
@@ -45,7 +45,7 @@ def open_summary(node: Node, unseal: Callable[[str], str | None]) -> str:
 def kept_messages(items: Sequence[Mapping[str, Json]]) -> list[Mapping[str, Json]]:
     """Messages that a summary does not replace: all instructions, and the latest of what the user said."""
     kept: list[Mapping[str, Json]] = []
-    room = _MAX_KEPT_CHARACTERS
+    room = MAX_KEPT_CHARACTERS
     for item in reversed(items):
         role = item.get("role")
         if item.get("type") != "message" or role == "assistant":
