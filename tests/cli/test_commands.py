@@ -10,7 +10,7 @@ import pytest
 from click.testing import CliRunner
 
 from deepserve.cli import _COMMANDS, main
-from deepserve.cli.settings import disk_cache_option, parse_size, parse_weights
+from deepserve.cli.settings import disk_cache_option, keep_responses_option, parse_size, parse_weights, settings_from
 from deepserve.cli.table import format_table
 from deepserve.config import Settings, WeightFormats
 from deepserve.engine.native.library import find_library
@@ -168,3 +168,15 @@ def test_weight_formats_that_make_no_sense_are_refused(text: str) -> None:
 def test_tables_align_words_left_and_numbers_right() -> None:
     table = format_table(("name", "tokens"), [("a", "1,000"), ("long name", "7")])
     assert table.splitlines() == ["name       tokens", "─────────  ──────", "a           1,000", "long name       7"]
+
+
+def test_days_of_keeping_responses_become_seconds() -> None:
+    def keep(*arguments: str) -> Settings:
+        command = click.command()(keep_responses_option(lambda **options: settings_from(**options)))
+        settings = command.main(list(arguments), standalone_mode=False)
+        assert isinstance(settings, Settings)
+        return settings
+
+    assert keep().kept_responses_s == 30 * 86_400
+    assert keep("--keep-responses", "0.5").kept_responses_s == 43_200
+    assert keep("--keep-responses", "0").kept_responses_s == 0

@@ -77,6 +77,14 @@ def test_a_response_past_its_age_is_neither_found_nor_left_on_disk(tmp_path: Pat
     assert store(tmp_path, start=NOON).find(ALICE, "resp_1") is None
 
 
+def test_a_server_that_is_to_keep_nothing_deletes_what_was_kept(tmp_path: Path) -> None:
+    before = store(tmp_path)
+    before.keep(ALICE, "resp_1", b"record")
+    before.close()
+    store(tmp_path, limits=ShelfLimits(num_responses=0)).close()
+    assert store(tmp_path).find(ALICE, "resp_1") is None
+
+
 def test_deleting_what_is_not_yet_written_leaves_nothing_behind(tmp_path: Path) -> None:
     shelf = store(tmp_path)
     with shelf._database_lock:  # the writer waits here

@@ -13,7 +13,14 @@ from deepserve import __version__
 from deepserve.backends.selection import select_backend
 from deepserve.cli.keys import open_key_store
 from deepserve.cli.progress import LoadingProgress
-from deepserve.cli.settings import disk_cache_option, keep_turns_option, model_options, settings_from, state_option
+from deepserve.cli.settings import (
+    disk_cache_option,
+    keep_responses_option,
+    keep_turns_option,
+    model_options,
+    settings_from,
+    state_option,
+)
 from deepserve.cli.table import format_table
 from deepserve.config import Settings
 from deepserve.core.provider import ServedModel
@@ -41,6 +48,7 @@ from deepserve.store.writer import Writer
 @state_option
 @disk_cache_option
 @keep_turns_option
+@keep_responses_option
 @click.option(
     "--max-concurrency",
     type=click.IntRange(min=1),

@@ -133,6 +133,18 @@ def keep_turns_option(function: Function) -> Function:
     )(function)
 
 
+def keep_responses_option(function: Function) -> Function:
+    return click.option(
+        "--keep-responses",
+        "kept_responses_s",
+        metavar="DAYS",
+        type=click.FloatRange(min=0),
+        callback=lambda _context, _parameter, value: None if value is None else value * 86_400,
+        help="Keep answers of the Responses API so long in the state directory, for clients that continue them and do "
+        "not say store: false; 0 keeps none. Default: 30.",
+    )(function)
+
+
 def _parse_disk_cache(text: str | None) -> int | None:
     if text is None or text.strip() == "0":
         return None if text is None else 0

@@ -61,6 +61,7 @@ class ResponseStore:
         # One transaction at a time: in memory all share a single connection.
         self._database_lock = threading.Lock()
         self._writer = ThreadPoolExecutor(max_workers=1, thread_name_prefix="deepserve-responses")
+        self._writer.submit(self._purge)
 
     @property
     def can_keep(self) -> bool:
@@ -117,6 +118,17 @@ class ResponseStore:
 
     def _oldest(self) -> datetime:
         return self._now() - timedelta(seconds=self._limits.age_s)
+
+    def _purge(self) -> None:
+        """Delete what a former server kept and this one would not have."""
+        gone = delete(responses)
+        if self.can_keep:
+            gone = gone.where(responses.c.kept_at <= self._oldest())
+        try:
+            with self._database_lock, self._database.begin() as connection:
+                connection.execute(gone)
+        except SQLAlchemyError:
+            _log.exception("store: old responses could not be deleted")
 
     def _write(self, key: _Key) -> None:
         with self._database_lock:
