@@ -63,6 +63,19 @@ def _bodies() -> Iterator[Any]:  # Any: JSON, or bytes that are none
     yield b"\xff" + SAID.encode()
 
 
+def _response_bodies() -> Iterator[Any]:  # Any: JSON
+    """What is kept for clients is content by their own wish, so these say that nothing is to be kept."""
+    hello: dict[str, Any] = {"model": "deepseek-v4-flash", "input": SAID, "store": False}
+    for is_stream in (False, True):
+        yield {**hello, "stream": is_stream, "instructions": SAID, "metadata": {SAID: SAID}, "user": SAID}
+        yield {**hello, "stream": is_stream, "input": f"break {SAID}"}
+    yield {**hello, "previous_response_id": SAID}
+    yield {**hello, "input": [{"type": "item_reference", "id": SAID}]}
+    yield {**hello, "input": [{"type": "compaction", "encrypted_content": SAID}]}
+    yield {**hello, "background": True}
+    yield {**hello, SAID: SAID}
+
+
 def test_no_canary_gets_out(process: tuple[subprocess.Popen[str], Path]) -> None:
     started, folder = process
     assert started.stdout is not None
@@ -78,6 +91,12 @@ def test_no_canary_gets_out(process: tuple[subprocess.Popen[str], Path]) -> None
                         answer = client.post(path, content=raw, headers=headers)
                         statuses.add(answer.status_code)
                         assert key not in answer.text + str(answer.headers)
+                for value in _response_bodies():
+                    for path in ("/v1/responses", "/v1/responses/compact"):
+                        answer = client.post(path, json=value, headers=headers)
+                        statuses.add(answer.status_code)
+                        assert key not in answer.text + str(answer.headers)
+                client.get(f"/v1/responses/{SAID}", headers=headers)
                 client.get(f"/v1/models/{SAID}", headers=headers)
                 client.get(f"/{SAID}?key={key}", headers=headers)
         metrics = client.get("/metrics", headers={"x-api-key": KEY}).text
