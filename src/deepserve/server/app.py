@@ -15,13 +15,15 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
+from deepserve.catalog.listings import load_listings
 from deepserve.catalog.models import ModelCatalog
+from deepserve.catalog.prices import load_prices
 from deepserve.config import Settings
 from deepserve.core.errors import MethodNotAllowed, RouteNotFound
 from deepserve.dialects.chat.exchange import chat_decoder
 from deepserve.dialects.chat.flavour import DEEPSEEK
 from deepserve.gateway import Gateway
-from deepserve.server import completions, messages, responses
+from deepserve.server import completions, messages, openrouter, responses
 from deepserve.server.access import Access, KeyLookup
 from deepserve.server.closing import Closing
 from deepserve.server.door import Door
@@ -31,6 +33,7 @@ from deepserve.server.metrics import Metrics
 from deepserve.server.models import Models
 from deepserve.server.replay import ReplayMemory
 from deepserve.server.site import Site
+from deepserve.store.answers import AnswerRecord
 from deepserve.store.responses import ResponseStore, ShelfLimits
 from deepserve.tasks.runner import TaskRunner
 
@@ -54,19 +57,23 @@ def create_app(
     lookups: Sequence[KeyLookup] = (),
     closing: Closing | None = None,
     kept: ResponseStore | None = None,
+    answers: AnswerRecord | None = None,
     new_id: Callable[[], UUID] = uuid4,
     now: Callable[[], datetime] = lambda: datetime.now(UTC),
     clock: Callable[[], float] = time.monotonic,
 ) -> Starlette:
     """lookups: where keys are found; none means that everybody on this machine is one tenant.
 
-    metrics must also observe the gateway. kept: None keeps responses in memory only. tasks: to be started by the caller
-    once the application is made, for that registers what carries them out.
+    metrics must also observe the gateway. kept: None keeps responses in memory only. answers: None has no record.
+    tasks: to be started by the caller once the application is made, for that registers what carries them out.
     """
     site = Site(
         settings=settings,
         gateway=gateway,
         names=names,
+        listings=load_listings(),
+        prices=load_prices(),
+        answers=answers or AnswerRecord(None),
         closing=closing or Closing(),
         replays=ReplayMemory(settings, clock=clock),
         responses=kept or ResponseStore(None, limits=ShelfLimits.of(settings), now=now),
@@ -92,6 +99,7 @@ def create_app(
         ]
     routes += completions.routes(site)
     routes += responses.routes(site)
+    routes += openrouter.routes(site)
     routes = [*messages.routes(site), *routes]  # first: it shares addresses, which headers tell apart
     paths = [route.path for route in routes if isinstance(route, Route) and "{" not in route.path]
     door = Middleware(Door, settings=settings, access=Access(lookups), new_id=new_id, on_status=metrics.on_status)

@@ -35,6 +35,7 @@ class Endpoint:
     name       tells addresses apart whose equal bodies mean different things
     may_block  whether decoding this body may wait for something, so that it must not hold up everybody else
     answer     what is asked instead of the gateway
+    announce   headers that name the answer
     """
 
     def __init__(
@@ -45,11 +46,13 @@ class Endpoint:
         name: str,
         may_block: Callable[[bytes], bool] = lambda _: False,
         answer: Callable[[Request], AsyncGenerator[Event]] | None = None,
+        announce: Callable[[AnswerHead], HeaderList] = lambda _: [],
     ) -> None:
         self._site = site
         self._decode = decode
         self._name = name
         self._may_block = may_block
+        self._announce = announce
         self._answer = site.gateway.answer if answer is None else answer
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -77,7 +80,7 @@ class Endpoint:
                 claim.head,
                 claim.events,
                 served_by=self._label_of(exchange.request.model),
-                headers=headers,
+                headers=headers + self._announce(claim.head),
                 settings=site.settings,
                 closing=site.closing,
                 clock=site.clock,

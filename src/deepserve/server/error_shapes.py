@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from deepserve.dialects.chat.exchange import ChatErrors
+from deepserve.dialects.chat.openrouter.errors import OpenRouterErrors
 from deepserve.dialects.exchange import ErrorCodec
 from deepserve.dialects.messages.exchange import MessagesErrors
 from deepserve.dialects.responses.errors import ResponsesErrors
@@ -11,6 +12,8 @@ _BY_PREFIX: tuple[tuple[str, ErrorCodec], ...] = (
     ("/beta/v1/responses", ResponsesErrors()),
     ("/beta/responses", ResponsesErrors()),
     ("/api/v1/responses", ResponsesErrors()),
+    ("/api/v1/messages", MessagesErrors()),
+    ("/api/v1", OpenRouterErrors()),
     ("/v1/responses", ResponsesErrors()),
     ("/v1/messages", MessagesErrors()),
     ("/anthropic", MessagesErrors()),

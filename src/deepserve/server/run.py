@@ -27,6 +27,7 @@ from deepserve.server.closing import Closing
 from deepserve.server.later import make_task_runner
 from deepserve.server.metrics import Metrics
 from deepserve.server.protocol import limited_http
+from deepserve.store.answers import AnswerRecord
 from deepserve.store.database import Database
 from deepserve.store.responses import ResponseStore, ShelfLimits
 from deepserve.store.sealing import open_sealer
@@ -137,6 +138,7 @@ async def _serve(
             lookups=lookups,
             closing=closing,
             kept=kept,
+            answers=AnswerRecord(database),
         )
         server = Server(server_config(app, settings), closing, settings.shutdown_grace_s, on_ready=on_ready)
         try:

@@ -7,11 +7,14 @@ from datetime import datetime
 
 import msgspec
 
+from deepserve.catalog.listings import Listings
 from deepserve.catalog.models import ModelCatalog
+from deepserve.catalog.prices import PriceCatalog
 from deepserve.config import Settings
 from deepserve.gateway import Gateway
 from deepserve.server.closing import Closing
 from deepserve.server.replay import ReplayMemory
+from deepserve.store.answers import AnswerRecord
 from deepserve.store.responses import ResponseStore
 from deepserve.tasks.runner import TaskRunner
 
@@ -19,12 +22,16 @@ from deepserve.tasks.runner import TaskRunner
 class Site(msgspec.Struct, frozen=True, kw_only=True):
     """now is the wall clock, in UTC; clock is monotonic seconds.
 
+    answers: the record of what was answered.
     tasks: dialects register their performers with it while the routes are made; it is started afterwards.
     """
 
     settings: Settings
     gateway: Gateway
     names: ModelCatalog
+    listings: Listings
+    prices: PriceCatalog
+    answers: AnswerRecord
     closing: Closing
     replays: ReplayMemory
     responses: ResponseStore

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import UTC, datetime
 from typing import Any
 
 import msgspec
-from sqlalchemy import Engine, func, select
+from sqlalchemy import Engine, Select, func, select
 
 from deepserve.core.errors import DeepserveError
 from deepserve.core.events import Event, Finished, Started, UsageReported
 from deepserve.core.provider import ServedBy
 from deepserve.core.request import Request, RequestId
+from deepserve.core.tenant import TenantId
 from deepserve.core.usage import Usage
 from deepserve.store.tables import answers
 from deepserve.store.writer import Writer
@@ -24,6 +26,18 @@ class AnswerTotals(msgspec.Struct, frozen=True, kw_only=True):
     served_by: str
     num_answers: int
     usage: Usage
+
+
+class AnswerRow(msgspec.Struct, frozen=True, kw_only=True):
+    """One answer. outcome: a finish reason, `client_left`, or the code of the error that ended it."""
+
+    request_id: RequestId
+    model: str
+    served_by: str
+    fingerprint: str
+    arrived_at: datetime
+    usage: Usage
+    outcome: str
 
 
 class _Running(msgspec.Struct):
@@ -76,6 +90,70 @@ class AnswerLog:
                 "outcome": running.outcome if error is None else error.code,
             },
         )
+
+
+class AnswerRecord:
+    """Answers that were written, each tenant's for itself. Methods block; without a database there are none."""
+
+    def __init__(self, engine: Engine | None) -> None:
+        self._engine = engine
+
+    def find(self, tenant: TenantId, request_id: RequestId) -> AnswerRow | None:
+        found = self._read(_rows().where(answers.c.tenant_id == tenant, answers.c.request_id == request_id))
+        return found[0] if found else None
+
+    def page(self, tenant: TenantId, *, first: int, size: int) -> Sequence[AnswerRow]:
+        """The newest come first."""
+        query = _rows().where(answers.c.tenant_id == tenant)
+        order = answers.c.arrived_at.desc(), answers.c.request_id
+        return self._read(query.order_by(*order).offset(first).limit(size))
+
+    def count(self, tenant: TenantId) -> int:
+        if self._engine is None:
+            return 0
+        with self._engine.connect() as connection:
+            query = select(func.count()).select_from(answers).where(answers.c.tenant_id == tenant)
+            return connection.execute(query).scalar_one()
+
+    def since(self, tenant: TenantId, at: datetime | None = None) -> Sequence[AnswerRow]:
+        """All of them, or those that arrived at or after an instant."""
+        query = _rows().where(answers.c.tenant_id == tenant)
+        return self._read(query if at is None else query.where(answers.c.arrived_at >= at))
+
+    def _read(self, query: Select[Any]) -> list[AnswerRow]:
+        if self._engine is None:
+            return []
+        with self._engine.connect() as connection:
+            return [
+                AnswerRow(
+                    request_id=RequestId(request_id),
+                    model=model,
+                    served_by=served_by,
+                    fingerprint=fingerprint,
+                    # SQLite forgets the zone; all instants here are in UTC.
+                    arrived_at=arrived_at if arrived_at.tzinfo is not None else arrived_at.replace(tzinfo=UTC),
+                    usage=Usage(hit_tokens=hit, miss_tokens=miss, reasoning_tokens=reasoning, answer_tokens=answer),
+                    outcome=outcome,
+                )
+                for (
+                    request_id,
+                    model,
+                    served_by,
+                    fingerprint,
+                    arrived_at,
+                    hit,
+                    miss,
+                    reasoning,
+                    answer,
+                    outcome,
+                ) in connection.execute(query)
+            ]
+
+
+def _rows() -> Select[Any]:  # Any: the columns of a row have no common printable type
+    names = ("request_id", "model", "served_by", "fingerprint", "arrived_at")
+    counts = ("hit_tokens", "miss_tokens", "reasoning_tokens", "answer_tokens")
+    return select(*(answers.c[name] for name in (*names, *counts, "outcome")))
 
 
 def read_totals(engine: Engine) -> Sequence[AnswerTotals]:

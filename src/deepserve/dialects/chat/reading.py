@@ -20,7 +20,7 @@ class ChatReading(Reading):
         self.is_beta = is_beta
 
     def refuse_unserved(self) -> None:
-        """Raises UnsupportedFeature for a field that the flavour refuses; strict mode ignores them like all unknown ones."""
+        """Raises UnsupportedFeature for a field that the flavour refuses; strict mode ignores those fields."""
         for name, instead in self.flavour.refused.items():
             if self.extension(name) is not None:
                 raise UnsupportedFeature(f"`{name}` is not supported: {instead}.", field=name)

@@ -142,7 +142,7 @@ def _at(body: Node, path: str, *, is_strict: bool) -> Node | None:
     """The node of a dotted path. A scalar where an object may stand belongs to another row of the table."""
     name, _, inner = path.partition(".")
     node = body.optional(name)
-    if node is None or (not inner and isinstance(node.value, dict)):
+    if node is None or (not inner and isinstance(node.value, dict) and spelling_fields(is_strict=is_strict)[name]):
         return None
     if not inner:
         return node

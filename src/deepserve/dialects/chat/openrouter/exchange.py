@@ -1,0 +1,99 @@
+"""One request of this service and its answer, as the server runs them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import datetime
+from functools import partial
+from typing import Protocol
+
+import msgspec
+
+from deepserve.config import Limits
+from deepserve.core.answer import Answer
+from deepserve.core.cost import Cost
+from deepserve.core.errors import DeepserveError
+from deepserve.core.events import PastReasoning
+from deepserve.core.model import ModelName
+from deepserve.core.request import Request
+from deepserve.core.usage import Usage
+from deepserve.dialects.chat.openrouter.errors import encode_error
+from deepserve.dialects.chat.openrouter.provider import ListPrice
+from deepserve.dialects.chat.openrouter.request import OpenRouterRequest, decode_request
+from deepserve.dialects.chat.openrouter.response import CostOf, encode_answer
+from deepserve.dialects.chat.openrouter.slugs import Slugs
+from deepserve.dialects.chat.openrouter.stream import KEEP_ALIVE, StreamEncoder
+from deepserve.dialects.exchange import AnswerHead, Arrival, Decode
+
+
+class Prices(Protocol):
+    """What models cost."""
+
+    def price_at(self, model: str, at: datetime) -> ListPrice | None: ...
+
+
+Charge = Callable[[str, datetime, Usage], Cost | None]
+"""The cost of a usage by a canonical model id and the instant that decides the price."""
+
+
+class OpenRouterExchange(msgspec.Struct, frozen=True, kw_only=True):
+    """Implements `dialects.exchange.Exchange`."""
+
+    asked: OpenRouterRequest
+    cost_of: CostOf
+    keep_alive: bytes = KEEP_ALIVE
+
+    @property
+    def request(self) -> Request:
+        return self.asked.chat.request
+
+    @property
+    def model(self) -> ModelName:
+        return self.asked.chat.model
+
+    @property
+    def is_stream(self) -> bool:
+        return self.asked.chat.is_stream
+
+    @property
+    def ignored(self) -> tuple[str, ...]:
+        return self.asked.chat.ignored
+
+    @property
+    def past_reasoning(self) -> PastReasoning:
+        return self.asked.chat.past_reasoning
+
+    def open_stream(self, head: AnswerHead) -> StreamEncoder:
+        return StreamEncoder(self.request, head, dated_name=self.asked.dated_name, cost_of=self.cost_of)
+
+    def encode_answer(self, answer: Answer, head: AnswerHead, *, validated: str | None = None) -> bytes:
+        return encode_answer(
+            answer,
+            self.request,
+            head,
+            dated_name=self.asked.dated_name,
+            cost_of=self.cost_of,
+            validated=validated,
+        )
+
+    def encode_error(self, error: DeepserveError) -> bytes:
+        return encode_error(error)
+
+
+def openrouter_decoder(
+    *, slugs: Slugs, default_model: Callable[[], str], limits: Limits, prices: Prices, charge: Charge
+) -> Decode:
+    """How bodies are read. default_model: what is asked when the client names none."""
+
+    def decode(raw: bytes, arrival: Arrival) -> OpenRouterExchange:
+        asked = decode_request(
+            raw,
+            arrival,
+            slugs=slugs,
+            default_model=default_model(),
+            limits=limits,
+            price_of=partial(prices.price_at, at=arrival.at),
+        )
+        return OpenRouterExchange(asked=asked, cost_of=partial(charge, asked.chat.request.model, arrival.at))
+
+    return decode

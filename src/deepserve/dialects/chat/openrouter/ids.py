@@ -1,0 +1,36 @@
+"""Ids of answers, `gen-<seconds>-<22 letters and digits>`: the request's own 128 bits, spelled as this service does."""
+
+from __future__ import annotations
+
+import re
+import string
+from uuid import UUID
+
+from deepserve.core.request import RequestId
+from deepserve.dialects.exchange import AnswerHead
+
+_DIGITS = string.digits + string.ascii_uppercase + string.ascii_lowercase
+_FORM = re.compile(r"gen-\d{1,12}-([0-9A-Za-z]{22})", re.ASCII)
+
+
+def generation_id(head: AnswerHead) -> str:
+    return spell(head.created, UUID(head.id))
+
+
+def spell(created: int, id: UUID) -> str:  # noqa: A002 - what it is
+    number, letters = id.int, ""
+    for _ in range(22):
+        number, digit = divmod(number, len(_DIGITS))
+        letters = _DIGITS[digit] + letters
+    return f"gen-{created}-{letters}"
+
+
+def request_id_of(generation: str) -> RequestId | None:
+    """The request behind an id; None for what this server cannot have made."""
+    match = _FORM.fullmatch(generation)
+    if match is None:
+        return None
+    number = 0
+    for letter in match[1]:
+        number = number * len(_DIGITS) + _DIGITS.index(letter)
+    return RequestId(f"{number:032x}") if number < 1 << 128 else None

@@ -1,0 +1,136 @@
+"""Whole answers: `core.Answer` to a body of this service."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from decimal import Decimal
+
+import msgspec
+from msgspec import UNSET
+
+from deepserve.core.answer import Answer, Result
+from deepserve.core.cost import Cost
+from deepserve.core.events import Finished, FinishReason, TokenLogprob
+from deepserve.core.messages import Reasoning, Refusal, Text, ToolCall
+from deepserve.core.request import Request
+from deepserve.core.usage import Usage
+from deepserve.dialects.chat.openrouter.ids import generation_id
+from deepserve.dialects.chat.openrouter.wire import (
+    WireChoice,
+    WireCompletion,
+    WireCompletionDetails,
+    WireCostDetails,
+    WireLogprobs,
+    WireMessage,
+    WirePromptDetails,
+    WireReasoning,
+    WireUsage,
+)
+from deepserve.dialects.chat.response import FINISH_WORDS as NATIVE_WORDS
+from deepserve.dialects.chat.response import encode_call
+from deepserve.dialects.chat.response import encode_logprobs as encode_chat_logprobs
+from deepserve.dialects.exchange import AnswerHead
+
+CostOf = Callable[[Usage], Cost | None]
+"""What a usage costs at the price in force; None where there is none."""
+
+FINISH_WORDS: Mapping[FinishReason, str] = {
+    "stop": "stop",
+    "stop_string": "stop",
+    "length": "length",
+    "tool_calls": "tool_calls",
+    "content_filter": "content_filter",
+    "aborted": "error",
+}
+"""Why a result ended, in the words that the service makes of every provider's; the vendor's stand beside them."""
+
+to_json = msgspec.json.Encoder(decimal_format="number").encode
+"""Amounts are numbers, exact to the last digit."""
+
+
+def encode_answer(
+    answer: Answer,
+    request: Request,
+    head: AnswerHead,
+    *,
+    dated_name: str,
+    cost_of: CostOf,
+    validated: str | None = None,
+) -> bytes:
+    """The body of a whole answer.
+
+    Not carried, because the dialect has no word for it: signatures and sealed forms of reasoning, citations,
+    server-tool blocks, seeds, log-probabilities of traces, and which stop string was met.
+    """
+    return to_json(
+        WireCompletion(
+            id=generation_id(head),
+            created=head.created,
+            model=dated_name,
+            provider=answer.served_by.provider,
+            system_fingerprint=answer.served_by.fingerprint,
+            choices=[_encode_result(index, result, request) for index, result in enumerate(answer.results)],
+            usage=encode_usage(answer.usage, cost_of),
+            x_deepserve_validated=UNSET if validated is None else validated,
+        )
+    )
+
+
+def _encode_result(index: int, result: Result, request: Request) -> WireChoice:
+    text = "".join(part.text for part in result.parts if isinstance(part, Text | Refusal))
+    trace = "".join(part.text for part in result.parts if isinstance(part, Reasoning))
+    calls = [part for part in result.parts if isinstance(part, ToolCall)]
+    shows_trace = bool(trace) and not request.thinking.exclude
+    return WireChoice(
+        index=index,
+        logprobs=encode_logprobs(result.text_logprobs, request),
+        finish_reason=FINISH_WORDS[result.finished.reason],
+        native_finish_reason=native_word(result.finished),
+        message=WireMessage(
+            role="assistant",
+            content=None if calls and not text else text,
+            refusal=None,
+            reasoning=trace if shows_trace else None,
+            reasoning_details=[WireReasoning(trace)] if shows_trace else UNSET,
+            tool_calls=[encode_call(number, call) for number, call in enumerate(calls)] if calls else UNSET,
+        ),
+    )
+
+
+def native_word(finished: Finished) -> str:
+    return finished.native_reason or NATIVE_WORDS[finished.reason]
+
+
+def encode_logprobs(tokens: Sequence[TokenLogprob], request: Request) -> WireLogprobs | None:
+    """None unless asked for."""
+    found = encode_chat_logprobs(tokens, (), request)
+    return None if found is None else WireLogprobs(found.content)
+
+
+def encode_usage(usage: Usage, cost_of: CostOf, *, is_free: bool = False) -> WireUsage:
+    """Always with all details. is_free: an answer that failed is not charged."""
+    cost = Cost() if is_free else cost_of(usage)
+    return WireUsage(
+        prompt_tokens=usage.prompt_tokens,
+        completion_tokens=usage.output_tokens,
+        total_tokens=usage.total_tokens,
+        cost=UNSET if cost is None else plain(cost.total_usd),
+        prompt_tokens_details=WirePromptDetails(
+            cached_tokens=usage.hit_tokens, cache_write_tokens=usage.cache_write_tokens
+        ),
+        cost_details=(
+            UNSET
+            if cost is None
+            else WireCostDetails(
+                upstream_inference_prompt_cost=plain(cost.hit_usd + cost.miss_usd),
+                upstream_inference_completions_cost=plain(cost.output_usd),
+            )
+        ),
+        completion_tokens_details=WireCompletionDetails(reasoning_tokens=usage.reasoning_tokens),
+    )
+
+
+def plain(amount: Decimal) -> Decimal:
+    """The same amount, which is written without an exponent and without needless zeros."""
+    short = amount.normalize()
+    return short if short else Decimal(0)

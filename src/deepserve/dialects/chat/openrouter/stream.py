@@ -1,0 +1,218 @@
+"""Answers as server-sent events of this service.
+
+Shapes and order as in public recordings of V4 through it: chunks with the trace under both its names, a chunk with the
+finish reason, then one that repeats it and carries the usage.
+"""
+
+from __future__ import annotations
+
+from typing import assert_never
+
+import msgspec
+from msgspec import UNSET
+
+from deepserve.core.errors import DeepserveError
+from deepserve.core.events import (
+    Block,
+    BlockClosed,
+    BlockDelta,
+    BlockOpened,
+    Event,
+    Failed,
+    Finished,
+    ReasoningBlock,
+    ServerToolCallBlock,
+    ServerToolResultBlock,
+    Started,
+    TextBlock,
+    ToolCallBlock,
+    UsageReported,
+)
+from deepserve.core.messages import Part, Text, ToolCall
+from deepserve.core.provider import ServedBy
+from deepserve.core.request import Request
+from deepserve.core.usage import Usage
+from deepserve.core.verdict import Judgement, is_judged, judge, validated_label
+from deepserve.dialects.chat.openrouter.errors import wire_error
+from deepserve.dialects.chat.openrouter.ids import generation_id
+from deepserve.dialects.chat.openrouter.provider import PROVIDER_NAME
+from deepserve.dialects.chat.openrouter.response import (
+    FINISH_WORDS,
+    CostOf,
+    encode_logprobs,
+    encode_usage,
+    native_word,
+    to_json,
+)
+from deepserve.dialects.chat.openrouter.wire import WireChoice, WireCompletion, WireMessage, WireReasoning
+from deepserve.dialects.chat.response import FAILED_WORD
+from deepserve.dialects.chat.wire import WireFunction, WireToolCall
+from deepserve.dialects.exchange import AnswerHead
+
+KEEP_ALIVE = b": OPENROUTER PROCESSING\n\n"
+DONE = b"data: [DONE]\n\n"
+
+
+class _Result(msgspec.Struct):
+    """One result on its way out; parts are kept only where they will be judged."""
+
+    is_open: bool = True
+    block: Block | None = None
+    num_calls: int = 0
+    texts: list[str] = []
+    parts: list[Part] = []
+
+
+class StreamEncoder:
+    """Implements `dialects.exchange.StreamWriter`.
+
+    An error is one last event with a finish reason of its own; the usage then comes before it, free of charge.
+    Not carried: what whole answers do not carry either.
+    """
+
+    def __init__(self, request: Request, head: AnswerHead, *, dated_name: str, cost_of: CostOf) -> None:
+        self._request = request
+        self._head = head
+        self._id = generation_id(head)
+        self._dated_name = dated_name
+        self._cost_of = cost_of
+        self._served_by: ServedBy | None = None
+        self._results = [_Result() for _ in range(request.num_results)]
+        self._keeps_parts = is_judged(request)
+        self._judgements: list[Judgement] = []
+        self._usage: Usage | None = None
+        self._errors: list[DeepserveError] = []
+
+    def encode(self, event: Event) -> bytes:
+        """Frames for one event; often none."""
+        match event:
+            case Started():
+                self._served_by = event.served_by
+                self._usage = event.prompt_usage
+                opening = WireMessage(role="assistant", content="")
+                return b"".join(self._frame(index, opening) for index in range(self._request.num_results))
+            case BlockOpened():
+                return self._open(event)
+            case BlockDelta():
+                return self._delta(event)
+            case BlockClosed():
+                self._close(self._results[event.result])
+                return b""
+            case UsageReported():
+                self._usage = event.usage
+                return b""
+            case Finished():
+                return self._end(event.result, FINISH_WORDS[event.reason], native_word(event))
+            case Failed():
+                self._errors.append(event.error)
+                return self._end(event.result, "error", FAILED_WORD)
+            case _:
+                assert_never(event)
+
+    def finish(self, error: DeepserveError | None = None) -> bytes:
+        """The end of the stream; error: what was raised instead of a terminal event."""
+        frames = b""
+        if error is not None:
+            self._errors.append(error)
+            for index, result in enumerate(self._results):
+                frames += self._end(index, "error", FAILED_WORD) if result.is_open else b""
+        for one in {id(one): one for one in self._errors}.values():
+            frames += self._error(one)
+        return frames + DONE
+
+    def _open(self, event: BlockOpened) -> bytes:
+        result, block = self._results[event.result], event.block
+        result.block = block
+        if not isinstance(block, ToolCallBlock):
+            return b""
+        index, result.num_calls = result.num_calls, result.num_calls + 1
+        call = WireToolCall(index=index, id=block.id, type="function", function=WireFunction(block.name, ""))
+        return self._frame(event.result, WireMessage(role="assistant", content=None, tool_calls=[call]))
+
+    def _delta(self, event: BlockDelta) -> bytes:
+        result = self._results[event.result]
+        if self._keeps_parts:
+            result.texts.append(event.text)
+        match result.block:
+            case TextBlock():
+                choice = self._choice(event.result, WireMessage(role="assistant", content=event.text))
+                choice.logprobs = encode_logprobs(event.logprobs, self._request)
+                return self._chunk(choice)
+            case ReasoningBlock():
+                if self._request.thinking.exclude or not event.text:
+                    return b""
+                details = [WireReasoning(event.text)]
+                return self._frame(
+                    event.result,
+                    WireMessage(role="assistant", content="", reasoning=event.text, reasoning_details=details),
+                )
+            case ToolCallBlock():
+                if not event.text:
+                    return b""
+                call = WireToolCall(index=result.num_calls - 1, function=WireFunction(arguments=event.text))
+                return self._frame(event.result, WireMessage(role="assistant", content=None, tool_calls=[call]))
+            case ServerToolCallBlock() | ServerToolResultBlock() | None:
+                return b""
+            case _:
+                assert_never(result.block)
+
+    def _close(self, result: _Result) -> None:
+        if self._keeps_parts:
+            text = "".join(result.texts)
+            match result.block:
+                case TextBlock():
+                    result.parts.append(Text(text))
+                case ToolCallBlock(id=id, name=name):
+                    result.parts.append(ToolCall(id=id, name=name, arguments=text))
+        result.block, result.texts = None, []
+
+    def _end(self, index: int, word: str, native: str) -> bytes:
+        """The last chunk of a result; the last of all is followed by one with the usage and the judgement."""
+        result = self._results[index]
+        result.is_open = False
+        if self._keeps_parts and word != "error":
+            self._judgements.extend(judge(self._request, result.parts))
+        result.texts, result.parts = [], []
+        if self._served_by is None:
+            return b""  # nothing has begun: the error alone tells it
+        choice = self._choice(index, WireMessage(role="assistant", content=""))
+        choice.finish_reason, choice.native_finish_reason = word, native
+        # With an error, the event that names it is the one to say so.
+        frames = b"" if word == "error" else self._chunk(choice)
+        if self._usage is None or any(one.is_open for one in self._results):
+            return frames
+        chunk = self._completion(choice)
+        if word == "error":
+            choice.finish_reason = None
+        chunk.usage = encode_usage(self._usage, self._cost_of, is_free=bool(self._errors))
+        if self._judgements:
+            chunk.x_deepserve_validated = validated_label(self._judgements)
+        return frames + b"data: " + to_json(chunk) + b"\n\n"
+
+    def _error(self, error: DeepserveError) -> bytes:
+        choice = self._choice(0, WireMessage(content=""))
+        choice.finish_reason, choice.native_finish_reason = "error", FAILED_WORD
+        chunk = self._completion(choice)
+        chunk.error = wire_error(error)
+        return b"data: " + to_json(chunk) + b"\n\n"
+
+    def _frame(self, index: int, delta: WireMessage) -> bytes:
+        return self._chunk(self._choice(index, delta))
+
+    def _choice(self, index: int, delta: WireMessage) -> WireChoice:
+        return WireChoice(index=index, delta=delta, message=UNSET)
+
+    def _chunk(self, choice: WireChoice) -> bytes:
+        return b"data: " + to_json(self._completion(choice)) + b"\n\n"
+
+    def _completion(self, choice: WireChoice) -> WireCompletion:
+        served_by = self._served_by
+        return WireCompletion(
+            id=self._id,
+            object="chat.completion.chunk",
+            created=self._head.created,
+            model=self._dated_name,
+            provider=PROVIDER_NAME if served_by is None else served_by.provider,
+            system_fingerprint=None if served_by is None else served_by.fingerprint,
+            choices=[choice],
+        )

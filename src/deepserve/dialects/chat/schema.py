@@ -1,0 +1,126 @@
+"""The body as JSON Schema."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from deepserve.config import Limits
+from deepserve.dialects import body_schema as schema
+from deepserve.dialects.body_schema import BOOLEAN, STRING, Schema
+from deepserve.dialects.chat.fields import IGNORED
+from deepserve.dialects.chat.flavour import Flavour
+
+_MAX_U32 = 2**32 - 1
+
+
+def request_schema(flavour: Flavour, limits: Limits, names: Sequence[str]) -> Schema:
+    """names: of the models that may be asked for."""
+    effort = schema.one_of(tuple(flavour.efforts))
+    budget = schema.integer(0, _MAX_U32, "Most tokens the trace may take.")
+    tool = _tool(flavour)
+    properties: dict[str, Schema] = {
+        "model": schema.model(names),
+        "messages": schema.list_of(_message(), at_least=1, at_most=limits.messages),
+        "thinking": schema.any_of(
+            BOOLEAN,
+            schema.record(
+                {
+                    "type": schema.one_of(("enabled", "disabled", "adaptive")),
+                    "budget_tokens": budget,
+                    "effort": effort,
+                    "reasoning_effort": effort,
+                }
+            ),
+        ),
+        "reasoning_effort": effort,
+        "reasoning": schema.record({"enabled": BOOLEAN, "effort": effort, "max_tokens": budget, "exclude": BOOLEAN}),
+        "output_config": schema.record({"effort": effort}),
+        "chat_template_kwargs": schema.record(
+            {"thinking": BOOLEAN, "enable_thinking": BOOLEAN, "reasoning_effort": effort}
+        ),
+        "enable_thinking": BOOLEAN,
+        "thinking_budget": budget,
+        "include_reasoning": BOOLEAN | {"description": "False: think, but do not send the trace."},
+        "max_tokens": schema.integer(1, flavour.max_output_tokens, "Reasoning and answer together."),
+        "max_completion_tokens": schema.integer(1, flavour.max_output_tokens),
+        "response_format": schema.record({"type": schema.one_of(("text", "json_object"))}, required=("type",)),
+        "stop": schema.stop_strings(limits),
+        "stream": BOOLEAN,
+        "stream_options": schema.record({"include_usage": BOOLEAN}),
+        "tools": schema.list_of(tool, at_most=limits.tools),
+        "tool_choice": schema.one_of(("none", "auto")),
+        "parallel_tool_calls": BOOLEAN,
+        "logprobs": BOOLEAN,
+        "top_logprobs": schema.integer(0, 20, "Needs `logprobs`."),
+        "n": schema.integer(1, limits.num_results, "Independent answers."),
+        "seed": schema.seed(),
+        "logit_bias": schema.logit_bias(limits),
+        "user_id": schema.user_id(limits),
+        "user": schema.user_id(limits),
+        "temperature": schema.knob("temperature"),
+        "top_p": schema.knob("top_p"),
+        "top_k": schema.knob("top_k"),
+        "min_p": schema.knob("min_p"),
+        "top_a": schema.knob("top_a"),
+        "repetition_penalty": schema.knob("repetition_penalty"),
+        "frequency_penalty": schema.knob("frequency_penalty"),
+        "presence_penalty": schema.knob("presence_penalty"),
+    }
+    return schema.body(("model", "messages"), properties, ignored=IGNORED)
+
+
+def _message() -> Schema:
+    text_part = schema.record({"type": schema.constant("text"), "text": STRING}, required=("type", "text"))
+    image_part = schema.record(
+        {
+            "type": schema.constant("image_url"),
+            "image_url": schema.any_of(STRING, schema.record({"url": STRING, "detail": STRING}, required=("url",))),
+        },
+        required=("type", "image_url"),
+    )
+    content = schema.any_of(STRING, schema.list_of(schema.any_of(text_part, image_part)))
+    call = schema.record(
+        {
+            "id": STRING,
+            "type": schema.constant("function"),
+            "function": schema.record({"name": STRING, "arguments": STRING}, required=("name", "arguments")),
+        },
+        required=("id", "function"),
+    )
+    said = schema.record(
+        {
+            "role": schema.one_of(("system", "developer", "user", "latest_reminder")),
+            "content": content,
+            "name": STRING,
+        },
+        required=("role", "content"),
+    )
+    answered = schema.record(
+        {
+            "role": schema.constant("assistant"),
+            "content": content,
+            "reasoning_content": STRING,
+            "tool_calls": schema.list_of(call),
+            "prefix": BOOLEAN | {"description": "The last message only: the answer continues it."},
+            "name": STRING,
+        },
+        required=("role",),
+    )
+    result = schema.record(
+        {"role": schema.constant("tool"), "tool_call_id": STRING, "content": content},
+        required=("role", "tool_call_id"),
+    )
+    return schema.any_of(said, answered, result)
+
+
+def _tool(flavour: Flavour) -> Schema:
+    function = schema.record(
+        {
+            "name": schema.tool_name(flavour.max_tool_name),
+            "description": STRING,
+            "parameters": {"type": "object", "description": "A JSON Schema."},
+            "strict": BOOLEAN | {"description": "The arguments are checked against the schema when finished."},
+        },
+        required=("name",),
+    )
+    return schema.record({"type": schema.constant("function"), "function": function}, required=("type", "function"))

@@ -1,0 +1,32 @@
+"""The addresses of OpenRouter's API, below `/api/v1`: answers, and through other modules the catalogue and accounts."""
+
+from __future__ import annotations
+
+from starlette.routing import BaseRoute, Route
+
+from deepserve.dialects.chat.openrouter.exchange import openrouter_decoder
+from deepserve.dialects.chat.openrouter.ids import generation_id
+from deepserve.dialects.chat.openrouter.slugs import Slugs
+from deepserve.dialects.exchange import AnswerHead
+from deepserve.server.charge import Charges
+from deepserve.server.delivery import HeaderList
+from deepserve.server.endpoint import Endpoint
+from deepserve.server.site import Site
+
+BASE = "/api/v1"
+
+
+def routes(site: Site) -> list[BaseRoute]:
+    decode = openrouter_decoder(
+        slugs=Slugs(site.listings.openrouter, site.names),
+        default_model=lambda: site.gateway.models()[0].id,
+        limits=site.settings.limits,
+        prices=site.prices,
+        charge=Charges(site.prices).cost,
+    )
+    chat = Endpoint(site, decode, name="openrouter chat", announce=_announce)
+    return [Route(f"{BASE}/chat/completions", chat, methods=["POST"])]
+
+
+def _announce(head: AnswerHead) -> HeaderList:
+    return [(b"x-generation-id", generation_id(head).encode())]
