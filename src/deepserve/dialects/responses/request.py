@@ -191,7 +191,7 @@ def _sampling(reading: Reading, thinking: Thinking, *, shows_logprobs: bool) -> 
         temperature = top_p = None
     num_top = reading.root.optional("top_logprobs")
     num_top_logprobs = 0 if shows_logprobs else None
-    if num_top is not None and num_top.value != 0:
+    if num_top is not None and num_top.integer("u8") > 0:
         num_top_logprobs = num_top.integer("u8")
         if num_top_logprobs > 20:
             raise InvalidField(

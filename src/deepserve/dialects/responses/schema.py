@@ -1,0 +1,110 @@
+"""The body as JSON Schema."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from deepserve.config import Limits
+from deepserve.dialects import body_schema as schema
+from deepserve.dialects import deepseek
+from deepserve.dialects.body_schema import BOOLEAN, STRING, Schema
+from deepserve.dialects.responses.fields import IGNORED, INCLUDABLE
+
+
+def request_schema(limits: Limits, names: Sequence[str]) -> Schema:
+    """names: of the models that may be asked for."""
+    properties: dict[str, Schema] = {
+        "model": schema.model(names),
+        "input": schema.any_of(STRING, schema.list_of(_item(), at_most=limits.messages)),
+        "instructions": STRING | {"description": "The first system message."},
+        "stream": BOOLEAN,
+        "background": BOOLEAN | {"description": "Answer later; needs `store`, and no `stream`."},
+        "store": BOOLEAN | {"description": "Whether the response may be asked for or continued later."},
+        "previous_response_id": STRING,
+        "max_output_tokens": schema.integer(1, deepseek.MAX_OUTPUT_TOKENS, "Reasoning and answer together."),
+        "tools": schema.list_of(
+            schema.record(
+                {
+                    "type": schema.constant("function"),
+                    "name": schema.tool_name(deepseek.MAX_TOOL_NAME),
+                    "description": STRING,
+                    "parameters": {"type": "object", "description": "A JSON Schema."},
+                    "strict": BOOLEAN,
+                },
+                required=("type", "name"),
+            ),
+            at_most=limits.tools,
+        ),
+        "tool_choice": schema.one_of(("none", "auto")),
+        "parallel_tool_calls": BOOLEAN,
+        "reasoning": schema.record({"effort": schema.one_of(tuple(deepseek.EFFORTS))}),
+        "text": schema.record(
+            {"format": schema.record({"type": schema.one_of(("text", "json_object"))}, required=("type",))}
+        ),
+        "include": schema.list_of(schema.any_of(schema.one_of(sorted(INCLUDABLE)), STRING)),
+        "truncation": schema.one_of(("auto", "disabled")),
+        "metadata": {
+            "type": "object",
+            "maxProperties": 16,
+            "propertyNames": {"maxLength": 64},
+            "additionalProperties": {"type": "string", "maxLength": 512},
+        },
+        "user": schema.user_id(limits),
+        "top_logprobs": schema.integer(0, 20),
+        "seed": schema.seed(),
+        "temperature": schema.knob("temperature"),
+        "top_p": schema.knob("top_p"),
+        "top_k": schema.knob("top_k"),
+        "min_p": schema.knob("min_p"),
+        "top_a": schema.knob("top_a"),
+        "repetition_penalty": schema.knob("repetition_penalty"),
+        "frequency_penalty": schema.knob("frequency_penalty"),
+        "presence_penalty": schema.knob("presence_penalty"),
+    }
+    return schema.body(("model",), properties, ignored=IGNORED)
+
+
+def _item() -> Schema:
+    def texts(kind: str) -> Schema:
+        part = schema.record({"type": schema.constant(kind), "text": STRING}, required=("type", "text"))
+        return schema.list_of(part)
+
+    said = schema.record(
+        {
+            "type": schema.constant("message"),
+            "role": schema.one_of(("user", "system", "developer")),
+            "content": schema.any_of(STRING, texts("input_text")),
+        },
+        required=("role", "content"),
+    )
+    answered = schema.record(
+        {
+            "type": schema.constant("message"),
+            "role": schema.constant("assistant"),
+            "content": schema.any_of(STRING, texts("output_text")),
+        },
+        required=("role", "content"),
+    )
+    trace = schema.record(
+        {
+            "type": schema.constant("reasoning"),
+            "id": STRING,
+            "content": texts("reasoning_text"),
+            "summary": texts("summary_text"),
+            "encrypted_content": STRING,
+        },
+        required=("type",),
+    )
+    call = schema.record(
+        {"type": schema.constant("function_call"), "call_id": STRING, "name": STRING, "arguments": STRING},
+        required=("type", "call_id", "name", "arguments"),
+    )
+    result = schema.record(
+        {
+            "type": schema.constant("function_call_output"),
+            "call_id": STRING,
+            "output": schema.any_of(STRING, texts("input_text")),
+        },
+        required=("type", "call_id", "output"),
+    )
+    return schema.any_of(said, answered, trace, call, result)
