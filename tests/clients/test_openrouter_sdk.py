@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Iterator
 from typing import Any
@@ -128,3 +129,64 @@ def test_a_failure_in_the_middle_is_an_event() -> None:
     assert error is not None
     assert error.code == 502
     assert chunks[-1].choices[0].finish_reason == "error"
+
+
+def test_the_catalogue(client: OpenRouter) -> None:
+    page = client.models.list()
+    assert page is not None
+    listed = page.result
+    assert [model.id for model in listed.data] == ["deepseek/deepseek-v4-pro", "deepseek/deepseek-v4-flash"]
+    assert listed.total_count == 2
+    assert client.models.count().data.count == 2
+    model = client.models.get(author="deepseek", slug="deepseek-v4-pro:nitro").data
+    assert (model.canonical_slug, model.name) == (DATED, "DeepSeek: DeepSeek V4 Pro")
+    endpoints = client.endpoints.list(author="deepseek", slug="deepseek-v4-flash-20260423").data
+    assert endpoints.id == "deepseek/deepseek-v4-flash"
+    assert [endpoint.tag for endpoint in endpoints.endpoints] == ["deepserve"]
+    assert client.providers.list().data[0].slug == "deepserve"
+    assert len(client.endpoints.list_zdr_endpoints().data) == 2
+    with pytest.raises(errors.NotFoundResponseError):
+        client.models.get(author="nobody", slug="nothing")
+
+
+def test_the_price_that_is_listed_is_the_price_that_is_charged(client: OpenRouter) -> None:
+    page = client.models.list(q="v4 flash")
+    assert page is not None
+    (model,) = page.result.data
+    answer = client.chat.send(model=model.id, messages=MESSAGES)
+    usage = answer.usage
+    assert usage is not None
+    pricing = model.pricing
+    pairs = [(pricing.prompt, pricing.completion)]
+    pairs += [(peak.prompt or "", peak.completion or "") for peak in pricing.overrides or []]  # whatever hour it is
+    costs = [usage.prompt_tokens * float(prompt) + usage.completion_tokens * float(out) for prompt, out in pairs]
+    assert any(usage.cost == pytest.approx(cost) for cost in costs)
+
+
+@pytest.mark.filterwarnings("ignore:warning. .. DEPRECATED:DeprecationWarning")  # the SDK's own, at its own fields
+def test_what_a_key_used_is_the_sum_of_its_answers(scripted_server: str) -> None:
+    with OpenRouter(api_key="sk-or-local", server_url=scripted_server + "/api/v1", retry_config=None) as client:
+        before = client.api_keys.get_current_key_metadata().data.usage
+        answer = client.chat.send(model=MODEL, messages=MESSAGES)
+        record = found_generation(client, answer.id)
+        key = client.api_keys.get_current_key_metadata().data
+        assert answer.usage is not None
+        assert (record.id, record.model, record.finish_reason) == (answer.id, DATED, "stop")
+        assert record.total_cost == answer.usage.cost
+        assert (record.native_tokens_prompt, record.tokens_completion) == (
+            answer.usage.prompt_tokens,
+            answer.usage.completion_tokens,
+        )
+        assert key.usage - before == pytest.approx(record.total_cost)
+        assert key.usage_daily <= key.usage_monthly <= key.usage
+        assert client.credits.get_credits().data.total_usage == pytest.approx(key.usage)
+        with pytest.raises(errors.NotFoundResponseError, match="not found"):
+            client.generations.get_generation(id="gen-1-0000000000000000000000")
+
+
+def found_generation(client: OpenRouter, name: str) -> Any:  # Any: the SDK's record
+    """The record is written by another thread, so that it may be asked for too early."""
+    for _ in range(500):
+        with contextlib.suppress(errors.NotFoundResponseError):
+            return client.generations.get_generation(id=name).data
+    raise AssertionError(name)

@@ -11,21 +11,30 @@ from deepserve.dialects.exchange import AnswerHead
 from deepserve.server.charge import Charges
 from deepserve.server.delivery import HeaderList
 from deepserve.server.endpoint import Endpoint
+from deepserve.server.messages import messages_routes
+from deepserve.server.openrouter_account import account_routes
+from deepserve.server.openrouter_models import catalogue_routes
 from deepserve.server.site import Site
 
 BASE = "/api/v1"
 
 
 def routes(site: Site) -> list[BaseRoute]:
+    slugs = Slugs(site.listings.openrouter, site.names)
     decode = openrouter_decoder(
-        slugs=Slugs(site.listings.openrouter, site.names),
+        slugs=slugs,
         default_model=lambda: site.gateway.models()[0].id,
         limits=site.settings.limits,
         prices=site.prices,
         charge=Charges(site.prices).cost,
     )
     chat = Endpoint(site, decode, name="openrouter chat", announce=_announce)
-    return [Route(f"{BASE}/chat/completions", chat, methods=["POST"])]
+    return [
+        Route(f"{BASE}/chat/completions", chat, methods=["POST"]),
+        *messages_routes(site, (BASE,)),
+        *catalogue_routes(site, slugs, BASE),
+        *account_routes(site, BASE),
+    ]
 
 
 def _announce(head: AnswerHead) -> HeaderList:
