@@ -78,11 +78,14 @@ class TaskRunner:
         self._new_hex = new_hex
         self._thread = DatabaseThread()
         self._owner = Ownership(None if state_dir is None else state_dir / LOCK_FILE, other_name=new_hex(8))
+        self._secrets = WebhookSecrets(
+            self._deliveries, None if state_dir is None else load_secret(state_dir / KEY_FILE)
+        )
         self._sender = WebhookSender(
             self._deliveries,
             self._thread,
             client,
-            secrets=WebhookSecrets(self._deliveries, None if state_dir is None else load_secret(state_dir / KEY_FILE)),
+            secrets=self._secrets,
             shape_of=self._shape_of,
             owner=self._owner.name,
             schedule=schedule,
@@ -206,6 +209,10 @@ class TaskRunner:
     async def deliveries(self, tenant: TenantId, task_id: str) -> list[DeliveryState]:
         """The webhook calls of a task, by item."""
         return await self._thread.run(self._deliveries.of_task, tenant, task_id)
+
+    async def create_secret(self, tenant: TenantId) -> str | None:
+        """A new secret that signs this tenant's webhooks; the one before signs a day longer. None without a state."""
+        return await self._thread.run(self._secrets.create, tenant, now=self._now())
 
     def gauges(self) -> Mapping[str, float]:
         """What monitoring shows of this process's work."""

@@ -7,6 +7,7 @@ that jumps ahead does not fire everything at once, and one that jumps back does 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import heapq
 import itertools
 import logging
@@ -94,7 +95,7 @@ class WebhookSender:
         self._queues: OrderedDict[tuple[TenantId, str], _Queue] = OrderedDict()
         self._order = itertools.count()
         self._known: set[str] = set()
-        self._in_flight: dict[str, asyncio.Task[None]] = {}
+        self._in_flight: dict[asyncio.Task[None], PendingDelivery] = {}
         self._num_by_host: Counter[str] = Counter()
         self._num_by_tenant: Counter[TenantId] = Counter()
         self._wake = asyncio.Event()
@@ -107,13 +108,13 @@ class WebhookSender:
 
     async def close(self) -> None:
         """Break off what is in flight; it is delivered after the next start."""
-        broken_off = list(self._in_flight)
-        tasks = [*self._loops, *self._in_flight.values()]
+        broken_off = list(self._in_flight.values())
+        tasks = [*self._loops, *self._in_flight]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        for delivery_id in broken_off:
-            await self._thread.run(self._store.let_go, delivery_id, owner=self._owner)
+        for pending in broken_off:
+            await self._thread.run(self._store.let_go, pending.id, owner=self._owner)
 
     @property
     def num_pending(self) -> int:
@@ -192,10 +193,10 @@ class WebhookSender:
         while True:
             self._wake.clear()
             wait_s = self._start_due()
-            try:
-                await asyncio.wait_for(self._wake.wait(), wait_s)
-            except TimeoutError:
-                continue
+            # Not wait_for, which loses a cancellation in Python 3.11 (https://github.com/python/cpython/issues/86296).
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(wait_s):
+                    await self._wake.wait()
 
     def _start_due(self) -> float | None:
         """Begin every attempt that is due and allowed; return how long nothing else will be, None: until woken."""
@@ -224,11 +225,11 @@ class WebhookSender:
         self._num_by_host[pending.host] += 1
         self._num_by_tenant[pending.tenant] += 1
         task = asyncio.create_task(self._attempt(pending, queue))
-        self._in_flight[pending.id] = task
-        task.add_done_callback(lambda _: self._ended(pending))
+        self._in_flight[task] = pending
+        task.add_done_callback(self._ended)
 
-    def _ended(self, pending: PendingDelivery) -> None:
-        del self._in_flight[pending.id]
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        pending = self._in_flight.pop(task)
         _take_one(self._num_by_host, pending.host)
         _take_one(self._num_by_tenant, pending.tenant)
         self._wake.set()
