@@ -141,11 +141,6 @@ PROBES: tuple[Json, ...] = (
 
 BEYOND_A_SCHEMA: Mapping[tuple[str, str], str] = {
     ("chat", "top_logprobs"): "needs `logprobs`",
-    ("chat", "model"): "any other spelling is a string",
-    ("completions", "model"): "any other spelling is a string",
-    ("messages", "model"): "any other spelling is a string",
-    ("responses", "model"): "any other spelling is a string",
-    ("responses", "input"): "may be missing only beside `instructions`",
     ("responses", "previous_response_id"): "names a response that must exist",
 }
 """Members whose schema admits what the decoder refuses, and why."""

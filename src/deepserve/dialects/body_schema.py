@@ -78,8 +78,7 @@ def integer(low: int, high: int, description: str = "") -> Schema:
 
 
 def model(names: Sequence[str]) -> Schema:
-    """Other spellings (case, blanks around) are understood too."""
-    return any_of(one_of(names), STRING)
+    return one_of(names) | {"description": "Case and blanks around do not matter."}
 
 
 def knob(name: str) -> Schema:

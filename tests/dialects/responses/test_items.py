@@ -135,6 +135,7 @@ def test_what_became_of_past_traces_is_counted() -> None:
         ([USER, RESULT], "No tool call found for function call output with call_id c1."),
         ([USER, CALL, RESULT, RESULT], "No tool call found for function call output with call_id c1."),
         ([], "Empty input"),
+        ([{"type": "reasoning", "summary": []}], "Empty input"),
         ([{"type": "item_reference", "id": "msg_1"}], "Item with id 'msg_1' not found."),
         ([{"id": f"msg_{'0' * 32}_0"}], "not found"),
         ([{"type": "message", "content": "x"}], "missing field `role`"),

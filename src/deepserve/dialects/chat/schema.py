@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from deepserve.config import Limits
 from deepserve.dialects import body_schema as schema
@@ -13,8 +13,15 @@ from deepserve.dialects.chat.flavour import Flavour
 _MAX_U32 = 2**32 - 1
 
 
-def request_schema(flavour: Flavour, limits: Limits, names: Sequence[str]) -> Schema:
-    """names: of the models that may be asked for."""
+def request_schema(
+    flavour: Flavour,
+    limits: Limits,
+    names: Sequence[str],
+    *,
+    required: Sequence[str] = ("model", "messages"),
+    ignored: Mapping[str, str] = IGNORED,
+) -> Schema:
+    """names: of the models that may be asked for. What a flavour's own modules read is not described."""
     effort = schema.one_of(tuple(flavour.efforts))
     budget = schema.integer(0, _MAX_U32, "Most tokens the trace may take.")
     tool = _tool(flavour)
@@ -66,7 +73,7 @@ def request_schema(flavour: Flavour, limits: Limits, names: Sequence[str]) -> Sc
         "frequency_penalty": schema.knob("frequency_penalty"),
         "presence_penalty": schema.knob("presence_penalty"),
     }
-    return schema.body(("model", "messages"), properties, ignored=IGNORED)
+    return schema.body(required, properties, ignored=ignored)
 
 
 def _message() -> Schema:

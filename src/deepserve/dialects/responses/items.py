@@ -67,11 +67,7 @@ def decode_conversation(
         turns.add(node)
     given = _given(reading)
     if not given and not past and not turns.messages:
-        raise (
-            reading.root.missing("input")
-            if "input" not in reading.root.mapping()
-            else InvalidField("Empty input: one of `input` and `instructions` must say something.", field="input")
-        )
+        raise (reading.root.missing("input") if "input" not in reading.root.mapping() else _empty_input())
     if len(past) + len(given) > reading.limits.messages:
         raise InvalidField(
             f"Too many items: {len(past) + len(given)}, at most {reading.limits.messages} are read", field="input"
@@ -82,7 +78,14 @@ def decode_conversation(
         name = item_id(item["type"], digits, index, is_input=True)
         given_members = {key: value for key, value in item.items() if value is not None}
         items.append({"id": name, "status": "completed", **given_members})
-    return Conversation(messages=turns.finish(), items=items)
+    messages = turns.finish()
+    if not messages:
+        raise _empty_input()  # there were items, but none that says anything
+    return Conversation(messages=messages, items=items)
+
+
+def _empty_input() -> InvalidField:
+    return InvalidField("Empty input: one of `input` and `instructions` must say something.", field="input")
 
 
 def _given(reading: Reading) -> list[Node]:

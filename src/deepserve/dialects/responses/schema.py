@@ -12,10 +12,10 @@ from deepserve.dialects.responses.fields import IGNORED, INCLUDABLE
 
 
 def request_schema(limits: Limits, names: Sequence[str]) -> Schema:
-    """names: of the models that may be asked for."""
+    """names: of the models that may be asked for. `input` may be left out only beside `instructions`."""
     properties: dict[str, Schema] = {
         "model": schema.model(names),
-        "input": schema.any_of(STRING, schema.list_of(_item(), at_most=limits.messages)),
+        "input": schema.any_of(STRING, schema.list_of(_item(), at_least=1, at_most=limits.messages)),
         "instructions": STRING | {"description": "The first system message."},
         "stream": BOOLEAN,
         "background": BOOLEAN | {"description": "Answer later; needs `store`, and no `stream`."},
@@ -61,7 +61,7 @@ def request_schema(limits: Limits, names: Sequence[str]) -> Schema:
         "frequency_penalty": schema.knob("frequency_penalty"),
         "presence_penalty": schema.knob("presence_penalty"),
     }
-    return schema.body(("model",), properties, ignored=IGNORED)
+    return schema.body(("model", "input"), properties, ignored=IGNORED)
 
 
 def _item() -> Schema:
