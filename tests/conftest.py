@@ -21,8 +21,11 @@ MINI_FLASH = Path(package_file).parent / "models" / "mini-flash"
 
 
 @contextlib.contextmanager
-def running_server(*arguments: str, state_dir: Path) -> Iterator[str]:
-    """Run `deepserve serve` as a user would; yields its base URL once it is ready."""
+def running_server(*arguments: str, state_dir: Path, is_killed: bool = False) -> Iterator[str]:
+    """Run `deepserve serve` as a user would; yields its base URL once it is ready.
+
+    is_killed: at the end, without warning
+    """
     with socket.create_server(("127.0.0.1", 0)) as probe:
         port = probe.getsockname()[1]
     base = f"http://127.0.0.1:{port}"
@@ -40,7 +43,10 @@ def running_server(*arguments: str, state_dir: Path) -> Iterator[str]:
             assert process.poll() is None, log.read_text()
             yield base
         finally:
-            process.terminate()
+            if is_killed:
+                process.kill()
+            else:
+                process.terminate()
             process.wait()
 
 
