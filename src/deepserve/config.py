@@ -52,6 +52,29 @@ class TaskLimits(msgspec.Struct, frozen=True, kw_only=True):
     delivery_record_s: float = 7 * 86_400.0
 
 
+class SocketLimits(msgspec.Struct, frozen=True, kw_only=True):
+    """Bounds on WebSocket connections.
+
+    login_s        a client says within it who it is
+    idle_s         a connection on which nothing arrives for so long is closed
+    resume_s       what could not be delivered waits for the client so long,
+    resume_bytes   up to this size; results can be asked for even then,
+    sessions       and so many clients are waited for
+    frame_bytes    nothing larger is sent in one piece, for clients would refuse it
+    message_bytes  nothing larger is read
+    num_tasks      tasks of one connection that may be unfinished
+    """
+
+    login_s: float = 15.0
+    idle_s: float = 120.0
+    resume_s: float = 120.0
+    resume_bytes: int = 8 * 1024 * 1024
+    sessions: int = 1000
+    frame_bytes: int = 1024 * 1024
+    message_bytes: int = 32 * 1024 * 1024
+    num_tasks: int = 100
+
+
 EngineName = Literal["auto", "native", "reference"]
 
 InstructionSet = Literal["generic", "avx2", "avx512", "neon"]
@@ -136,6 +159,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     script_path: Path | None = None
     limits: Limits = Limits()
     tasks: TaskLimits = TaskLimits()
+    sockets: SocketLimits = SocketLimits()
     outgoing_allowed: tuple[str, ...] = ()
     outgoing_http: bool = False
 

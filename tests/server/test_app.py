@@ -112,8 +112,7 @@ def test_aliases_can_be_looked_up_and_unknown_names_cannot(live: LiveServer) -> 
     [
         ("/v1/chat/completion", "/v1/chat/completions"),
         ("/nothing", "The nearest address is"),
-        ("/", "POST to /chat/completions"),
-        ("/v1/", "POST to /v1/chat/completions"),
+        ("/beta/v1/", "POST to /beta/v1/chat/completions"),
         ("/beta", "POST to /beta/chat/completions"),
         ("/user/balance", "does not serve the balance yet"),
         ("/chat/completions/", "/chat/completions"),
@@ -124,6 +123,14 @@ def test_unknown_addresses_say_where_to_go(live: LiveServer, path: str, said: st
     assert answer.status_code == 404
     assert said in answer.json()["error"]["message"]
     assert answer.json()["error"]["type"] == "invalid_request_error"
+
+
+@pytest.mark.parametrize("path", ["/", "/v1", "/v1/"])
+def test_a_chat_request_at_the_base_address_is_told_where_to_go(live: LiveServer, path: str) -> None:
+    """Tasks are posted there, in Runware's dialect; a client with half an address means something else."""
+    answer = live.post(path)
+    assert answer.status_code == 400
+    assert "POST to /chat/completions" in answer.json()["error"]["message"]
 
 
 def test_a_wrong_method_names_the_right_one(live: LiveServer) -> None:

@@ -22,6 +22,12 @@ from deepserve.core.tenant import LOCAL_TENANT, Tenant, TenantId
 _PUBLIC = frozenset((b"/health", b"/ready", b"/anthropic", b"/anthropic/"))
 """Raw paths that answer without a key; they say nothing about anybody."""
 
+_KEY_IN_BODY = frozenset((b"/", b"/v1", b"/v1/"))
+"""Raw paths of POSTs whose body may bring the key: whoever answers there has to look for it."""
+
+ANONYMOUS = Tenant(id=TenantId("anonymous"), name="anonymous")
+"""Nobody yet: comes only to the addresses where the body may bring a key, and is not to be answered."""
+
 _NO_KEY = "Authentication Fails (governor)"
 _WRONG_KEY = "Authentication Fails, Your api key: ****{} is invalid"
 
@@ -71,9 +77,26 @@ class Access:
             return LOCAL_TENANT
         if scope.get("raw_path", b"") in _PUBLIC:
             return LOCAL_TENANT
-        key = _key_of(headers)
+        key = key_of(headers)
         if not key:
+            if scope.get("method") == "POST" and scope.get("raw_path", b"") in _KEY_IN_BODY:
+                return ANONYMOUS
             raise AuthenticationFailed(_NO_KEY)
+        return await self.tenant_of(key)
+
+    async def greet(self, scope: Scope) -> Tenant:
+        """Decides about a WebSocket: as `admit`, but ANONYMOUS where the key is still to come."""
+        headers = Headers(scope=scope)
+        if not self._lookups:
+            _refuse_foreign(headers)
+            return LOCAL_TENANT
+        key = key_of(headers)
+        return await self.tenant_of(key) if key else ANONYMOUS
+
+    async def tenant_of(self, key: str) -> Tenant:
+        """Whose key it is; anything is a key where none is configured. Raises AuthenticationFailed."""
+        if not self._lookups:
+            return LOCAL_TENANT
         for lookup in self._lookups:
             tenant = (
                 lookup.find(key) if isinstance(lookup, ConfiguredKeys) else await asyncio.to_thread(lookup.find, key)
@@ -84,7 +107,7 @@ class Access:
         raise AuthenticationFailed(_WRONG_KEY.format(shown))
 
 
-def _key_of(headers: Headers) -> str:
+def key_of(headers: Headers) -> str:
     """`Authorization: Bearer` wins over `x-api-key`."""
     scheme, _, key = headers.get("authorization", "").partition(" ")
     if scheme.lower() == "bearer" and key.strip():

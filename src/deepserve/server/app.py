@@ -23,7 +23,7 @@ from deepserve.core.errors import MethodNotAllowed, RouteNotFound
 from deepserve.dialects.chat.exchange import chat_decoder
 from deepserve.dialects.chat.flavour import DEEPSEEK
 from deepserve.gateway import Gateway
-from deepserve.server import completions, messages, openrouter, responses
+from deepserve.server import completions, messages, openrouter, responses, runware
 from deepserve.server.access import Access, KeyLookup
 from deepserve.server.closing import Closing
 from deepserve.server.door import Door
@@ -70,6 +70,7 @@ def create_app(
     site = Site(
         settings=settings,
         gateway=gateway,
+        access=Access(lookups),
         names=names,
         listings=load_listings(),
         prices=load_prices(),
@@ -100,9 +101,10 @@ def create_app(
     routes += completions.routes(site)
     routes += responses.routes(site)
     routes += openrouter.routes(site)
+    routes += runware.routes(site)
     routes = [*messages.routes(site), *routes]  # first: it shares addresses, which headers tell apart
     paths = [route.path for route in routes if isinstance(route, Route) and "{" not in route.path]
-    door = Middleware(Door, settings=settings, access=Access(lookups), new_id=new_id, on_status=metrics.on_status)
+    door = Middleware(Door, settings=settings, access=site.access, new_id=new_id, on_status=metrics.on_status)
     app = Starlette(routes=routes, middleware=[door], exception_handlers={HTTPException: _Refusal(paths)})
     # A redirect to the address without a slash would be built from the Host header.
     app.router.redirect_slashes = False
@@ -131,6 +133,10 @@ class _Monitoring:
         return Response(self._metrics.render(), media_type="text/plain; version=0.0.4; charset=utf-8")
 
 
+def _base_hint(path: str) -> str:
+    return f"{path} is a base address. Give it to a client, or POST to {path.rstrip('/')}/chat/completions."
+
+
 class _Refusal:
     """Unknown addresses and methods, as errors that say where to go instead."""
 
@@ -142,6 +148,8 @@ class _Refusal:
         path = request.url.path[:200]
         if exception.status_code == 405:
             allowed = tuple((exception.headers or {}).get("Allow", "").split(", "))
+            if path.rstrip("/") in PREFIXES:
+                raise MethodNotAllowed(_base_hint(path), allowed=allowed)
             raise MethodNotAllowed(
                 f"{request.method} is not possible at {path}; allowed: {', '.join(allowed)}.", allowed=allowed
             )
@@ -149,8 +157,6 @@ class _Refusal:
         if planned is not None:
             raise RouteNotFound(f"There is nothing at {path}: this server does not serve {planned} yet.")
         if path.rstrip("/") in PREFIXES:
-            raise RouteNotFound(
-                f"{path} is a base address. Give it to a client, or POST to {path.rstrip('/')}/chat/completions."
-            )
+            raise RouteNotFound(_base_hint(path))
         near = difflib.get_close_matches(path, self._paths, n=1, cutoff=0.0)
         raise RouteNotFound(f"There is nothing at {path}. The nearest address is {near[0]}.")

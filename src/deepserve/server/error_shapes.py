@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from deepserve.dialects.chat.exchange import ChatErrors
 from deepserve.dialects.chat.openrouter.errors import OpenRouterErrors
 from deepserve.dialects.exchange import ErrorCodec
 from deepserve.dialects.messages.exchange import MessagesErrors
 from deepserve.dialects.responses.errors import ResponsesErrors
+from deepserve.dialects.runware.errors import RunwareErrors
 
 _BY_PREFIX: tuple[tuple[str, ErrorCodec], ...] = (
     ("/beta/v1/responses", ResponsesErrors()),
@@ -23,6 +26,12 @@ _BY_PREFIX: tuple[tuple[str, ErrorCodec], ...] = (
 )
 """Beginnings of addresses, the longest first."""
 
+_EXACT: Mapping[str, ErrorCodec] = {path: RunwareErrors() for path in ("", "/", "/v1", "/v1/")}
+"""Base addresses, where tasks are posted."""
+
 
 def error_codec(raw_path: str) -> ErrorCodec:
+    exact = _EXACT.get(raw_path)
+    if exact is not None:
+        return exact
     return next(codec for prefix, codec in _BY_PREFIX if raw_path.startswith(prefix))

@@ -156,7 +156,9 @@ def server_config(app: object, settings: Settings) -> uvicorn.Config:
     return uvicorn.Config(
         app=app,  # type: ignore[arg-type]  # any ASGI application; uvicorn's own type is private
         http=limited_http(settings.limits),
-        ws="none",
+        ws="websockets-sansio",
+        ws_max_size=settings.sockets.message_bytes,
+        ws_per_message_deflate=False,  # a small message could be a large one
         lifespan="off",
         log_config=None,
         access_log=False,

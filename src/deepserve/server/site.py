@@ -12,6 +12,7 @@ from deepserve.catalog.models import ModelCatalog
 from deepserve.catalog.prices import PriceCatalog
 from deepserve.config import Settings
 from deepserve.gateway import Gateway
+from deepserve.server.access import Access
 from deepserve.server.closing import Closing
 from deepserve.server.replay import ReplayMemory
 from deepserve.store.answers import AnswerRecord
@@ -28,6 +29,7 @@ class Site(msgspec.Struct, frozen=True, kw_only=True):
 
     settings: Settings
     gateway: Gateway
+    access: Access
     names: ModelCatalog
     listings: Listings
     prices: PriceCatalog

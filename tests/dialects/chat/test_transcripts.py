@@ -48,7 +48,7 @@ def _script(recorded: dict[str, Any]) -> Script:
 
 
 def _carried(answer: Answer) -> Answer:
-    """The answer without what the dialect cannot carry: the provider's name for itself, stop strings, usage by result."""
+    """The answer without what the dialect cannot carry: provider and model, stop strings, usage by result."""
     served_by = msgspec.structs.replace(answer.served_by, provider="p", model="m")
     results = tuple(
         msgspec.structs.replace(
