@@ -31,6 +31,7 @@ from deepserve.server.endpoint import Endpoint
 from deepserve.server.later import TaskMetrics
 from deepserve.server.metrics import Metrics
 from deepserve.server.models import Models
+from deepserve.server.openapi import OpenApi
 from deepserve.server.replay import ReplayMemory
 from deepserve.server.site import Site
 from deepserve.store.answers import AnswerRecord
@@ -103,6 +104,7 @@ def create_app(
     routes += openrouter.routes(site)
     routes += runware.routes(site)
     routes = [*messages.routes(site), *routes]  # first: it shares addresses, which headers tell apart
+    routes.append(Route("/openapi.json", OpenApi(site, routes).show))
     paths = [route.path for route in routes if isinstance(route, Route) and "{" not in route.path]
     door = Middleware(Door, settings=settings, access=site.access, new_id=new_id, on_status=metrics.on_status)
     app = Starlette(routes=routes, middleware=[door], exception_handlers={HTTPException: _Refusal(paths)})

@@ -18,7 +18,6 @@ def request_schema(
     limits: Limits,
     names: Sequence[str],
     *,
-    required: Sequence[str] = ("model", "messages"),
     ignored: Mapping[str, str] = IGNORED,
 ) -> Schema:
     """names: of the models that may be asked for. What a flavour's own modules read is not described."""
@@ -73,7 +72,7 @@ def request_schema(
         "frequency_penalty": schema.knob("frequency_penalty"),
         "presence_penalty": schema.knob("presence_penalty"),
     }
-    return schema.body(required, properties, ignored=ignored)
+    return schema.body(("model", "messages"), properties, ignored=ignored)
 
 
 def _message() -> Schema:
