@@ -100,6 +100,7 @@ class WeightFormats(msgspec.Struct, frozen=True, kw_only=True):
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """Counts of tokens and bytes carry their unit in the name; times are seconds.
 
+    runware_port     listen here too, for Runware's clients that stream to one fixed local address; None: do not
     api_keys         keys that may use the server; none: everybody on this machine is one local tenant
     model_path       a checkpoint folder; None: the model that ships
     profile          prompt profile of a foreign checkpoint; None: decided from its name
@@ -129,6 +130,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 
     host: str = "127.0.0.1"
     port: int = 8000
+    runware_port: int | None = None
     backend: Literal["embedded", "scripted"] = "embedded"
     model_path: Path | None = None
     profile: str | None = None

@@ -38,6 +38,11 @@ from deepserve.store.writer import Writer
 )
 @click.option("--port", type=click.IntRange(0, 65535), default=8000, show_default=True, help="0 picks a free one.")
 @click.option(
+    "--runware-port",
+    type=click.IntRange(1, 65535),
+    help="Listen here too. Runware's Python SDK streams to no other local address than http://localhost:8080.",
+)
+@click.option(
     "--api-key",
     "api_keys",
     multiple=True,

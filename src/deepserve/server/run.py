@@ -59,20 +59,23 @@ def serve(
     Raises ConfigurationError for an address that cannot be used, and what `backend.start` raises.
     """
     found = (*((ConfiguredKeys(settings.api_keys),) if settings.api_keys else ()), *lookups)
-    listening = bind(settings, has_keys=bool(found))
+    listening = [bind(settings, has_keys=bool(found))]
     try:
+        if settings.runware_port is not None:
+            listening.append(bind(settings, port=settings.runware_port, has_keys=bool(found)))
         loop_factory = uvicorn.Config(app="", loop="auto", log_config=None).get_loop_factory()
         with asyncio.Runner(loop_factory=loop_factory) as runner:
             runner.run(
                 _serve(settings, backend, listening, found, observers, names or load_models(), database, on_ready)
             )
     finally:
-        listening.close()
+        for one in listening:
+            one.close()
 
 
-def bind(settings: Settings, *, has_keys: bool) -> socket.socket:
-    """The listening socket. Raises ConfigurationError, in words for the operator."""
-    host, port = settings.host, settings.port
+def bind(settings: Settings, *, has_keys: bool, port: int | None = None) -> socket.socket:
+    """The listening socket. Raises ConfigurationError, in words for the operator. port: another than the settings'."""
+    host, port = settings.host, settings.port if port is None else port
     if not has_keys and not is_loopback(host.strip("[]")):
         raise ConfigurationError(
             f"Without API keys the server listens on this machine only, and {host} is reachable from others. "
@@ -113,7 +116,7 @@ def _bind_problem(host: str, port: int, error: OSError) -> str:
 async def _serve(
     settings: Settings,
     backend: Backend,
-    listening: socket.socket,
+    listening: Sequence[socket.socket],
     lookups: Sequence[KeyLookup],
     observers: Sequence[Observer],
     names: ModelCatalog,
@@ -128,7 +131,7 @@ async def _serve(
         )
         gateway = Gateway(backend, observers=(metrics, *observers), sealer=open_sealer(settings.state_dir))
         kept = ResponseStore(database, limits=ShelfLimits.of(settings), now=lambda: datetime.now(UTC))
-        tasks = make_task_runner(settings, database, listening=[listening])
+        tasks = make_task_runner(settings, database, listening=listening)
         app = create_app(
             settings,
             gateway,
@@ -143,7 +146,7 @@ async def _serve(
         server = Server(server_config(app, settings), closing, settings.shutdown_grace_s, on_ready=on_ready)
         try:
             await tasks.start()
-            await server.serve(sockets=[listening])
+            await server.serve(sockets=list(listening))
         finally:
             await tasks.close()
             await asyncio.to_thread(kept.close)

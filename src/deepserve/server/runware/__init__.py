@@ -16,7 +16,7 @@ ADDRESSES = ("/", "/v1", "/v1/")
 
 
 def routes(site: Site) -> list[BaseRoute]:
-    desk = Desk(site, draw_seed=lambda: SystemRandom().getrandbits(32))
+    desk = Desk(site, draw_seed=lambda: SystemRandom().getrandbits(32), new_id=uuid4)
     posts, sockets = TaskEndpoint(site, desk, uuid4), SocketEndpoint(site, desk, uuid4)
     return [
         *(Route(address, posts, methods=["POST"]) for address in ADDRESSES),

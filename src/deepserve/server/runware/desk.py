@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Coroutine, Mapping, Sequence
+from uuid import UUID
 
 import msgspec
 
@@ -52,11 +53,12 @@ class Handled(msgspec.Struct, kw_only=True):
 
 
 class Desk:
-    """One for each server. draw_seed: a number from 0 to 2**32 - 1."""
+    """One for each server. draw_seed: a number from 0 to 2**32 - 1; new_id: for the requests that tasks become."""
 
-    def __init__(self, site: Site, draw_seed: Callable[[], int]) -> None:
+    def __init__(self, site: Site, draw_seed: Callable[[], int], new_id: Callable[[], UUID]) -> None:
         self._site = site
         self._draw_seed = draw_seed
+        self._new_id = new_id
         settings = site.settings
         self._jobs = JobMemory(
             max_jobs=settings.replay_answers,
@@ -65,7 +67,7 @@ class Desk:
             clock=site.clock,
         )
         self._working: set[asyncio.Task[None]] = set()
-        site.tasks.register(KIND, InferencePerformer(site), webhooks=WEBHOOKS)
+        site.tasks.register(KIND, InferencePerformer(site, new_id), webhooks=WEBHOOKS)
 
     async def handle(self, task: Mapping[str, Json], visit: Visit, *, patience_s: float) -> Handled:
         """Never raises for what a client may do wrong. patience_s: so long a whole answer is waited for."""
@@ -110,12 +112,11 @@ class Desk:
     def decode(self, task: Mapping[str, Json], visit: Visit) -> Inference:
         """Raises TaskRefused."""
         site = self._site
-        task_uuid = read_task_uuid(task)
         inference = decode_inference(
             task,
             names=site.names,
             limits=site.settings.limits,
-            request_id=RequestId(task_uuid.replace("-", "").lower()),
+            request_id=RequestId(self._new_id().hex),
             arrived_at=site.now(),
             drawn_seed=self._draw_seed(),
             tenant=visit.tenant,

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import aclosing
+from uuid import UUID
 
 import msgspec
 from typing_extensions import override
@@ -90,10 +91,11 @@ class LaterTask(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class InferencePerformer(Performer):
-    """Carries out accepted tasks."""
+    """Carries out accepted tasks. new_id: for the request that each attempt is."""
 
-    def __init__(self, site: Site) -> None:
+    def __init__(self, site: Site, new_id: Callable[[], UUID]) -> None:
         self._site = site
+        self._new_id = new_id
 
     @override
     async def perform(self, task: TaskState) -> bytes:
@@ -103,7 +105,7 @@ class InferencePerformer(Performer):
                 stored.task,
                 names=self._site.names,
                 limits=self._site.settings.limits,
-                request_id=RequestId(task.id.replace("-", "")),
+                request_id=RequestId(self._new_id().hex),
                 arrived_at=task.arrived_at,
                 drawn_seed=stored.seed,
                 tenant=task.tenant,

@@ -98,7 +98,8 @@ class Sessions:
         session.connection = None
         session.left_at = self._clock()
         self._connected.pop(session.name, None)
-        self._left[session.name] = session
+        if session.num_tasks or session.first() is not None:  # else there is nothing to come back for
+            self._left[session.name] = session
         self._forget()
 
     def _forget(self) -> None:
