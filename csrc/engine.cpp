@@ -14,7 +14,14 @@ namespace deepserve {
 namespace {
 
 constexpr int kMostThreads = 256;
-constexpr int64_t kMostStepTokens = 1 << 20;
+constexpr int64_t kMostStepTokens = 1 << 16;  // times the most experts still fits an int
+
+int checked_threads(int32_t num_threads) {
+  if (num_threads < 1 || num_threads > kMostThreads)
+    fail(DS_INVALID,
+         "num_threads must be between 1 and " + std::to_string(kMostThreads) + ", not " + std::to_string(num_threads));
+  return num_threads;
+}
 
 }  // namespace
 
@@ -48,37 +55,30 @@ void SpreadChooser::report(Spread used, double seconds_per_token) {
 }
 
 Engine::Engine(const ds_network &sizes, const ds_options &options)
-    : network(sizes, options), kernels_(choose_kernels(options.isa)), options_(options) {
-  if (options.num_threads < 1 || options.num_threads > kMostThreads)
-    fail(DS_INVALID, "num_threads must be between 1 and " + std::to_string(kMostThreads) + ", not " +
-                         std::to_string(options.num_threads));
+    : network(sizes, options),
+      kernels_(choose_kernels(options.isa)),
+      pool_(network, static_cast<ds_state_type>(options.state_type), options.memory_bytes, kernels_),
+      workers_(checked_threads(options.num_threads)) {
+  for (int i = 0; i < workers_.num_threads(); i++)
+    forwards_.push_back(std::make_unique<Forward>(network, pool_, kernels_));
 }
 
 void Engine::seal() {
   network.seal();
-  start();
+  has_huge_pages_ = has_huge_pages(network.area());
 }
 
 void Engine::load_packed(const std::string &path, const uint8_t key[32]) {
   network.load_packed(path, key);
-  start();
-}
-
-void Engine::start() {
-  pool_ = std::make_unique<StatePool>(network, static_cast<ds_state_type>(options_.state_type), options_.memory_bytes,
-                                      kernels_);
   has_huge_pages_ = has_huge_pages(network.area());
-  workers_ = std::make_unique<Workers>(options_.num_threads);
-  for (int i = 0; i < workers_->num_threads(); i++)
-    forwards_.push_back(std::make_unique<Forward>(network, *pool_, kernels_));
 }
 
-StatePool &Engine::pool() {
-  if (!pool_) fail(DS_INVALID, "the network is not sealed yet");
-  return *pool_;
-}
+StatePool &Engine::pool() { return const_cast<StatePool &>(static_cast<const Engine *>(this)->pool()); }
 
-const StatePool &Engine::pool() const { return const_cast<Engine *>(this)->pool(); }
+const StatePool &Engine::pool() const {
+  if (!network.is_sealed) fail(DS_INVALID, "the network is not sealed yet");
+  return pool_;
+}
 
 void Engine::check(const ds_row &row, const Sequence &sequence) const {
   const int64_t begin = sequence.length, end = begin + row.num_tokens;
@@ -127,9 +127,9 @@ void Engine::check(const ds_draw &draw) const {
     fail(DS_INVALID, "a draw's temperature, top_p, min_p, top_k or penalties are out of range");
   if (draw.num_top_logprobs < -1 || draw.num_top_logprobs > 20)
     fail(DS_INVALID, "num_top_logprobs must be between -1 and 20");
-  if (draw.has_mask && (!draw.mask || draw.mask_bytes * 8 < network.sizes.vocab_size))
-    fail(DS_INVALID, "a draw's mask covers " + std::to_string(draw.mask_bytes * 8) + " tokens of " +
-                         std::to_string(network.sizes.vocab_size));
+  if (draw.has_mask && (!draw.mask || draw.mask_bytes < (network.sizes.vocab_size + 7) / 8))
+    fail(DS_INVALID, "a draw's mask of " + std::to_string(draw.mask_bytes) + " bytes does not cover " +
+                         std::to_string(network.sizes.vocab_size) + " tokens");
 }
 
 void Engine::step(const ds_row *rows, int num_rows, ds_drawn *drawn) {
@@ -155,7 +155,7 @@ void Engine::step(const ds_row *rows, int num_rows, ds_drawn *drawn) {
   }
 
   Spread spread = Spread::kAlone;
-  if (workers_->num_threads() > 1) {
+  if (workers_.num_threads() > 1) {
     int size = 0;
     while (size + 1 < kNumSizes && int64_t{1} << (size + 1) <= num_tokens) size++;
     SpreadChooser &chooser = choosers_[num_rows > 1][size];
@@ -182,7 +182,7 @@ void Engine::run(Spread spread, const std::vector<Task> &tasks) {
   };
   if (spread == Spread::kApart) {
     // The longest rows first, each to the thread with least to do.
-    const int num_threads = workers_->num_threads();
+    const int num_threads = workers_.num_threads();
     std::vector<std::vector<Task>> shares(static_cast<size_t>(num_threads));
     std::vector<int> loads(static_cast<size_t>(num_threads), 0);
     std::vector<Task> sorted = tasks;
@@ -193,16 +193,16 @@ void Engine::run(Spread spread, const std::vector<Task> &tasks) {
       shares[static_cast<size_t>(least)].push_back(task);
       loads[static_cast<size_t>(least)] += task.row->num_tokens;
     }
-    workers_->run([&](int worker) {
+    workers_.run([&](int worker) {
       const std::vector<Task> &share = shares[static_cast<size_t>(worker)];
       if (!share.empty()) run_some(worker, share.data(), static_cast<int>(share.size()), alone_);
     });
   } else {
-    run_some(0, tasks.data(), static_cast<int>(tasks.size()), spread == Spread::kTogether ? *workers_ : alone_);
+    run_some(0, tasks.data(), static_cast<int>(tasks.size()), spread == Spread::kTogether ? workers_ : alone_);
   }
   if (!is_out_of_memory) return;
   // Some layers have been written, others not: these sequences begin anew, and their lengths say so.
-  for (const Task &task : tasks) pool_->lose(*task.sequence);
+  for (const Task &task : tasks) pool_.lose(*task.sequence);
   fail(DS_OUT_OF_MEMORY, "the machine has no memory for this step; its sequences were reset to length 0");
 }
 
@@ -211,16 +211,14 @@ ds_info Engine::info() const {
   info.weight_bytes = network.weight_bytes;
   info.active_weight_bytes = network.active_weight_bytes;
   info.has_huge_pages = has_huge_pages_;
-  info.num_threads = last_spread_ == Spread::kAlone ? 1 : workers_->num_threads();
+  info.num_threads = last_spread_ == Spread::kAlone ? 1 : workers_.num_threads();
   std::strncpy(info.isa, kernels_.name, sizeof info.isa - 1);
-  if (pool_) {
-    info.block_bytes = static_cast<int64_t>(pool_->block_bytes);
-    info.slot_bytes = static_cast<int64_t>(pool_->slot_bytes);
-    info.num_blocks = pool_->num_blocks;
-    info.num_slots = pool_->num_slots;
-    info.free_blocks = pool_->free_blocks();
-    info.free_slots = pool_->free_slots();
-  }
+  info.block_bytes = static_cast<int64_t>(pool_.block_bytes);
+  info.slot_bytes = static_cast<int64_t>(pool_.slot_bytes);
+  info.num_blocks = pool_.num_blocks;
+  info.num_slots = pool_.num_slots;
+  info.free_blocks = pool_.free_blocks();
+  info.free_slots = pool_.free_slots();
   return info;
 }
 

@@ -48,16 +48,14 @@ class Engine {
   Network network;
 
  private:
-  void start();
   void check(const ds_row &row, const Sequence &sequence) const;
   void check(const ds_draw &draw) const;
   void run(Spread spread, const std::vector<Task> &tasks);
 
   const Kernels &kernels_;
-  const ds_options options_;
-  std::unique_ptr<StatePool> pool_;
+  StatePool pool_;
   Workers alone_{1};
-  std::unique_ptr<Workers> workers_;
+  Workers workers_;
   std::vector<std::unique_ptr<Forward>> forwards_;  // one per thread
   static constexpr int kNumSizes = 16;
   SpreadChooser choosers_[2][kNumSizes];  // one row or several; by the logarithm of the number of tokens

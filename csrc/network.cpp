@@ -12,6 +12,10 @@ namespace deepserve {
 namespace {
 
 constexpr int64_t kLargestSize = int64_t{1} << 24;  // of any single size; products of two then fit everywhere
+constexpr int64_t kMostLayers = int64_t{1} << 12;
+constexpr int64_t kMostExperts = int64_t{1} << 14;       // of a layer, and
+constexpr int64_t kMostLayerExperts = int64_t{1} << 18;  // of all layers; published networks have up to 2^15
+constexpr size_t kLargestArea = size_t{1} << 47;         // what processors address; sums of sizes stay far from 2^64
 constexpr int kMaxStreams = 8;
 constexpr int kIndexGroup = 16;
 
@@ -74,11 +78,19 @@ uint64_t mix_checksum(const uint8_t *data, size_t size_bytes) {
 
 struct PackedHeader {
   char magic[8] = {'D', 'S', 'P', 'A', 'C', 'K', 'E', 'D'};
-  uint64_t layout = 1;  // raised whenever a packed layout or the order of weights changes
+  uint64_t layout = 2;  // raised whenever a packed layout or the order of weights changes
   uint8_t key[32] = {};
-  uint64_t size_bytes = 0, checksum = 0;
+  uint64_t size_bytes = 0;
   int64_t weight_bytes = 0, active_weight_bytes = 0, embedding_type = 0;
+  uint8_t unused[40] = {};  // the checksum takes whole 64 bytes
+  uint64_t checksum = 0;    // of the area and of everything above
 };
+static_assert(sizeof(PackedHeader) == 128, "no padding");
+
+uint64_t packed_checksum(PackedHeader header, const uint8_t *area) {
+  header.checksum = mix_checksum(area, header.size_bytes);
+  return mix_checksum(reinterpret_cast<const uint8_t *>(&header), sizeof header);
+}
 
 }  // namespace
 
@@ -138,12 +150,16 @@ void Network::check_sizes() const {
       {"num_heads * head_dim", int64_t{sizes.num_heads} * sizes.head_dim},
       {"index_heads * index_dim", int64_t{sizes.index_heads} * sizes.index_dim},
       {"o_groups * o_rank", int64_t{sizes.o_groups} * sizes.o_rank},
-      {"streams * hidden_size", int64_t{sizes.streams} * sizes.hidden_size},
-      {"num_layers * num_experts", int64_t{sizes.num_layers} * sizes.num_experts}};
-  for (const auto &[name, size] : products)
-    if (size > kLargestSize)
+      {"streams * hidden_size", int64_t{sizes.streams} * sizes.hidden_size}};
+  const auto limit = [](const char *name, int64_t size, int64_t most) {
+    if (size > most)
       fail(DS_INVALID,
-           std::string(name) + " must be at most " + std::to_string(kLargestSize) + ", not " + std::to_string(size));
+           std::string(name) + " must be at most " + std::to_string(most) + ", not " + std::to_string(size));
+  };
+  for (const auto &[name, size] : products) limit(name, size, kLargestSize);
+  limit("num_layers", sizes.num_layers, kMostLayers);
+  limit("num_experts", sizes.num_experts, kMostExperts);
+  limit("num_layers * num_experts", int64_t{sizes.num_layers} * sizes.num_experts, kMostLayerExperts);
   for (float positive_constant : {sizes.swiglu_limit, sizes.hc_eps, sizes.norm_eps})
     if (!(positive_constant > 0.0f) || !std::isfinite(positive_constant))
       fail(DS_INVALID, "swiglu_limit, hc_eps and norm_eps must be positive");
@@ -366,7 +382,10 @@ void Network::assign_memory() {
   };
   // The embedding's type is known when it comes; room for the wider one costs only addresses.
   area_bytes_ = aligned(static_cast<size_t>(sizes.vocab_size) * sizes.hidden_size * 4);
-  for (const Allocation &item : allocations_) area_bytes_ += size_of(item);
+  for (const Allocation &item : allocations_) {
+    area_bytes_ += size_of(item);
+    if (area_bytes_ > kLargestArea) throw std::bad_alloc();
+  }
   area_ = Pages(area_bytes_, true);
   uint8_t *next = area_.data();
   for (const Allocation &item : allocations_) {
@@ -598,17 +617,14 @@ const float *Network::embedding(int token, float *row) const {
 
 void Network::save_packed(const std::string &path, const uint8_t key[32]) const {
   if (!is_sealed) fail(DS_INVALID, "only a sealed network can be saved");
-  for (const Layer &layer : layers)
-    for (const Fused *fused : {&layer.of_input, &layer.w13[0]})
-      for (const Matrix &matrix : fused->matrices)
-        if (!matrix.is_packed()) fail(DS_INVALID, "mapped weights cannot be saved packed, they are a file already");
+  if (has_mapped_matrices()) fail(DS_INVALID, "mapped weights cannot be saved packed, they are a file already");
   PackedHeader header;
   std::memcpy(header.key, key, sizeof header.key);
   header.size_bytes = area_bytes_;
-  header.checksum = mix_checksum(area_.data(), area_bytes_);
   header.weight_bytes = weight_bytes;
-  header.embedding_type = embedding_type_;
   header.active_weight_bytes = active_weight_bytes;
+  header.embedding_type = embedding_type_;
+  header.checksum = packed_checksum(header, area_.data());
   std::FILE *file = std::fopen(path.c_str(), "wb");
   if (!file) fail(DS_IO, path + ": cannot be written");
   bool is_written = std::fwrite(&header, sizeof header, 1, file) == 1 &&
@@ -619,6 +635,7 @@ void Network::save_packed(const std::string &path, const uint8_t key[32]) const 
 
 void Network::load_packed(const std::string &path, const uint8_t key[32]) {
   if (is_sealed) fail(DS_INVALID, "the network is sealed, nothing can be loaded into it");
+  if (has_mapped_matrices()) fail(DS_INVALID, "mapped weights cannot be loaded packed, they lie in the checkpoint");
   struct Closed {
     std::FILE *file;
     ~Closed() {
@@ -634,17 +651,35 @@ void Network::load_packed(const std::string &path, const uint8_t key[32]) {
   if (std::memcmp(header.key, key, sizeof header.key) != 0 || header.size_bytes != area_bytes_)
     fail(DS_CHECKPOINT, path + ": packed weights of another checkpoint or of other formats");
   constexpr size_t kPiece = size_t{16} << 20;
-  for (size_t at = 0; at < area_bytes_; at += kPiece) {
-    const size_t size = std::min(kPiece, area_bytes_ - at);
-    if (std::fread(area_.data() + at, 1, size, opened.file) != size) fail(DS_CHECKPOINT, path + ": ends too early");
+  size_t read_bytes = 0;
+  const auto refuse = [&](const char *why) {
+    // Nothing is left of what was there: tensors may be put instead, into memory as they found it at first.
+    std::memset(area_.data(), 0, read_bytes);
+    for (Place &place : places_) place.is_put = false;
+    weight_bytes = 0;
+    progress_bytes = 0;
+    fail(DS_CHECKPOINT, path + why);
+  };
+  while (read_bytes < area_bytes_) {
+    const size_t size =
+        std::fread(area_.data() + read_bytes, 1, std::min(kPiece, area_bytes_ - read_bytes), opened.file);
+    if (size == 0) refuse(": ends too early");
+    read_bytes += size;
     progress_bytes += static_cast<int64_t>(size);
   }
-  if (mix_checksum(area_.data(), area_bytes_) != header.checksum)
-    fail(DS_CHECKPOINT, path + ": the checksum is wrong, the file is damaged");
+  if (std::fgetc(opened.file) != EOF) refuse(": is longer than its weights");
+  if (packed_checksum(header, area_.data()) != header.checksum) refuse(": the checksum is wrong, the file is damaged");
   embedding_type_ = header.embedding_type == DS_BF16 ? DS_BF16 : DS_F32;
   weight_bytes = header.weight_bytes;
   active_weight_bytes = header.active_weight_bytes;
   is_sealed = true;
+}
+
+bool Network::has_mapped_matrices() const {
+  for (const Place &place : places_)
+    for (const Part &part : place.parts)
+      if (!part.fused->matrices[static_cast<size_t>(part.matrix)].is_packed()) return true;
+  return false;
 }
 
 }  // namespace deepserve

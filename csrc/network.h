@@ -134,6 +134,7 @@ class Network {
   void put_matrix(Place &place, const ds_array &array, const ds_array *scale);
   void put_table(Place &place, const ds_array &array);
   void put_embedding(const Place &place, const ds_array &array);
+  bool has_mapped_matrices() const;
   int64_t active_bytes() const;
 
   ds_options options_;

@@ -215,15 +215,18 @@ class Core:
         path = _packed_path(folder, fingerprint)
         if path is None:
             return
-        path.parent.mkdir(parents=True, exist_ok=True)
         unfinished = path.with_suffix(f".{os.getpid()}.part")
-        status = self.library.ds_engine_save_packed(
-            self.handle, os.fsencode(unfinished), _key(fingerprint), self._fault
-        )
-        if status != Status.OK:
-            unfinished.unlink(missing_ok=True)
-            raise ConfigurationError(f"The packed weights could not be kept: {self._fault.text}")
-        unfinished.replace(path)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            status = self.library.ds_engine_save_packed(
+                self.handle, os.fsencode(unfinished), _key(fingerprint), self._fault
+            )
+            if status != Status.OK:
+                unfinished.unlink(missing_ok=True)
+                raise ConfigurationError(f"The packed weights could not be kept: {self._fault.text}")
+            unfinished.replace(path)
+        except OSError as error:
+            raise ConfigurationError(f"The packed weights could not be kept: {error}") from error
 
     def _describe(self, checkpoint: Checkpoint, fingerprint: str) -> EngineInfo:
         sizes, config = self.sizes(), checkpoint.config
@@ -246,6 +249,8 @@ class Core:
     def _check(self, status: int, folder: Path) -> None:
         if status == Status.OUT_OF_MEMORY:
             raise EngineFailure(f"{folder}: {self._fault.text}")
+        if status == Status.INVALID:  # the core cannot do what the options or the network's sizes ask for
+            raise ConfigurationError(f"{folder}: {self._fault.text}")
         if status:
             raise CheckpointError(f"{folder}: {self._fault.text}")
 
@@ -262,6 +267,10 @@ def choose_formats(checkpoint: Checkpoint, options: EngineOptions) -> Formats:
         "experts": "layers.0.ffn.experts.0.w1.weight",
         "head": "head.weight",
     }
+    if options.is_mapped and options.packed_dir is not None:
+        raise ConfigurationError(
+            "--mapped uses the weights where they lie, so there is nothing to keep in --packed-dir. Leave out one of them."
+        )
     chosen: dict[str, Format] = {}
     for kind, name in samples.items():
         asked: WeightFormat = getattr(options.weights, kind)
