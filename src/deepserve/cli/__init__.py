@@ -17,6 +17,8 @@ _COMMANDS = {
     "doctor": "Check what is installed and what would be served.",
     "keys": "Create, list and revoke API keys.",
     "usage": "Show what has been answered, in tokens.",
+    "tasks": "Show tasks that are answered later.",
+    "webhooks": "Show and repeat webhook calls; make their secrets.",
 }
 
 

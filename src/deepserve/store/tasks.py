@@ -86,6 +86,11 @@ class TaskStore:
             query = select(tasks).order_by(tasks.c.created_at.desc()).limit(limit)
             return [_state(row) for row in connection.execute(query)]
 
+    def named(self, task_id: str) -> list[TaskState]:
+        """The tasks of all tenants that have this id."""
+        with self._engine.connect() as connection:
+            return [_state(row) for row in connection.execute(select(tasks).where(tasks.c.id == task_id))]
+
     def queued(self) -> list[TaskKey]:
         """Tasks nobody works on, oldest first."""
         query = select(tasks.c.tenant_id, tasks.c.id).where(tasks.c.status == "queued").order_by(tasks.c.created_at)

@@ -1,0 +1,92 @@
+"""`deepserve webhooks`: results that are posted to receivers."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import get_args
+
+import click
+
+from deepserve.cli.settings import state_option
+from deepserve.cli.table import format_table
+from deepserve.cli.tasks import show_time
+from deepserve.core.task import DeliveryStatus
+from deepserve.core.tenant import TenantId
+from deepserve.store.database import open_database
+from deepserve.store.deliveries import DeliveryStore
+
+
+@click.group()
+def webhooks() -> None:
+    """Show, repeat and stop webhook calls, and make the secrets that sign them."""
+
+
+@webhooks.command(name="list")
+@click.option("--status", type=click.Choice(get_args(DeliveryStatus)), help="Only these.")
+@click.option("--limit", type=click.IntRange(min=1), default=20, show_default=True, help="The newest so many.")
+@state_option
+def list_webhooks(status: DeliveryStatus | None, limit: int, state_dir: Path) -> None:
+    """List calls, the newest first. Addresses are shown without path and query, which may hold secrets."""
+    found = DeliveryStore(open_database(state_dir)).newest(status=status, limit=limit)
+    if not found:
+        click.echo("There are no webhook calls.")
+        return
+    click.echo(
+        format_table(
+            ("webhook", "task", "item", "to", "status", "attempts", "last answer", "next attempt"),
+            [
+                (
+                    call.id,
+                    call.task_id,
+                    str(call.item),
+                    call.host,
+                    call.status,
+                    str(call.num_attempts),
+                    call.last_error or ("" if call.last_status is None else str(call.last_status)),
+                    show_time(call.next_attempt_at) if call.status == "pending" else "",
+                )
+                for call in found
+            ],
+        )
+    )
+
+
+@webhooks.command()
+@click.argument("webhook_id", metavar="WEBHOOK")
+@state_option
+def retry(webhook_id: str, state_dir: Path) -> None:
+    """Begin a WEBHOOK that was given up anew, with the same id. A running server takes it up within 15 seconds."""
+    if not DeliveryStore(open_database(state_dir)).retry(webhook_id, now=datetime.now(UTC)):
+        raise click.ClickException(
+            f"There is no webhook {webhook_id} that was given up. See: deepserve webhooks list --status failed"
+        )
+    click.echo("Tried again.")
+
+
+@webhooks.command()
+@click.argument("host", metavar="HOST:PORT")
+@state_option
+def disable(host: str, state_dir: Path) -> None:
+    """Stop what waits for a receiver, given as `list` prints it. Later tasks may call it again."""
+    num_stopped = DeliveryStore(open_database(state_dir)).disable(host, now=datetime.now(UTC))
+    if not num_stopped:
+        raise click.ClickException(f"Nothing waits for {host}. See: deepserve webhooks list --status pending")
+    click.echo(f"Stopped {num_stopped} {'call' if num_stopped == 1 else 'calls'}.")
+
+
+@webhooks.command()
+@click.argument("tenant", default="local")
+@state_option
+def secret(tenant: str, state_dir: Path) -> None:
+    """Make a new secret that signs the calls for TENANT, as Standard Webhooks 1.0 says.
+
+    It is shown once. The one before signs too for another 24 hours.
+    """
+    from deepserve.store.secret import load_secret
+    from deepserve.tasks.runner import KEY_FILE
+    from deepserve.tasks.signing import WebhookSecrets
+
+    store = DeliveryStore(open_database(state_dir))
+    secrets = WebhookSecrets(store, load_secret(state_dir / KEY_FILE))
+    click.echo(secrets.create(TenantId(tenant), now=datetime.now(UTC)))
