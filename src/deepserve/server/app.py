@@ -23,7 +23,7 @@ from deepserve.core.errors import MethodNotAllowed, RouteNotFound
 from deepserve.dialects.chat.exchange import chat_decoder
 from deepserve.dialects.chat.flavour import DEEPSEEK
 from deepserve.gateway import Gateway
-from deepserve.server import completions, messages, openrouter, responses, runware
+from deepserve.server import completions, messages, openrouter, oxen, responses, runware
 from deepserve.server.access import Access, KeyLookup
 from deepserve.server.closing import Closing
 from deepserve.server.door import Door
@@ -102,6 +102,7 @@ def create_app(
     routes += completions.routes(site)
     routes += responses.routes(site)
     routes += openrouter.routes(site)
+    routes += oxen.routes(site)
     routes += runware.routes(site)
     routes = [*messages.routes(site), *routes]  # first: it shares addresses, which headers tell apart
     routes.append(Route("/openapi.json", OpenApi(site, routes).show))

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 from deepserve.dialects.chat.exchange import ChatErrors
 from deepserve.dialects.chat.openrouter.errors import OpenRouterErrors
+from deepserve.dialects.chat.oxen.errors import OxenErrors
 from deepserve.dialects.exchange import ErrorCodec
 from deepserve.dialects.messages.exchange import MessagesErrors
 from deepserve.dialects.responses.errors import ResponsesErrors
@@ -17,6 +18,7 @@ _BY_PREFIX: tuple[tuple[str, ErrorCodec], ...] = (
     ("/api/v1/responses", ResponsesErrors()),
     ("/api/v1/messages", MessagesErrors()),
     ("/api/v1", OpenRouterErrors()),
+    ("/api/", OxenErrors()),
     ("/v1/responses", ResponsesErrors()),
     ("/v1/messages", MessagesErrors()),
     ("/anthropic", MessagesErrors()),

@@ -13,8 +13,9 @@ from starlette.routing import BaseRoute, Route
 
 from deepserve.core.errors import InvalidField, RouteNotFound, error_classes
 from deepserve.core.tenant import TenantId
+from deepserve.dialects.amounts import encode_amounts, plain
 from deepserve.dialects.chat.openrouter.ids import request_id_of
-from deepserve.dialects.chat.openrouter.response import FINISH_WORDS, plain, to_json
+from deepserve.dialects.chat.openrouter.response import FINISH_WORDS
 from deepserve.dialects.chat.response import FAILED_WORD
 from deepserve.dialects.chat.response import FINISH_WORDS as NATIVE_WORDS
 from deepserve.server.charge import Charges
@@ -153,4 +154,4 @@ def _finish(outcome: str) -> tuple[str | None, str | None]:
 
 
 def _json(value: object) -> Response:
-    return Response(to_json(value), media_type="application/json")
+    return Response(encode_amounts(value), media_type="application/json")

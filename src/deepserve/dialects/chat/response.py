@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import msgspec
 from msgspec import UNSET, UnsetType
@@ -56,8 +56,15 @@ _OUTSIDE_TOP = -9999.0
 """What the vendor writes for a token outside its 20 best, and JSON's substitute for minus infinity."""
 
 
-def encode_answer(answer: Answer, request: Request, head: AnswerHead, *, validated: str | None = None) -> bytes:
-    """The body of a whole answer.
+def encode_answer(
+    answer: Answer,
+    request: Request,
+    head: AnswerHead,
+    *,
+    validated: str | None = None,
+    encode_usage: Callable[[Usage, Request], WireUsage] | None = None,
+) -> bytes:
+    """The body of a whole answer. encode_usage: how a service writes it, where that is not as the vendor does.
 
     Not carried, because the dialect has no word for it: signatures and sealed forms of reasoning, citations,
     server-tool blocks, cost, seeds, and which stop string was met.
@@ -69,7 +76,7 @@ def encode_answer(answer: Answer, request: Request, head: AnswerHead, *, validat
             created=head.created,
             model=head.model,
             choices=choices,
-            usage=encode_usage(answer.usage, request),
+            usage=(encode_usage or encode_vendor_usage)(answer.usage, request),
             system_fingerprint=answer.served_by.fingerprint,
             x_deepserve_validated=UNSET if validated is None else validated,
         )
@@ -101,7 +108,7 @@ def encode_call(index: int, call: ToolCall) -> WireToolCall:
     )
 
 
-def encode_usage(usage: Usage, request: Request) -> WireUsage:
+def encode_vendor_usage(usage: Usage, request: Request) -> WireUsage:
     """The details of the completion are absent from answers without thinking, as at the vendor."""
     has_thought = request.thinking.enabled or usage.reasoning_tokens > 0
     return WireUsage(

@@ -42,7 +42,7 @@ from deepserve.dialects.chat.response import (
     decode_trace,
     decode_usage,
     encode_logprobs,
-    encode_usage,
+    encode_vendor_usage,
 )
 from deepserve.dialects.chat.wire import WireChunk, WireFunction, WireLogprobs, WireMessage, WireToolCall
 from deepserve.dialects.exchange import AnswerHead
@@ -81,7 +81,7 @@ class StreamEncoder:
         head: AnswerHead,
         *,
         include_usage: bool,
-        encode_usage: Callable[[Usage, Request], object] = encode_usage,
+        encode_usage: Callable[[Usage, Request], object] = encode_vendor_usage,
         encode_error: Callable[[DeepserveError], bytes] | None = None,
     ) -> None:
         """encode_usage, encode_error: how a service writes them, where that is not as the vendor does."""

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from decimal import Decimal
 
-import msgspec
 from msgspec import UNSET
 
 from deepserve.core.answer import Answer, Result
@@ -14,6 +12,7 @@ from deepserve.core.events import Finished, FinishReason, TokenLogprob
 from deepserve.core.messages import Reasoning, Refusal, Text, ToolCall
 from deepserve.core.request import Request
 from deepserve.core.usage import Usage
+from deepserve.dialects.amounts import encode_amounts, plain
 from deepserve.dialects.chat.openrouter.ids import generation_id
 from deepserve.dialects.chat.openrouter.wire import (
     WireChoice,
@@ -44,9 +43,6 @@ FINISH_WORDS: Mapping[FinishReason, str] = {
 }
 """Why a result ended, in the words that the service makes of every provider's; the vendor's stand beside them."""
 
-to_json = msgspec.json.Encoder(decimal_format="number").encode
-"""Amounts are numbers, exact to the last digit."""
-
 
 def encode_answer(
     answer: Answer,
@@ -62,7 +58,7 @@ def encode_answer(
     Not carried, because the dialect has no word for it: signatures and sealed forms of reasoning, citations,
     server-tool blocks, seeds, log-probabilities of traces, and which stop string was met.
     """
-    return to_json(
+    return encode_amounts(
         WireCompletion(
             id=generation_id(head),
             created=head.created,
@@ -128,9 +124,3 @@ def encode_usage(usage: Usage, cost_of: CostOf, *, is_free: bool = False) -> Wir
         ),
         completion_tokens_details=WireCompletionDetails(reasoning_tokens=usage.reasoning_tokens),
     )
-
-
-def plain(amount: Decimal) -> Decimal:
-    """The same amount, which is written without an exponent and without needless zeros."""
-    short = amount.normalize()
-    return short if short else Decimal(0)

@@ -33,6 +33,7 @@ from deepserve.core.provider import ServedBy
 from deepserve.core.request import Request
 from deepserve.core.usage import Usage
 from deepserve.core.verdict import Judgement, is_judged, judge, validated_label
+from deepserve.dialects.amounts import encode_amounts
 from deepserve.dialects.chat.openrouter.errors import wire_error
 from deepserve.dialects.chat.openrouter.ids import generation_id
 from deepserve.dialects.chat.openrouter.provider import PROVIDER_NAME
@@ -42,7 +43,6 @@ from deepserve.dialects.chat.openrouter.response import (
     encode_logprobs,
     encode_usage,
     native_word,
-    to_json,
 )
 from deepserve.dialects.chat.openrouter.wire import WireChoice, WireCompletion, WireMessage, WireReasoning
 from deepserve.dialects.chat.response import FAILED_WORD
@@ -187,14 +187,14 @@ class StreamEncoder:
         chunk.usage = encode_usage(self._usage, self._cost_of, is_free=bool(self._errors))
         if self._judgements:
             chunk.x_deepserve_validated = validated_label(self._judgements)
-        return frames + b"data: " + to_json(chunk) + b"\n\n"
+        return frames + b"data: " + encode_amounts(chunk) + b"\n\n"
 
     def _error(self, error: DeepserveError) -> bytes:
         choice = self._choice(0, WireMessage(content=""))
         choice.finish_reason, choice.native_finish_reason = "error", FAILED_WORD
         chunk = self._completion(choice)
         chunk.error = wire_error(error)
-        return b"data: " + to_json(chunk) + b"\n\n"
+        return b"data: " + encode_amounts(chunk) + b"\n\n"
 
     def _frame(self, index: int, delta: WireMessage) -> bytes:
         return self._chunk(self._choice(index, delta))
@@ -203,7 +203,7 @@ class StreamEncoder:
         return WireChoice(index=index, delta=delta, message=UNSET)
 
     def _chunk(self, choice: WireChoice) -> bytes:
-        return b"data: " + to_json(self._completion(choice)) + b"\n\n"
+        return b"data: " + encode_amounts(self._completion(choice)) + b"\n\n"
 
     def _completion(self, choice: WireChoice) -> WireCompletion:
         served_by = self._served_by
