@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal, Protocol
+from uuid import uuid4
 
 import msgspec
 from typing_extensions import override
@@ -166,6 +167,46 @@ def _chat_message(message: Message) -> Json:
             for call in message.tool_calls
         ]
     return wire
+
+
+class OpenRouterSpeaker(ChatSpeaker):
+    """The same dialect, with words of its own for thinking and usage."""
+
+    @override
+    def body(self, conversation: Conversation, *, is_stream: bool) -> Json:
+        body = super().body(conversation, is_stream=is_stream)
+        del body["thinking"], body["reasoning_effort"]
+        body["model"] = f"deepseek/{MODEL}"
+        body["reasoning"] = {"effort": "high"} if conversation.is_thinking else {"enabled": False}
+        for message in body["messages"]:
+            if "reasoning_content" in message:
+                message["reasoning"] = message.pop("reasoning_content")
+        return body
+
+    @override
+    def read(self, body: Json) -> Told:
+        (choice,) = body["choices"]
+        message = choice["message"]
+        details = "".join(detail["text"] for detail in message.get("reasoning_details") or ())
+        assert details == (message["reasoning"] or "")
+        calls = message.get("tool_calls") or []
+        return self._told(details, message["content"] or "", calls, choice["finish_reason"], body["usage"])
+
+    @override
+    def read_stream(self, events: Sequence[Json]) -> Told:
+        for event in events:
+            (choice,) = event["choices"]
+            choice["delta"]["reasoning_content"] = choice["delta"].get("reasoning")
+        return super().read_stream(events)
+
+    @override
+    def _told(self, trace: str, text: str, calls: list[Json], finish: Json, usage: Json) -> Told:
+        hit_tokens = usage["prompt_tokens_details"]["cached_tokens"]
+        split = {
+            "prompt_cache_hit_tokens": hit_tokens,
+            "prompt_cache_miss_tokens": usage["prompt_tokens"] - hit_tokens,
+        }
+        return super()._told(trace, text, calls, finish, usage | split)
 
 
 class MessagesSpeaker(Speaker):
@@ -327,6 +368,82 @@ def _items(message: Message) -> Iterator[Json]:
         yield {"type": "function_call", "call_id": call.id, "name": call.name, "arguments": call.arguments}
 
 
+class RunwareSpeaker(Speaker):
+    carries_seal = False
+
+    def __init__(self, name: str, path: str) -> None:
+        self.name = name
+        self.path = path
+
+    @override
+    def body(self, conversation: Conversation, *, is_stream: bool) -> Json:
+        return [
+            {
+                "taskType": "textInference",
+                "taskUUID": str(uuid4()),
+                "model": MODEL,
+                "messages": [_runware_message(message) for message in conversation.messages],
+                "tools": [
+                    {"type": "function", "name": tool.name, "schema": tool.parameters} for tool in conversation.tools
+                ]
+                or None,
+                "settings": {
+                    "thinkingLevel": "high" if conversation.is_thinking else "off",
+                    "maxTokens": conversation.max_tokens,
+                    "temperature": 0,
+                },
+                "includeUsage": True,
+                "deliveryMethod": "stream" if is_stream else "sync",
+            }
+        ]
+
+    @override
+    def read(self, body: Json) -> Told:
+        (item,) = body["data"]
+        return self._told("".join(item.get("reasoningContent", ())), item["text"], item)
+
+    @override
+    def read_stream(self, events: Sequence[Json]) -> Told:
+        deltas = [event["delta"] for event in events]
+        told = self._told(
+            "".join(delta.get("reasoningContent", "") for delta in deltas),
+            "".join(delta.get("text", "") for delta in deltas),
+            events[-1],
+        )
+        for index, (_, arguments) in enumerate(told.calls):
+            pieces = [piece for delta in deltas for piece in delta.get("toolCalls", ()) if piece["index"] == index]
+            assert pieces[0]["id"] == told.call_ids[index]
+            assert _sorted("".join(piece.get("inputDelta", "") for piece in pieces)) == arguments
+        return told
+
+    def _told(self, trace: str, text: str, end: Json) -> Told:
+        calls, usage = end.get("toolCalls", []), end["usage"]
+        return Told(
+            trace=trace,
+            text=text,
+            calls=tuple((call["name"], _sorted(json.dumps(call["input"]))) for call in calls),
+            finish=end["finishReason"],
+            hit_tokens=usage["cachedInputTokens"],
+            miss_tokens=usage["promptTokens"] - usage["cachedInputTokens"],
+            output_tokens=usage["completionTokens"],
+            call_ids=tuple(call["id"] for call in calls),
+        )
+
+
+def _runware_message(message: Message) -> Json:
+    if message.role == "tool":
+        (result,) = message.tool_results
+        return {"role": "tool", "id": result.call_id, "content": _joined(result.content)}
+    wire: dict[str, Json] = {"role": message.role, "content": message.text}
+    if message.reasoning is not None:
+        wire["reasoningContent"] = message.reasoning
+    if message.tool_calls:
+        wire["tools"] = [
+            {"id": call.id, "name": call.name, "input": json.loads(call.arguments)} for call in message.tool_calls
+        ]
+    return wire
+
+
 def _joined(parts: Sequence[object]) -> str:
     return "".join(part.text for part in parts if isinstance(part, Text))
 
@@ -343,4 +460,12 @@ SPEAKERS: tuple[Speaker, ...] = (
     ChatSpeaker("chat", "/chat/completions"),
     MessagesSpeaker("messages", "/anthropic/v1/messages"),
     ResponsesSpeaker("responses", "/v1/responses"),
+    OpenRouterSpeaker("openrouter", "/api/v1/chat/completions"),
+    RunwareSpeaker("runware", "/v1"),
 )
+
+ELSEWHERE: tuple[Speaker, ...] = (
+    MessagesSpeaker("messages", "/api/v1/messages"),
+    ResponsesSpeaker("responses", "/api/v1/responses"),
+)
+"""The same dialects at addresses of another service."""

@@ -15,7 +15,7 @@ from deepserve.core.messages import Message, Reasoning, Text, ToolCall, ToolResu
 from deepserve.core.request import Tool
 from deepserve.engine.native.library import find_library
 from tests.backends.embedded_setup import recorded_prompts
-from tests.dialects.speakers import SPEAKERS, Conversation, Speaker, Told, frames
+from tests.dialects.speakers import ELSEWHERE, SPEAKERS, Conversation, Speaker, Told, frames
 from tests.server.live import LiveServer, live_server
 
 WEATHER = Tool(
@@ -44,7 +44,7 @@ CONVERSATIONS = {
         max_tokens=200,
     ),
 }
-CASES = [(speaker, is_stream) for speaker in SPEAKERS for is_stream in (False, True)]
+CASES = [(speaker, is_stream) for speaker in SPEAKERS + ELSEWHERE for is_stream in (False, True)]
 
 
 @pytest.fixture(scope="module")
