@@ -1,0 +1,172 @@
+"""LangChain's own classes for DeepSeek and Anthropic, unmodified, and LangChain's standard suites over them."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from anthropic import Anthropic
+from langchain_anthropic import ChatAnthropic
+from langchain_anthropic.chat_models import AnthropicInvalidRequestError
+from langchain_core.language_models import BaseChatModel
+from langchain_core.messages import AIMessage, BaseMessage, HumanMessage
+from langchain_core.tools import tool
+from langchain_deepseek import ChatDeepSeek
+from openai import OpenAI
+from pydantic import BaseModel, SecretStr
+
+from tests.conftest import running_server
+
+MODEL = "deepseek-v4-pro"
+QUESTION = "What is the weather in Paris?"
+ANSWER = "The weather in Paris: 21 C, sunny."
+KEY = SecretStr("sk-local")
+TRACES = "x-deepserve-reasoning"
+SUITE = Path(__file__).parent / "langchain"
+TIMEOUT_S = 120.0
+
+
+def deepseek(server: str, **fields: Any) -> ChatDeepSeek:  # Any: the class's own fields
+    return ChatDeepSeek(model=MODEL, api_key=KEY, base_url=server, temperature=0, max_retries=0, **fields)
+
+
+def claude(server: str, *, thinks: bool = True) -> ChatAnthropic:
+    """Thinking is stated: unless told of it, this class turns the answer into a string and loses traces."""
+    return ChatAnthropic(
+        model_name=MODEL,
+        api_key=KEY,
+        base_url=f"{server}/anthropic",
+        temperature=0,
+        max_retries=0,
+        max_tokens_to_sample=4096,
+        timeout=None,
+        stop=None,
+        thinking={"type": "enabled", "budget_tokens": 2048} if thinks else {"type": "disabled"},
+    )
+
+
+@tool
+def get_weather(city: str) -> str:
+    """Weather of a city."""
+    return "21 C, sunny"
+
+
+def watch_traces(client: OpenAI | Anthropic) -> list[str]:
+    """Notes what each answer to this client says about past traces: `sent=1 restored=0 missing=0`."""
+    noted: list[str] = []
+
+    def note(response: Any) -> None:  # Any: the response class of whichever HTTP library the SDK uses
+        if TRACES in response.headers:
+            noted.append(response.headers[TRACES])
+
+    client._client.event_hooks = {"response": [note]}
+    return noted
+
+
+def run_tools(model: BaseChatModel, *, streams: bool) -> tuple[str, list[str]]:
+    """LangChain's usual loop; returns the answer and the arguments of every call."""
+    with_tools = model.bind_tools([get_weather])
+    messages: list[BaseMessage] = [HumanMessage(QUESTION)]
+    cities: list[str] = []
+    while True:
+        if streams:
+            chunks = list(with_tools.stream(messages))
+            message: AIMessage = sum(chunks[1:], start=chunks[0])
+        else:
+            message = with_tools.invoke(messages)
+        messages.append(message)
+        if not message.tool_calls:
+            return message.text, cities
+        for call in message.tool_calls:
+            cities.append(call["args"]["city"])
+            messages.append(get_weather.invoke(call))
+
+
+def test_chat_deepseek_streams_what_it_answers_whole(mini_server: str) -> None:
+    model = deepseek(mini_server)
+    whole = model.invoke(QUESTION)
+    chunks = list(model.stream(QUESTION))
+    assert "".join(chunk.text for chunk in chunks) == whole.text
+    traces = [chunk.additional_kwargs.get("reasoning_content", "") for chunk in chunks]
+    assert "".join(traces) == whole.additional_kwargs["reasoning_content"] != ""
+    used = next(chunk.usage_metadata for chunk in chunks if chunk.usage_metadata)
+    assert whole.usage_metadata is not None
+    assert used["output_tokens"] == whole.usage_metadata["output_tokens"]
+    assert used["output_token_details"]["reasoning"] == whole.usage_metadata["output_token_details"]["reasoning"] > 0
+    # The second time the prompt is in the prefix cache.
+    assert used["input_token_details"]["cache_read"] > 0
+
+
+def test_chat_deepseek_can_switch_thinking_off(mini_server: str) -> None:
+    answer = deepseek(mini_server, extra_body={"thinking": {"type": "disabled"}}).invoke(QUESTION)
+    assert "reasoning_content" not in answer.additional_kwargs
+    assert answer.text
+
+
+@pytest.mark.parametrize("streams", [False, True])
+def test_chat_deepseek_sends_no_trace_back_and_it_is_restored(mini_server: str, streams: bool) -> None:
+    model = deepseek(mini_server)
+    noted = watch_traces(model.root_client)
+    assert run_tools(model, streams=streams) == (ANSWER, ["Paris"])
+    assert noted == ["sent=0 restored=0 missing=0", "sent=0 restored=1 missing=0"]
+
+
+def test_chat_anthropic_streams_what_it_answers_whole(mini_server: str) -> None:
+    model = claude(mini_server)
+    whole = model.invoke(QUESTION)
+    chunks = list(model.stream(QUESTION))
+    streamed = sum(chunks[1:], start=chunks[0])
+    kinds = [block["type"] for block in whole.content_blocks]
+    assert kinds == [block["type"] for block in streamed.content_blocks] == ["reasoning", "text"]
+    assert streamed.text == whole.text
+    assert whole.usage_metadata is not None
+    assert streamed.usage_metadata is not None
+    assert streamed.usage_metadata["output_tokens"] == whole.usage_metadata["output_tokens"]
+
+
+@pytest.mark.parametrize("streams", [False, True])
+def test_chat_anthropic_keeps_the_trace_in_a_tool_loop(mini_server: str, streams: bool) -> None:
+    model = claude(mini_server)
+    noted = watch_traces(model._client)
+    assert run_tools(model, streams=streams) == (ANSWER, ["Paris"])
+    assert noted == ["sent=0 restored=0 missing=0", "sent=1 restored=0 missing=0"]
+
+
+def test_chat_anthropic_counts_what_is_billed(mini_server: str) -> None:
+    model = claude(mini_server)
+    messages: list[BaseMessage] = [HumanMessage(QUESTION)]
+    used = model.invoke(messages).usage_metadata
+    assert used is not None
+    assert model.get_num_tokens_from_messages(messages) == used["input_tokens"]
+
+
+class City(BaseModel):
+    """A city."""
+
+    name: str
+
+
+@pytest.mark.xfail(
+    reason="the server does not enforce schemas and tool choices yet", strict=True, raises=AnthropicInvalidRequestError
+)
+@pytest.mark.parametrize("method", ["function_calling", "json_schema"])
+def test_chat_anthropic_fills_a_schema(scripted_server: str, method: str) -> None:
+    model = claude(scripted_server, thinks=False)
+    assert isinstance(model.with_structured_output(City, method=method).invoke("Paris"), City)  # type: ignore[arg-type]
+
+
+def test_langchains_standard_suites(tmp_path: Path) -> None:
+    script = str(SUITE / "script.toml")
+    with running_server("--backend", "scripted", "--script", script, state_dir=tmp_path) as server:
+        command = [sys.executable, "-m", "pytest", "-c", str(SUITE / "pytest.ini"), str(SUITE / "standard_suite.py")]
+        environment = {**os.environ, "DEEPSERVE_URL": server, "LANGSMITH_TRACING": "false"}
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=TIMEOUT_S)
+    assert done.returncode == 0, done.stdout + done.stderr
+    passed = re.search(r"(\d+) passed", done.stdout)
+    assert passed is not None, done.stdout
+    assert int(passed[1]) >= 60, done.stdout
