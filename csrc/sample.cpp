@@ -77,7 +77,7 @@ class Ranking {
     keep_all();
   }
 
-  void keep_best(int number) {
+  void keep_best(int64_t number) {
     int64_t before = 0;
     for (int bucket = 0; bucket < kNumBuckets; bucket++) {
       if (before + count_[bucket] >= number) {
@@ -96,17 +96,12 @@ class Ranking {
     cut(bucket, place + 1);
   }
 
+  // Weights fall along the order, so this too leaves a beginning of it: as many as are heavy enough.
   void keep_heavier(double least) {
-    // Weights fall along the order, so this too leaves a beginning of it.
-    for (int bucket = last_bucket_; bucket >= 0; bucket--) {
-      const std::vector<int32_t> &order = sorted(bucket);
-      size_t number = bucket == last_bucket_ ? last_number_ : order.size();
-      while (number && weights_[order[number - 1]] < least) number--;
-      if (number || bucket == 0) {
-        cut(bucket, number);
-        return;
-      }
-    }
+    int64_t number = 0, kept = static_cast<int64_t>(last_number_);
+    for (int token = 0; token < vocab_size_; token++) number += weights_[token] >= least;
+    for (int bucket = 0; bucket < last_bucket_; bucket++) kept += count_[bucket];
+    if (number < kept) keep_best(number);
   }
 
   int choose(double at) {
@@ -202,7 +197,9 @@ void draw_token(const float *logits, int vocab_size, const ds_draw &draw, const 
   for (int token = 0; token < vocab_size; token++) scores[token] = logits[token];
   if (is_adjusted) adjust(scores, vocab_size, draw);
   const double best = is_adjusted ? *std::max_element(scores, scores + vocab_size) : top;
-  if (!std::isfinite(best)) {
+  // Extreme penalties and biases can overflow to values that have no order.
+  const bool is_ordered = !is_adjusted || std::none_of(scores, scores + vocab_size, [](double x) { return x != x; });
+  if (!std::isfinite(best) || !is_ordered) {
     drawn.fault = DS_ROW_NOTHING_ALLOWED;
     scratch.release(mark);
     return;

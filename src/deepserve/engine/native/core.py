@@ -269,7 +269,7 @@ def choose_formats(checkpoint: Checkpoint, options: EngineOptions) -> Formats:
     }
     if options.is_mapped and options.packed_dir is not None:
         raise ConfigurationError(
-            "--mapped uses the weights where they lie, so there is nothing to keep in --packed-dir. Leave out one of them."
+            "--mapped uses weights where they lie, so there is nothing to keep in --packed-dir. Leave out one of them."
         )
     chosen: dict[str, Format] = {}
     for kind, name in samples.items():

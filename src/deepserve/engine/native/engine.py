@@ -242,31 +242,34 @@ class NativeEngine(Engine):
             counts = self._array("i", draw.output_counts.values())
         if draw.allowed is not None:
             mask = self._array("B", draw.allowed)
-        _DRAW.pack_into(
-            self._draws,
-            number * _DRAW.size,
-            draw.temperature,
-            draw.top_p,
-            draw.min_p,
-            draw.repetition_penalty,
-            draw.frequency_penalty,
-            draw.presence_penalty,
-            draw.seed & _MASK,
-            draw.position,
-            draw.top_k,
-            _NO_LOGPROBS if draw.num_top_logprobs is None else draw.num_top_logprobs,
-            biases[1],
-            prompt[1],
-            counted[1],
-            draw.allowed is not None,
-            biases[0],
-            bias_values[0],
-            prompt[0],
-            counted[0],
-            counts[0],
-            mask[0],
-            mask[1],
-        )
+        try:
+            _DRAW.pack_into(
+                self._draws,
+                number * _DRAW.size,
+                draw.temperature,
+                draw.top_p,
+                draw.min_p,
+                draw.repetition_penalty,
+                draw.frequency_penalty,
+                draw.presence_penalty,
+                draw.seed & _MASK,
+                draw.position & _MASK,
+                draw.top_k,
+                _NO_LOGPROBS if draw.num_top_logprobs is None else draw.num_top_logprobs,
+                biases[1],
+                prompt[1],
+                counted[1],
+                draw.allowed is not None,
+                biases[0],
+                bias_values[0],
+                prompt[0],
+                counted[0],
+                counts[0],
+                mask[0],
+                mask[1],
+            )
+        except struct.error as error:
+            raise ValueError(f"a draw holds numbers out of range: {error}") from error
 
     def _array(self, kind: str, values: Iterable[float]) -> tuple[int, int]:
         """Address and length of a copy that lives as long as the step."""
