@@ -37,7 +37,7 @@ class TaskLimits(msgspec.Struct, frozen=True, kw_only=True):
     max_running        tasks carried out side by side
     max_attempts       how often a task is begun that dies with the server each time
     max_unfinished_per_tenant  more are refused
-    max_bytes_per_tenant  contents of ended tasks; beyond it the oldest lose theirs
+    max_bytes_per_tenant  contents of unfinished tasks; of ended ones, too, where the oldest lose theirs beyond it
     patience_s         so long a task waits for a back end that has no room
     record_s           an id cannot be used again for so long after its task has ended
     delivery_record_s  webhook calls and their attempts can be looked up for so long

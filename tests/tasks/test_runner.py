@@ -148,12 +148,26 @@ def test_too_many_unfinished_tasks_are_refused_and_leave_nothing_behind() -> Non
         async with running(performer, limits=TaskLimits(max_running=1, max_unfinished_per_tenant=2)) as runner:
             await runner.submit(new_task("a", b"wait"))
             await runner.submit(new_task("b"))
-            with pytest.raises(TooManyRequests, match="2 tasks"):
+            with pytest.raises(TooManyRequests, match="at most 2 tasks"):
                 await runner.submit(new_task("c"))
             await runner.submit(new_task("c", tenant=BOB))
             performer.go_on.set()
             await ended(runner, "b")
             await runner.submit(new_task("c"))
+
+    run(scenario())
+
+
+def test_tasks_that_are_too_large_together_are_refused() -> None:
+    async def scenario() -> None:
+        limits = TaskLimits(max_running=1, max_bytes_per_tenant=2 << 20)
+        performer = Scripted()
+        async with running(performer, limits=limits) as runner:
+            await runner.submit(new_task("a", b"wait"))
+            await runner.submit(new_task("b", b"x" * (1 << 20)))
+            with pytest.raises(TooManyRequests, match="2 MiB"):
+                await runner.submit(new_task("c", b"x" * (1 << 20)))
+            assert await runner.find(ALICE.id, "c") is None
 
     run(scenario())
 

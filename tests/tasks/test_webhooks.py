@@ -114,7 +114,7 @@ def test_every_attempt_is_on_record() -> None:
     async def scenario() -> None:
         database = open_memory_database()
         async with (
-            Receiver(answer(500), answer(302, "Location: http://elsewhere/"), b"", OK) as receiver,
+            Receiver(answer(500), answer(302, "Location: http://elsewhere/in?token=1"), b"", OK) as receiver,
             running(database=database, allowed=(receiver.host,)) as runner,
         ):
             await runner.submit(new_task(webhook_url=receiver.url))
@@ -122,12 +122,26 @@ def test_every_attempt_is_on_record() -> None:
         attempts = DeliveryStore(database).attempts(delivery.id)
         assert [(each.number, each.status, each.error) for each in attempts] == [
             (1, 500, "status_500"),
-            (2, 302, "redirect"),
+            (2, 302, "redirect to http://elsewhere"),
             (3, None, "connection_failed"),
             (4, 200, None),
         ]
         assert {each.address for each in attempts} == {receiver.host}
         assert all(each.started_at == NOON and 0 <= each.duration_ms < 5000 for each in attempts)
+
+    run(scenario())
+
+
+@pytest.mark.parametrize("target", ["http://[", "", "/elsewhere", "\\", "http://user:word@" + "a" * 500 + "/"])
+def test_any_redirect_is_a_failure_like_others(target: str) -> None:
+    async def scenario() -> None:
+        async with (
+            Receiver(answer(301, f"Location: {target}"), OK) as receiver,
+            running(allowed=(receiver.host,)) as runner,
+        ):
+            await runner.submit(new_task(webhook_url=receiver.url))
+            (delivery,) = await settled(runner)
+            assert (delivery.status, delivery.num_attempts) == ("delivered", 2)
 
     run(scenario())
 
@@ -423,7 +437,7 @@ def test_a_delivery_is_claimed_by_one_sender_until_its_lease_runs_out() -> None:
 def test_result_and_webhook_are_written_together_or_not_at_all() -> None:
     database = open_memory_database()
     store = TaskStore(database)
-    store.insert(new_task(webhook_url="https://example.com/"), now=NOON, max_unfinished=10)
+    store.insert(new_task(webhook_url="https://example.com/"), now=NOON, max_unfinished=10, max_bytes=1000)
     state = store.claim((ALICE.id, "one"), owner="a", now=NOON, lease_s=30)
     assert state is not None
     put(database, pending_row(1, "host:80"))  # the same id again breaks the transaction

@@ -29,7 +29,8 @@ from deepserve.outgoing.errors import (
 _log = logging.getLogger(__name__)
 
 _CHUNK_BYTES = 16 * 1024
-_RESOLVER_THREADS = 8
+_LOOKUP_THREADS = 32
+"""Twice what one tenant's webhooks can keep busy with names that nobody answers for."""
 
 
 class OutgoingLimits(msgspec.Struct, frozen=True, kw_only=True):
@@ -77,7 +78,7 @@ class OutgoingClient:
         self._user_agent = user_agent
         self._lookup = lookup
         # Its own threads: names whose servers never answer must not hold up whatever else runs in threads.
-        self._threads = ThreadPoolExecutor(_RESOLVER_THREADS, thread_name_prefix="deepserve-lookup")
+        self._threads = ThreadPoolExecutor(_LOOKUP_THREADS, thread_name_prefix="deepserve-lookup")
 
     def close(self) -> None:
         self._threads.shutdown(wait=False, cancel_futures=True)

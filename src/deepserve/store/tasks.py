@@ -29,7 +29,7 @@ class DuplicateTask(Exception):
 
 
 class TooManyTasks(Exception):
-    """The tenant has as many unfinished tasks as it may."""
+    """The tenant has as many unfinished tasks, or as large ones, as it may."""
 
 
 class TaskStore:
@@ -38,10 +38,13 @@ class TaskStore:
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
 
-    def insert(self, task: NewTask, *, now: datetime, max_unfinished: int) -> TaskState:
-        """Durable when it returns. Raises DuplicateTask or TooManyTasks."""
+    def insert(self, task: NewTask, *, now: datetime, max_unfinished: int, max_bytes: int) -> TaskState:
+        """Durable when it returns. Raises DuplicateTask or TooManyTasks.
+
+        max_unfinished, max_bytes: of the tenant's tasks that have not ended
+        """
         unfinished = (
-            select(func.count())
+            select(func.count(), func.sum(func.length(tasks.c.body)))
             .select_from(tasks)
             .where(tasks.c.tenant_id == task.tenant.id, tasks.c.status.in_(("queued", "running")))
         )
@@ -66,7 +69,8 @@ class TaskStore:
                     },
                 )
                 # Counted after the insertion, which holds the database's write lock.
-                if connection.execute(unfinished).scalar_one() > max_unfinished:
+                count, size_bytes = connection.execute(unfinished).one()
+                if count > max_unfinished or size_bytes > max_bytes:
                     raise TooManyTasks
                 return _required(connection, (task.tenant.id, task.id))
         except IntegrityError as error:

@@ -149,16 +149,18 @@ class TaskRunner:
             raise InvalidField(f"A task's id has from 1 to {_MAX_ID_CHARACTERS} characters.", field="id")
         if task.webhook_url is not None:
             self.check_webhook_url(task.webhook_url)
-        most = self._limits.max_unfinished_per_tenant
+        most, most_bytes = self._limits.max_unfinished_per_tenant, self._limits.max_bytes_per_tenant
         try:
-            state = await self._thread.run(self._store.insert, task, now=self._now(), max_unfinished=most)
+            state = await self._thread.run(
+                self._store.insert, task, now=self._now(), max_unfinished=most, max_bytes=most_bytes
+            )
         except DuplicateTask:
             raise InvalidField(
                 f"The id {task.id} was used before. Ask for the result of that task, or choose another id.", field="id"
             ) from None
         except TooManyTasks:
             raise TooManyRequests(
-                f"{most} tasks are waiting or running for this account, which is the most there may be. "
+                f"For this account at most {most} tasks, of {most_bytes >> 20} MiB together, may wait or run. "
                 "Try again when some have ended.",
                 retry_after_s=10.0,
             ) from None

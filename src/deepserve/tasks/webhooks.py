@@ -15,12 +15,13 @@ from collections import Counter, OrderedDict
 from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
 from typing import TypeVar
+from urllib.parse import urlsplit
 
 import msgspec
 
 from deepserve.core.task import DeliveryAttempt, DeliveryState, DeliveryStatus, TaskState
 from deepserve.core.tenant import TenantId
-from deepserve.outgoing.client import OutgoingClient, OutgoingLimits
+from deepserve.outgoing.client import OutgoingAnswer, OutgoingClient, OutgoingLimits
 from deepserve.outgoing.errors import OutgoingError
 from deepserve.store.deliveries import DeliveryStore, PendingDelivery
 from deepserve.tasks.database_thread import DatabaseThread
@@ -38,7 +39,9 @@ _LEASE_S = 60.0
 _AFTER_FAULT_S = 5.0
 """Until the next look at a delivery that met a fault of our own, such as a full disk."""
 
-_SHOWN_ADDRESS_CHARACTERS = 128
+_ADDRESS_CHARACTERS = 128
+_ERROR_CHARACTERS = 64
+"""What the columns of an attempt hold."""
 
 
 class WebhookLimits(msgspec.Struct, frozen=True, kw_only=True):
@@ -270,7 +273,7 @@ class WebhookSender:
                 )
                 status, address = answer.status, answer.address
                 retry_after_s = read_retry_after_s(answer.headers, self._now())
-                error = _name_failure(answer.status)
+                error = _name_failure(answer)
         except OutgoingError as raised:
             error, address = raised.code, raised.address
         now = self._now()
@@ -286,7 +289,7 @@ class WebhookSender:
             duration_ms=round((self._clock() - started) * 1000),
             status=status,
             error=error,
-            address=None if address is None else address[:_SHOWN_ADDRESS_CHARACTERS],
+            address=None if address is None else address[:_ADDRESS_CHARACTERS],
         )
         await self._thread.run(
             self._store.record,
@@ -343,8 +346,16 @@ def _renewed(pending: PendingDelivery, num_attempts: int, next_attempt_at: datet
     return msgspec.structs.replace(pending, num_attempts=num_attempts, next_attempt_at=next_attempt_at)
 
 
-def _name_failure(status: int) -> str | None:
-    """A word for a status that is no success. Redirects are not followed: their target was not asked for."""
-    if 200 <= status < 300:
+def _name_failure(answer: OutgoingAnswer) -> str | None:
+    """A few words for a status that is no success. Redirects are not followed: their target was not asked for."""
+    if 200 <= answer.status < 300:
         return None
-    return "redirect" if 300 <= status < 400 else f"status_{status}"
+    if 300 <= answer.status < 400:
+        try:
+            target = urlsplit(answer.headers.get("location", ""))
+        except ValueError:
+            return "redirect to nowhere"
+        host = target.netloc.rpartition("@")[2]
+        shown = "".join(character if character.isprintable() else "?" for character in f"{target.scheme}://{host}")
+        return f"redirect to {shown}"[:_ERROR_CHARACTERS]
+    return f"status_{answer.status}"
