@@ -17,7 +17,7 @@ from starlette.types import Receive, Send
 from deepserve.config import Settings
 from deepserve.core.answer import Answer, collect
 from deepserve.core.errors import Cancelled, DeepserveError, EngineFailure, Overloaded, RequestTimedOut
-from deepserve.core.events import Event, Started
+from deepserve.core.events import Event, PastReasoning, Started
 from deepserve.core.verdict import is_judged, judge, validated_label
 from deepserve.dialects.exchange import AnswerHead, Exchange
 from deepserve.server.closing import Closing
@@ -28,6 +28,15 @@ _FAULT = "Answer %s met a fault of the server"
 _FAULT_TOLD = "The server met an internal fault while answering. It has been logged."
 
 HeaderList = list[tuple[bytes, bytes]]
+
+
+def answer_headers(served_by: str, past: PastReasoning) -> HeaderList:
+    """Who answered, and what became of the traces of earlier turns."""
+    reasoning = f"sent={past.sent} restored={past.restored} missing={past.missing}"
+    return [
+        (b"x-deepserve-served-by", served_by.encode("ascii", "replace")),
+        (b"x-deepserve-reasoning", reasoning.encode()),
+    ]
 
 
 class Delivery:
@@ -177,11 +186,7 @@ class Delivery:
         started = self._events.started
         served_by = self._served_by if started is None else started.served_by.label
         past = (None if started is None else started.past_reasoning) or self._exchange.past_reasoning
-        reasoning = f"sent={past.sent} restored={past.restored} missing={past.missing}"
-        headers: HeaderList = [
-            (b"x-deepserve-served-by", served_by.encode("ascii", "replace")),
-            (b"x-deepserve-reasoning", reasoning.encode()),
-        ]
+        headers = answer_headers(served_by, past)
         if self._exchange.is_stream:
             headers += [
                 (b"content-type", b"text/event-stream; charset=utf-8"),

@@ -10,10 +10,12 @@ from uuid import UUID
 import msgspec
 
 from deepserve.core.errors import CapacityError, DeepserveError, EngineFailure, InvalidField, Overloaded, RequestError
+from deepserve.core.events import Started
 from deepserve.core.messages import Json
 from deepserve.core.request import RequestId
 from deepserve.core.task import NewTask
 from deepserve.core.tenant import TenantId
+from deepserve.dialects.past_traces import count_traces
 from deepserve.dialects.runware.errors import TaskRefused, status_of, wire_error
 from deepserve.dialects.runware.request import (
     Inference,
@@ -26,7 +28,16 @@ from deepserve.dialects.runware.request import (
 from deepserve.dialects.runware.response import TASK_TYPE, acknowledgment, polled_items, running_items
 from deepserve.dialects.runware.value import Value
 from deepserve.dialects.runware.wire import WireEnded, WireError, encode
-from deepserve.server.runware.inference import KIND, WEBHOOKS, InferencePerformer, LaterTask, carry_out, decode_ended
+from deepserve.server.delivery import HeaderList, answer_headers
+from deepserve.server.runware.inference import (
+    KIND,
+    WEBHOOKS,
+    CarriedOut,
+    InferencePerformer,
+    LaterTask,
+    carry_out,
+    decode_ended,
+)
 from deepserve.server.runware.memory import Job, JobMemory, conflict
 from deepserve.server.site import Site
 from deepserve.server.visit import Visit
@@ -43,11 +54,13 @@ class Handled(msgspec.Struct, kw_only=True):
 
     is_later  it was acknowledged; `Desk.await_ended` tells the rest
     status    for HTTP, where there is nothing but errors
+    headers   for HTTP, where this is the only task
     """
 
     items: Sequence[object] = ()
     errors: Sequence[WireError] = ()
     status: int = 200
+    headers: HeaderList = []
     retry_after_s: float | None = None
     is_later: bool = False
 
@@ -158,7 +171,7 @@ class Desk:
     async def _answer(self, inference: Inference, patience_s: float) -> Handled:
         """The work goes on when the client leaves or the patience is over: the result can be asked for."""
         job = await self.reserve(inference)
-        outcome: asyncio.Future[WireEnded] = asyncio.get_running_loop().create_future()
+        outcome: asyncio.Future[CarriedOut] = asyncio.get_running_loop().create_future()
         work = asyncio.create_task(self._work(job, inference, outcome))
         self._working.add(work)
         work.add_done_callback(self._working.discard)
@@ -170,15 +183,17 @@ class Desk:
                 f"The task is still running after {patience_s:g} seconds. Poll its result with `getResponse`.",
                 status=504,
             )
-        ended = outcome.result()
-        return Handled(items=ended.items, errors=ended.errors)
+        carried = outcome.result()
+        headers = _headers(inference, carried.started)
+        return Handled(items=carried.ended.items, errors=carried.ended.errors, headers=headers)
 
-    async def _work(self, job: Job, inference: Inference, outcome: asyncio.Future[WireEnded]) -> None:
+    async def _work(self, job: Job, inference: Inference, outcome: asyncio.Future[CarriedOut]) -> None:
         error: DeepserveError
         try:
-            ended = await carry_out(self._site, inference)
-            self._jobs.finish(job, ended)
-            _tell(outcome, ended)
+            carried = await carry_out(self._site, inference)
+            self._jobs.finish(job, carried.ended)
+            if not outcome.done():
+                outcome.set_result(carried)
             return
         except (RequestError, CapacityError) as raised:
             error = raised  # nothing was begun
@@ -297,9 +312,13 @@ class Desk:
         return Handled(items=[item])
 
 
-def _tell(outcome: asyncio.Future[WireEnded], ended: WireEnded) -> None:
-    if not outcome.done():
-        outcome.set_result(ended)
+def _headers(inference: Inference, started: Started | None) -> HeaderList:
+    """Who answered, and what became of earlier traces."""
+    request = inference.request
+    sent = count_traces(request.messages, is_needed=request.thinking.enabled and bool(request.tools))
+    if started is None:
+        return []
+    return answer_headers(started.served_by.label, started.past_reasoning or sent)
 
 
 def _failed(inference: Inference, error: DeepserveError) -> WireEnded:

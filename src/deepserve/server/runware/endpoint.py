@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import hmac
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from uuid import UUID
 
@@ -22,7 +22,7 @@ from deepserve.dialects.runware.response import TASK_TYPE
 from deepserve.dialects.runware.stream import StreamedTask
 from deepserve.server.access import ANONYMOUS, key_of
 from deepserve.server.body import read_body
-from deepserve.server.delivery import Delivery
+from deepserve.server.delivery import Delivery, HeaderList
 from deepserve.server.endpoint import work_on
 from deepserve.server.runware.desk import Desk, Handled, encode_handled
 from deepserve.server.runware.inference import price_of
@@ -102,7 +102,8 @@ class TaskEndpoint:
             has_items = any(one.items for one in handled)
             status = 200 if worst is None or has_items else worst.status
             retry_after_s = None if worst is None or has_items else worst.retry_after_s
-            await send(_head(status, len(body), retry_after_s))
+            headers = handled[-1].headers if len(handled) == 1 + len(greeting) else []
+            await send(_head(status, len(body), retry_after_s, headers))
         await send({"type": "http.response.body", "body": body, "more_body": False})
 
     async def _stream(self, task: Mapping[str, Json], visit: Visit, receive: Receive, send: Send) -> None:
@@ -144,8 +145,13 @@ class TaskEndpoint:
         await delivery.run(receive, send)
 
 
-def _head(status: int, num_bytes: int | None = None, retry_after_s: float | None = None) -> Message:
-    headers = [(b"content-type", b"application/json")]
+def _head(
+    status: int,
+    num_bytes: int | None = None,
+    retry_after_s: float | None = None,
+    more: Sequence[tuple[bytes, bytes]] = (),
+) -> Message:
+    headers: HeaderList = [(b"content-type", b"application/json"), *more]
     if num_bytes is not None:
         headers.append((b"content-length", str(num_bytes).encode()))
     if retry_after_s is not None:

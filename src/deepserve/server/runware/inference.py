@@ -29,13 +29,20 @@ KIND = "runware"
 WEBHOOK_ID_HEADER = "X-Runware-Delivery"
 
 
-async def carry_out(site: Site, inference: Inference) -> WireEnded:
+class CarriedOut(msgspec.Struct, frozen=True):
+    """started: what the back end said at first."""
+
+    ended: WireEnded
+    started: Started | None
+
+
+async def carry_out(site: Site, inference: Inference) -> CarriedOut:
     """All results of a task; failed ones stand beside those that succeeded.
 
     Raises the first error when there is no result at all.
     """
     idle_s = site.settings.request_timeout_s
-    usage = Usage()
+    usage, started = Usage(), None
     events_of: list[list[Event]] = [[] for _ in range(inference.request.num_results)]
     async with aclosing(site.gateway.answer(inference.request)) as events:
         while True:
@@ -49,7 +56,7 @@ async def carry_out(site: Site, inference: Inference) -> WireEnded:
                 case None:
                     break
                 case Started():
-                    usage = event.prompt_usage or usage
+                    usage, started = event.prompt_usage or usage, event
                     for own in events_of:
                         own.append(event)
                 case UsageReported():
@@ -60,7 +67,7 @@ async def carry_out(site: Site, inference: Inference) -> WireEnded:
     failures = [outcome for outcome in outcomes if isinstance(outcome, DeepserveError)]
     if len(failures) == len(outcomes):
         raise failures[0]
-    return encode_ended(inference, outcomes, usage, price_of(site, inference))
+    return CarriedOut(encode_ended(inference, outcomes, usage, price_of(site, inference)), started)
 
 
 async def _outcome(events: Sequence[Event]) -> Outcome:
@@ -113,7 +120,7 @@ class InferencePerformer(Performer):
             )
         except TaskRefused as error:  # what another version of this program accepted
             return encode(WireEnded(errors=[wire_error(error, task_type=TASK_TYPE, task_uuid=task.id)]))
-        return encode(await carry_out(self._site, inference))
+        return encode((await carry_out(self._site, inference)).ended)
 
     @override
     def encode_failure(self, task: TaskState, error: DeepserveError) -> bytes:
