@@ -462,6 +462,7 @@ SPEAKERS: tuple[Speaker, ...] = (
     ResponsesSpeaker("responses", "/v1/responses"),
     OpenRouterSpeaker("openrouter", "/api/v1/chat/completions"),
     RunwareSpeaker("runware", "/v1"),
+    ChatSpeaker("oxen", "/api/ai/chat/completions"),
 )
 
 ELSEWHERE: tuple[Speaker, ...] = (
