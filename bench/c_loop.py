@@ -103,12 +103,13 @@ class CLoop:
             [token] = self.step([(sequence, chunk)], wants_token=not tokens)
         return token
 
-    def decode(self, sequences: Sequence[int], number: int, *, first: int = 5) -> None:
-        """So many greedy tokens for each sequence: the C loop."""
-        rows = Rows(len(sequences))
+    def decode(self, sequences: Sequence[int], number: int, *, temperature: float = 0.0, top_p: float = 1.0) -> None:
+        """So many tokens for each sequence: the C loop."""
+        rows = Rows(len(sequences), temperature=temperature, top_p=top_p)
         for place, sequence in enumerate(sequences):
-            rows.set(place, sequence, [first + place], Want.TOKEN)
-        for _ in range(number):
+            rows.set(place, sequence, [5 + place], Want.TOKEN)
+        for position in range(number):
+            rows.draw.position = position
             self.run(rows)
             for place in range(len(sequences)):
                 rows.tokens[place][0] = rows.drawn[place].token
@@ -141,18 +142,20 @@ class CLoop:
 class Rows:
     """The arguments of one step, to be used again and again."""
 
-    def __init__(self, num_rows: int) -> None:
+    def __init__(self, num_rows: int, *, temperature: float = 0.0, top_p: float = 1.0) -> None:
         self.num_rows = num_rows
         self.specs = (abi.RowSpec * num_rows)()
         self.drawn = (abi.DrawnToken * num_rows)()
         self.tokens: list[ctypes.Array[ctypes.c_int32]] = [(ctypes.c_int32 * 0)()] * num_rows
-        self._greedy = abi.DrawSpec(top_p=1.0, repetition_penalty=1.0, num_top_logprobs=-1)
+        self.draw = abi.DrawSpec(
+            temperature=temperature, top_p=top_p, repetition_penalty=1.0, seed=1, num_top_logprobs=-1
+        )
 
     def set(self, place: int, sequence: int, tokens: Sequence[int], want: Want) -> None:
         self.tokens[place] = (ctypes.c_int32 * len(tokens))(*tokens)
         spec = self.specs[place]
         spec.sequence, spec.tokens, spec.num_tokens, spec.want = sequence, self.tokens[place], len(tokens), want
-        spec.draw = ctypes.pointer(self._greedy)
+        spec.draw = ctypes.pointer(self.draw)
 
 
 def _array(tensor: RawTensor) -> abi.Array:

@@ -185,12 +185,14 @@ def measure_formats(shape: Shape, ours: CLoop, tensors: Mapping[str, RawTensor],
         recorder.add(f"{shape.name}: decode in {title}", 1 / seconds, "tok/s")
 
 
-def seconds_a_token(loop: CLoop, lengths: Sequence[int], number: int) -> float:
+def seconds_a_token(
+    loop: CLoop, lengths: Sequence[int], number: int, *, temperature: float = 0.0, top_p: float = 1.0
+) -> float:
     """CPU seconds per token of decoding side by side after prompts of these lengths."""
     sequences = [loop.create() for _ in lengths]
     for sequence, length in zip(sequences, lengths, strict=True):
         loop.prefill(sequence, random_tokens(length))
-    seconds = cpu_seconds(lambda: loop.decode(sequences, number))
+    seconds = cpu_seconds(lambda: loop.decode(sequences, number, temperature=temperature, top_p=top_p))
     for sequence in sequences:
         loop.free(sequence)
     return seconds / number / len(lengths)

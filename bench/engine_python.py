@@ -28,6 +28,7 @@ from deepserve.engine.prefix_index import CacheKey
 from deepserve.engine.scheduler import Scheduler
 
 NUM_TOKENS = 192
+TEMPERATURE, TOP_P = 1.0, 0.95
 NUM_QUESTION_TOKENS = 32
 
 
@@ -50,14 +51,15 @@ def main() -> int:
 def measure_loops(engine: Engine, recorder: Recorder) -> None:
     """Decoding through the engine and the scheduler, sampled; the C loop takes the best token."""
     with CLoop(decode_config(NANO), random_tensors(NANO)) as loop:
-        engine_s, scheduler_s, alone_s = turns(
+        engine_s, scheduler_s, alone_s, sampled_s = turns(
             recorder,
             lambda: engine_seconds(engine) / NUM_TOKENS,
             lambda: scheduler_seconds(engine) / NUM_TOKENS,
             lambda: seconds_a_token(loop, [SHORT_CONTEXT], NUM_TOKENS),
+            lambda: seconds_a_token(loop, [SHORT_CONTEXT], NUM_TOKENS, temperature=TEMPERATURE, top_p=TOP_P),
         )
     for what, seconds in (("NativeEngine.step", engine_s), ("Scheduler.step", scheduler_s)):
-        details = f"{1 / seconds:,.0f} tok/s sampled, C loop {1 / alone_s:,.0f} greedy"
+        details = f"{1 / seconds:,.0f} tok/s sampled, C loop {1 / alone_s:,.0f} greedy, {1 / sampled_s:,.0f} sampled"
         is_last = what == "Scheduler.step"
         recorder.add(
             f"decode through {what}",
@@ -155,7 +157,7 @@ def read(engine: Engine, sequence: SequenceId, tokens: Sequence[int]) -> Sequenc
 
 
 def sampled(position: int) -> Draw:
-    return Draw(temperature=1.0, top_p=0.95, seed=1, position=position)
+    return Draw(temperature=TEMPERATURE, top_p=TOP_P, seed=1, position=position)
 
 
 if __name__ == "__main__":
