@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from deepserve.dialects.chat.exchange import ChatErrors
-from deepserve.dialects.chat.openrouter.errors import OpenRouterErrors
 from deepserve.dialects.chat.oxen.errors import OxenErrors
 from deepserve.dialects.exchange import ErrorCodec
 from deepserve.dialects.messages.exchange import MessagesErrors
+from deepserve.dialects.openrouter.errors import OpenRouterErrors
 from deepserve.dialects.responses.errors import ResponsesErrors
 from deepserve.dialects.runware.errors import RunwareErrors
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 from starlette.routing import BaseRoute, Route
 
 from deepserve.dialects.chat.openrouter.exchange import openrouter_decoder
-from deepserve.dialects.chat.openrouter.ids import generation_id
-from deepserve.dialects.chat.openrouter.slugs import Slugs
+from deepserve.dialects.completions.openrouter import openrouter_completions_decoder
 from deepserve.dialects.exchange import AnswerHead
+from deepserve.dialects.openrouter.ids import generation_id
+from deepserve.dialects.openrouter.slugs import Slugs
 from deepserve.server.charge import Charges
 from deepserve.server.delivery import HeaderList
 from deepserve.server.endpoint import Endpoint
@@ -21,16 +22,20 @@ BASE = "/api/v1"
 
 def routes(site: Site) -> list[BaseRoute]:
     slugs = Slugs(site.listings.openrouter, site.names)
-    decode = openrouter_decoder(
-        slugs=slugs,
-        default_model=lambda: site.gateway.models()[0].id,
-        limits=site.settings.limits,
-        prices=site.prices,
-        charge=Charges(site.prices).cost,
+    limits, prices, charge = site.settings.limits, site.prices, Charges(site.prices).cost
+
+    def default_model() -> str:
+        return site.gateway.models()[0].id
+
+    decode = openrouter_decoder(slugs=slugs, default_model=default_model, limits=limits, prices=prices, charge=charge)
+    decode_plain = openrouter_completions_decoder(
+        slugs=slugs, default_model=default_model, limits=limits, prices=prices, charge=charge
     )
     chat = Endpoint(site, decode, name="openrouter chat", announce=_announce)
+    completions = Endpoint(site, decode_plain, name="openrouter completions", announce=_announce)
     return [
         Route(f"{BASE}/chat/completions", chat, methods=["POST"]),
+        Route(f"{BASE}/completions", completions, methods=["POST"]),
         *messages_routes(site, (BASE,)),
         *catalogue_routes(site, slugs, BASE),
         *account_routes(site, BASE),

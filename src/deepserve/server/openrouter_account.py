@@ -14,10 +14,10 @@ from starlette.routing import BaseRoute, Route
 from deepserve.core.errors import InvalidField, RouteNotFound, error_classes
 from deepserve.core.tenant import TenantId
 from deepserve.dialects.amounts import encode_amounts, plain
-from deepserve.dialects.chat.openrouter.ids import request_id_of
 from deepserve.dialects.chat.openrouter.response import FINISH_WORDS
 from deepserve.dialects.chat.response import FAILED_WORD
 from deepserve.dialects.chat.response import FINISH_WORDS as NATIVE_WORDS
+from deepserve.dialects.openrouter.ids import request_id_of
 from deepserve.server.charge import Charges
 from deepserve.server.site import Site
 from deepserve.server.visit import visit_of

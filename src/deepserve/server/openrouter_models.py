@@ -16,8 +16,8 @@ from deepserve.catalog.prices import PeakHours, Price
 from deepserve.core.errors import InvalidField, RouteNotFound, UnknownModel
 from deepserve.core.provider import ServedModel
 from deepserve.dialects.chat.openrouter.flavour import PARAMETERS
-from deepserve.dialects.chat.openrouter.provider import PROVIDER_NAME
-from deepserve.dialects.chat.openrouter.slugs import Slugs
+from deepserve.dialects.openrouter.provider import PROVIDER_NAME
+from deepserve.dialects.openrouter.slugs import Slugs
 from deepserve.server.site import Site
 
 _DEFAULT_PAGE = 500

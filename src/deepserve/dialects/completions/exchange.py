@@ -11,16 +11,16 @@ from deepserve.core.events import PastReasoning
 from deepserve.core.model import ModelName
 from deepserve.core.request import Request
 from deepserve.dialects.completions.request import CompletionRequest, Names, decode_request
-from deepserve.dialects.completions.response import encode_answer
+from deepserve.dialects.completions.response import VENDOR, Service, encode_answer
 from deepserve.dialects.completions.stream import KEEP_ALIVE, StreamEncoder
 from deepserve.dialects.exchange import AnswerHead, Arrival, Decode
-from deepserve.dialects.vendor_errors import encode_error
 
 
 class CompletionsExchange(msgspec.Struct, frozen=True):
     """Implements `dialects.exchange.Exchange`."""
 
     completion: CompletionRequest
+    service: Service = VENDOR
     keep_alive: bytes = KEEP_ALIVE
     past_reasoning: PastReasoning = PastReasoning()
 
@@ -42,14 +42,16 @@ class CompletionsExchange(msgspec.Struct, frozen=True):
 
     def open_stream(self, head: AnswerHead) -> StreamEncoder:
         completion = self.completion
-        return StreamEncoder(completion.request, completion.infill, head, include_usage=completion.include_usage)
+        return StreamEncoder(
+            completion.request, completion.infill, head, include_usage=completion.include_usage, service=self.service
+        )
 
     def encode_answer(self, answer: Answer, head: AnswerHead, *, validated: str | None = None) -> bytes:
         assert validated is None, "completions ask for no form, so there is never a verdict"
-        return encode_answer(answer, self.completion.infill, head)
+        return encode_answer(answer, self.completion.infill, head, self.service)
 
     def encode_error(self, error: DeepserveError) -> bytes:
-        return encode_error(error, is_strict=self.completion.request.is_strict)
+        return self.service.encode_error(error, self.completion.request.is_strict)
 
 
 def completions_decoder(*, names: Names, limits: Limits) -> Decode:

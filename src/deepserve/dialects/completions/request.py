@@ -26,6 +26,7 @@ from deepserve.dialects.completions.fields import (
     MAX_OUTPUT_TOKENS,
     REFUSED,
 )
+from deepserve.dialects.exchange import Arrival
 from deepserve.dialects.knobs import (
     read_extended_knob,
     read_knob,
@@ -70,12 +71,25 @@ def decode_request(
     is_strict: bool = False,
 ) -> CompletionRequest:
     """Read a body. Raises RequestError."""
+    arrival = Arrival(id=request_id, at=arrived_at, tenant=tenant, is_strict=is_strict)
+    return decode_root(read_root(raw, limits), arrival, names=names, limits=limits)
+
+
+def read_root(raw: bytes, limits: Limits) -> Node:
+    """The value of a body. Raises MalformedBody in the vendor's words."""
     try:
         body = JsonBody(raw, limits)
     except MalformedBody as error:
         raise not_json(error) from error
-    reading = Reading(Node(body, body.value), limits, is_strict=is_strict)
-    root = reading.root
+    return Node(body, body.value)
+
+
+def decode_root(
+    root: Node, arrival: Arrival, *, names: Names, limits: Limits, own_fields: frozenset[str] = frozenset()
+) -> CompletionRequest:
+    """Read the value of a body. Raises RequestError. own_fields: those that the caller reads."""
+    is_strict = arrival.is_strict
+    reading = Reading(root, limits, is_strict=is_strict)
     requested = root.required("model").string()
     prompt = _prompt(reading, root.required("prompt"))
     for name, instead in REFUSED.items():
@@ -83,16 +97,16 @@ def decode_request(
         if node is not None and not (name == "best_of" and node.value == 1):
             raise UnsupportedFeature(f"`{name}` is not supported: {instead}.", field=name)
     model = names.resolve(requested)
-    if is_strict and model.retired_at is not None and arrived_at >= model.retired_at:
+    if is_strict and model.retired_at is not None and arrival.at >= model.retired_at:
         raise names.unknown(requested)
     suffix = root.optional("suffix")
     infill = Infill(prompt=prompt, suffix=None if suffix is None else suffix.string(), echo=reading.flag("echo"))
     is_stream = reading.flag("stream")
     request = Request(
-        id=request_id,
+        id=arrival.id,
         model=model.id,
         requested_model=requested,
-        arrived_at=arrived_at,
+        arrived_at=arrival.at,
         infill=infill,
         thinking=Thinking(enabled=False),
         sampling=_sampling(reading, infill),
@@ -102,12 +116,12 @@ def decode_request(
         default_output_tokens=MAX_OUTPUT_TOKENS,
         stop=reading.stop_strings("stop"),
         num_results=read_num_results(reading),
-        tenant=tenant,
+        tenant=arrival.tenant,
         user_id=read_user_id(reading),
         is_strict=is_strict,
     )
     include_usage = read_include_usage(reading, is_stream=is_stream)
-    known = DOCUMENTED if is_strict else DOCUMENTED | EXTENSIONS
+    known = DOCUMENTED if is_strict else DOCUMENTED | EXTENSIONS | own_fields
     for name in root.keys():  # noqa: SIM118 - a Node, not a dict
         if name not in known and root.optional(name) is not None:
             reading.ignore(name)

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import codecs
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import msgspec
+from msgspec import UNSET, UnsetType
 
 from deepserve.core.answer import Answer
+from deepserve.core.errors import DeepserveError
 from deepserve.core.events import FinishReason, TokenLogprob
 from deepserve.core.messages import Text
+from deepserve.core.provider import ServedBy
 from deepserve.core.request import Infill
 from deepserve.core.usage import Usage
 from deepserve.dialects.completions.wire import (
@@ -20,6 +23,7 @@ from deepserve.dialects.completions.wire import (
     WireUsage,
 )
 from deepserve.dialects.exchange import AnswerHead
+from deepserve.dialects.vendor_errors import encode_error
 
 FINISH_WORDS: Mapping[FinishReason, str] = {
     "stop": "stop",
@@ -38,7 +42,37 @@ _LOWEST = -9999.0
 """JSON's substitute for minus infinity."""
 
 
-def encode_answer(answer: Answer, infill: Infill, head: AnswerHead) -> bytes:
+def encode_usage(usage: Usage) -> WireUsage:
+    return WireUsage(
+        prompt_tokens=usage.prompt_tokens,
+        completion_tokens=usage.output_tokens,
+        total_tokens=usage.total_tokens,
+        prompt_tokens_details=WirePromptDetails(cached_tokens=usage.hit_tokens),
+        prompt_cache_hit_tokens=usage.hit_tokens,
+        prompt_cache_miss_tokens=usage.miss_tokens,
+    )
+
+
+class Service(msgspec.Struct, frozen=True, kw_only=True):
+    """How a service that speaks this dialect writes what differs; the defaults are the vendor's.
+
+    names_provider  answers say who served them
+    """
+
+    encode_usage: Callable[[Usage], WireUsage | msgspec.Raw]
+    encode_error: Callable[[DeepserveError, bool], bytes] = lambda error, is_strict: encode_error(
+        error, is_strict=is_strict
+    )
+    names_provider: bool = False
+
+    def provider(self, served_by: ServedBy) -> str | UnsetType:
+        return served_by.provider if self.names_provider else UNSET
+
+
+VENDOR = Service(encode_usage=encode_usage)
+
+
+def encode_answer(answer: Answer, infill: Infill, head: AnswerHead, service: Service = VENDOR) -> bytes:
     """The body of a whole answer; with `echo` the text begins with the prompt.
 
     Not carried, because the dialect has no word for it: reasoning, citations, tools of any kind, cost, seeds, and which
@@ -60,19 +94,9 @@ def encode_answer(answer: Answer, infill: Infill, head: AnswerHead) -> bytes:
                 )
                 for index, result in enumerate(answer.results)
             ],
-            usage=encode_usage(answer.usage),
+            usage=service.encode_usage(answer.usage),
+            provider=service.provider(answer.served_by),
         )
-    )
-
-
-def encode_usage(usage: Usage) -> WireUsage:
-    return WireUsage(
-        prompt_tokens=usage.prompt_tokens,
-        completion_tokens=usage.output_tokens,
-        total_tokens=usage.total_tokens,
-        prompt_tokens_details=WirePromptDetails(cached_tokens=usage.hit_tokens),
-        prompt_cache_hit_tokens=usage.hit_tokens,
-        prompt_cache_miss_tokens=usage.miss_tokens,
     )
 
 

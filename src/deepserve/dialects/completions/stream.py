@@ -22,10 +22,9 @@ from deepserve.core.events import (
 from deepserve.core.provider import ServedBy
 from deepserve.core.request import Infill, Request
 from deepserve.core.usage import Usage
-from deepserve.dialects.completions.response import FAILED_WORD, FINISH_WORDS, LogprobColumns, encode_usage
+from deepserve.dialects.completions.response import FAILED_WORD, FINISH_WORDS, VENDOR, LogprobColumns, Service
 from deepserve.dialects.completions.wire import WireChoice, WireCompletion
 from deepserve.dialects.exchange import AnswerHead
-from deepserve.dialects.vendor_errors import encode_error
 
 KEEP_ALIVE = b": keep-alive\n\n"
 DONE = b"data: [DONE]\n\n"
@@ -46,11 +45,14 @@ class StreamEncoder:
     error objects come after all chunks, before the terminator.
     """
 
-    def __init__(self, request: Request, infill: Infill, head: AnswerHead, *, include_usage: bool) -> None:
+    def __init__(
+        self, request: Request, infill: Infill, head: AnswerHead, *, include_usage: bool, service: Service = VENDOR
+    ) -> None:
         self._request = request
         self._infill = infill
         self._head = head
         self._include_usage = include_usage
+        self._service = service
         self._served_by: ServedBy | None = None
         self._results = [_Result(LogprobColumns()) for _ in range(request.num_results)]
         self._usage: Usage | None = None
@@ -98,7 +100,7 @@ class StreamEncoder:
         for one in self._errors:
             if id(one) not in seen:
                 seen.add(id(one))
-                frames += b"data: " + encode_error(one, is_strict=self._request.is_strict) + b"\n\n"
+                frames += b"data: " + self._service.encode_error(one, self._request.is_strict) + b"\n\n"
         return frames + DONE
 
     def _delta(self, delta: BlockDelta) -> bytes:
@@ -125,9 +127,10 @@ class StreamEncoder:
             model=self._head.model,
             system_fingerprint=self._served_by.fingerprint,
             choices=[choice],
+            provider=self._service.provider(self._served_by),
         )
         if is_last and self._usage is not None:
-            chunk.usage = encode_usage(self._usage)
+            chunk.usage = self._service.encode_usage(self._usage)
         elif self._include_usage:
             chunk.usage = None
         return b"data: " + _encode(chunk) + b"\n\n"

@@ -36,7 +36,7 @@ class WireUsage(msgspec.Struct):
 
 
 class WireCompletion(msgspec.Struct, kw_only=True):
-    """A whole answer, or a chunk: there usage is null or absent until the last."""
+    """A whole answer, or a chunk: there usage is null or absent until the last. provider: where a service names it."""
 
     id: str
     object: str = "text_completion"
@@ -44,4 +44,5 @@ class WireCompletion(msgspec.Struct, kw_only=True):
     model: str
     system_fingerprint: str
     choices: list[WireChoice]
-    usage: WireUsage | UnsetType | None = UNSET
+    usage: WireUsage | msgspec.Raw | UnsetType | None = UNSET
+    provider: str | UnsetType = UNSET

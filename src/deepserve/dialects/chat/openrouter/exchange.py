@@ -3,37 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from datetime import datetime
 from functools import partial
-from typing import Protocol
 
 import msgspec
 
 from deepserve.config import Limits
 from deepserve.core.answer import Answer
-from deepserve.core.cost import Cost
 from deepserve.core.errors import DeepserveError
 from deepserve.core.events import PastReasoning
 from deepserve.core.model import ModelName
 from deepserve.core.request import Request
-from deepserve.core.usage import Usage
-from deepserve.dialects.chat.openrouter.errors import encode_error
-from deepserve.dialects.chat.openrouter.provider import ListPrice
 from deepserve.dialects.chat.openrouter.request import OpenRouterRequest, decode_request
-from deepserve.dialects.chat.openrouter.response import CostOf, encode_answer
-from deepserve.dialects.chat.openrouter.slugs import Slugs
+from deepserve.dialects.chat.openrouter.response import encode_answer
 from deepserve.dialects.chat.openrouter.stream import KEEP_ALIVE, StreamEncoder
 from deepserve.dialects.exchange import AnswerHead, Arrival, Decode
-
-
-class Prices(Protocol):
-    """What models cost."""
-
-    def price_at(self, model: str, at: datetime) -> ListPrice | None: ...
-
-
-Charge = Callable[[str, datetime, Usage], Cost | None]
-"""The cost of a usage by a canonical model id and the instant that decides the price."""
+from deepserve.dialects.openrouter.errors import encode_error
+from deepserve.dialects.openrouter.provider import Prices
+from deepserve.dialects.openrouter.slugs import Slugs
+from deepserve.dialects.openrouter.usage import Charge, CostOf
 
 
 class OpenRouterExchange(msgspec.Struct, frozen=True, kw_only=True):

@@ -2,36 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 from msgspec import UNSET
 
 from deepserve.core.answer import Answer, Result
-from deepserve.core.cost import Cost
 from deepserve.core.events import Finished, FinishReason, TokenLogprob
 from deepserve.core.messages import Reasoning, Refusal, Text, ToolCall
 from deepserve.core.request import Request
-from deepserve.core.usage import Usage
-from deepserve.dialects.amounts import encode_amounts, plain
-from deepserve.dialects.chat.openrouter.ids import generation_id
+from deepserve.dialects.amounts import encode_amounts
 from deepserve.dialects.chat.openrouter.wire import (
     WireChoice,
     WireCompletion,
-    WireCompletionDetails,
-    WireCostDetails,
     WireLogprobs,
     WireMessage,
-    WirePromptDetails,
     WireReasoning,
-    WireUsage,
 )
 from deepserve.dialects.chat.response import FINISH_WORDS as NATIVE_WORDS
 from deepserve.dialects.chat.response import encode_call
 from deepserve.dialects.chat.response import encode_logprobs as encode_chat_logprobs
 from deepserve.dialects.exchange import AnswerHead
-
-CostOf = Callable[[Usage], Cost | None]
-"""What a usage costs at the price in force; None where there is none."""
+from deepserve.dialects.openrouter.ids import generation_id
+from deepserve.dialects.openrouter.usage import CostOf, encode_usage
 
 FINISH_WORDS: Mapping[FinishReason, str] = {
     "stop": "stop",
@@ -101,26 +93,3 @@ def encode_logprobs(tokens: Sequence[TokenLogprob], request: Request) -> WireLog
     """None unless asked for."""
     found = encode_chat_logprobs(tokens, (), request)
     return None if found is None else WireLogprobs(found.content)
-
-
-def encode_usage(usage: Usage, cost_of: CostOf, *, is_free: bool = False) -> WireUsage:
-    """Always with all details. is_free: an answer that failed is not charged."""
-    cost = Cost() if is_free else cost_of(usage)
-    return WireUsage(
-        prompt_tokens=usage.prompt_tokens,
-        completion_tokens=usage.output_tokens,
-        total_tokens=usage.total_tokens,
-        cost=UNSET if cost is None else plain(cost.total_usd),
-        prompt_tokens_details=WirePromptDetails(
-            cached_tokens=usage.hit_tokens, cache_write_tokens=usage.cache_write_tokens
-        ),
-        cost_details=(
-            UNSET
-            if cost is None
-            else WireCostDetails(
-                upstream_inference_prompt_cost=plain(cost.hit_usd + cost.miss_usd),
-                upstream_inference_completions_cost=plain(cost.output_usd),
-            )
-        ),
-        completion_tokens_details=WireCompletionDetails(reasoning_tokens=usage.reasoning_tokens),
-    )

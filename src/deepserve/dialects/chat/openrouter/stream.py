@@ -34,20 +34,19 @@ from deepserve.core.request import Request
 from deepserve.core.usage import Usage
 from deepserve.core.verdict import Judgement, is_judged, judge, validated_label
 from deepserve.dialects.amounts import encode_amounts
-from deepserve.dialects.chat.openrouter.errors import wire_error
-from deepserve.dialects.chat.openrouter.ids import generation_id
-from deepserve.dialects.chat.openrouter.provider import PROVIDER_NAME
 from deepserve.dialects.chat.openrouter.response import (
     FINISH_WORDS,
-    CostOf,
     encode_logprobs,
-    encode_usage,
     native_word,
 )
 from deepserve.dialects.chat.openrouter.wire import WireChoice, WireCompletion, WireMessage, WireReasoning
 from deepserve.dialects.chat.response import FAILED_WORD
 from deepserve.dialects.chat.wire import WireFunction, WireToolCall
 from deepserve.dialects.exchange import AnswerHead
+from deepserve.dialects.openrouter.errors import wire_error
+from deepserve.dialects.openrouter.ids import generation_id
+from deepserve.dialects.openrouter.provider import PROVIDER_NAME
+from deepserve.dialects.openrouter.usage import CostOf, encode_usage
 
 KEEP_ALIVE = b": OPENROUTER PROCESSING\n\n"
 DONE = b"data: [DONE]\n\n"

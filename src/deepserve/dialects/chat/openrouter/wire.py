@@ -1,18 +1,17 @@
 """The bodies of answers as this service writes them; the order of members is that of recorded answers.
 
-Clients check them: a usage without its details or with a null cost, a chunk without `finish_reason`, or a whole answer
+Clients check them: a chunk without `finish_reason`, or a whole answer
 without `system_fingerprint` is refused by one or another of the official SDKs.
 """
 
 from __future__ import annotations
 
-from decimal import Decimal
-
 import msgspec
 from msgspec import UNSET, UnsetType
 
-from deepserve.dialects.chat.openrouter.errors import WireError
 from deepserve.dialects.chat.wire import WireLogprob, WireToolCall
+from deepserve.dialects.openrouter.errors import WireError
+from deepserve.dialects.openrouter.usage import WireUsage
 
 
 class WireReasoning(msgspec.Struct):
@@ -47,38 +46,6 @@ class WireChoice(msgspec.Struct, kw_only=True):
     logprobs: WireLogprobs | None = None
     finish_reason: str | None = None
     native_finish_reason: str | None = None
-
-
-class WirePromptDetails(msgspec.Struct):
-    cached_tokens: int
-    cache_write_tokens: int = 0
-    audio_tokens: int = 0
-    video_tokens: int = 0
-
-
-class WireCompletionDetails(msgspec.Struct):
-    reasoning_tokens: int
-    image_tokens: int = 0
-    audio_tokens: int = 0
-
-
-class WireCostDetails(msgspec.Struct):
-    upstream_inference_prompt_cost: Decimal
-    upstream_inference_completions_cost: Decimal
-    upstream_inference_cost: None = None
-
-
-class WireUsage(msgspec.Struct, kw_only=True):
-    """cost is absent for a model without a price."""
-
-    prompt_tokens: int
-    completion_tokens: int
-    total_tokens: int
-    cost: Decimal | UnsetType = UNSET
-    is_byok: bool = False
-    prompt_tokens_details: WirePromptDetails
-    cost_details: WireCostDetails | UnsetType = UNSET
-    completion_tokens_details: WireCompletionDetails
 
 
 class WireCompletion(msgspec.Struct, kw_only=True):

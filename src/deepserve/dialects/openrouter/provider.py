@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from datetime import datetime
 from decimal import Decimal, InvalidOperation
 from typing import Protocol
 
@@ -46,6 +47,12 @@ class ListPrice(Protocol):
 
     @property
     def output(self) -> Decimal: ...
+
+
+class Prices(Protocol):
+    """What models cost."""
+
+    def price_at(self, model: str, at: datetime) -> ListPrice | None: ...
 
 
 def read_provider(node: Node, price: ListPrice | None) -> tuple[ProviderPreferences, tuple[str, ...]]:

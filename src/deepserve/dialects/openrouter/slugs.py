@@ -8,12 +8,19 @@ from typing import Protocol
 
 import msgspec
 
-from deepserve.core.errors import UnknownModel, UnsupportedFeature
+from deepserve.core.errors import DeepserveError, UnknownModel, UnsupportedFeature
 from deepserve.core.model import ModelName
-from deepserve.dialects.chat.request import Names
 
 _ROUTING = frozenset(("nitro", "floor", "exacto", "extended"))
 """Ways to choose among providers. There is one, so it is the choice of all of them."""
+
+
+class Names(Protocol):
+    """The plain model names that exist."""
+
+    def resolve(self, requested: str) -> ModelName: ...
+
+    def unknown(self, requested: str) -> DeepserveError: ...
 
 
 class Entry(Protocol):

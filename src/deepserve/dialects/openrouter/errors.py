@@ -10,8 +10,8 @@ from typing_extensions import override
 
 from deepserve.core import errors
 from deepserve.core.errors import DeepserveError
-from deepserve.dialects.chat.openrouter.provider import EXCLUDED_BY
 from deepserve.dialects.exchange import ErrorCodec
+from deepserve.dialects.openrouter.provider import EXCLUDED_BY
 from deepserve.dialects.vendor_errors import form_of
 
 _DOCS = "https://openrouter.ai/docs/api-reference/errors"

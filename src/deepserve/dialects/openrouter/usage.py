@@ -1,0 +1,79 @@
+"""Consumption and cost as this service writes them.
+
+Clients check it: without its details, or with a null cost, the official provider for the AI SDK refuses an answer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import datetime
+from decimal import Decimal
+
+import msgspec
+from msgspec import UNSET, UnsetType
+
+from deepserve.core.cost import Cost
+from deepserve.core.usage import Usage
+from deepserve.dialects.amounts import plain
+
+CostOf = Callable[[Usage], Cost | None]
+"""What a usage costs at the price in force; None where there is none."""
+
+
+Charge = Callable[[str, datetime, Usage], Cost | None]
+"""The cost of a usage by a canonical model id and the instant that decides the price."""
+
+
+class WirePromptDetails(msgspec.Struct):
+    cached_tokens: int
+    cache_write_tokens: int = 0
+    audio_tokens: int = 0
+    video_tokens: int = 0
+
+
+class WireCompletionDetails(msgspec.Struct):
+    reasoning_tokens: int
+    image_tokens: int = 0
+    audio_tokens: int = 0
+
+
+class WireCostDetails(msgspec.Struct):
+    upstream_inference_prompt_cost: Decimal
+    upstream_inference_completions_cost: Decimal
+    upstream_inference_cost: None = None
+
+
+class WireUsage(msgspec.Struct, kw_only=True):
+    """cost is absent for a model without a price."""
+
+    prompt_tokens: int
+    completion_tokens: int
+    total_tokens: int
+    cost: Decimal | UnsetType = UNSET
+    is_byok: bool = False
+    prompt_tokens_details: WirePromptDetails
+    cost_details: WireCostDetails | UnsetType = UNSET
+    completion_tokens_details: WireCompletionDetails
+
+
+def encode_usage(usage: Usage, cost_of: CostOf, *, is_free: bool = False) -> WireUsage:
+    """Always with all details. is_free: an answer that failed is not charged."""
+    cost = Cost() if is_free else cost_of(usage)
+    return WireUsage(
+        prompt_tokens=usage.prompt_tokens,
+        completion_tokens=usage.output_tokens,
+        total_tokens=usage.total_tokens,
+        cost=UNSET if cost is None else plain(cost.total_usd),
+        prompt_tokens_details=WirePromptDetails(
+            cached_tokens=usage.hit_tokens, cache_write_tokens=usage.cache_write_tokens
+        ),
+        cost_details=(
+            UNSET
+            if cost is None
+            else WireCostDetails(
+                upstream_inference_prompt_cost=plain(cost.hit_usd + cost.miss_usd),
+                upstream_inference_completions_cost=plain(cost.output_usd),
+            )
+        ),
+        completion_tokens_details=WireCompletionDetails(reasoning_tokens=usage.reasoning_tokens),
+    )
