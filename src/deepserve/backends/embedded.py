@@ -17,6 +17,7 @@ import secrets
 import time
 from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import aclosing
+from functools import partial
 
 import msgspec
 
@@ -49,6 +50,7 @@ from deepserve.engine.step_loop import GenerationStream, StepLoop
 from deepserve.engine.thinking_budget import ThinkingBudget
 from deepserve.prompt.decoder import mint_call_id
 from deepserve.prompt.encoder import SampledTurn, encode
+from deepserve.prompt.known_texts import KnownTexts
 from deepserve.prompt.segments import Start
 from deepserve.prompt.special_tokens import DSML, END_THINK
 from deepserve.store.turns import TurnStore
@@ -100,6 +102,7 @@ class EmbeddedBackend:
         self._draw_seed = draw_seed
         self._call_id = call_id
         self._memory = TurnMemory(store=turns, vocabulary=model.fingerprint)
+        self._texts = KnownTexts(model.tokenizer)
         self._store = _open_store(settings, info)
         scheduler = Scheduler(
             engine,
@@ -288,7 +291,8 @@ class EmbeddedBackend:
 
         def work() -> tuple[list[int], tuple[int, ...], Start]:
             prompt = encode(request, self._model.profile, replay=replays.get)
-            encoded = self._model.tokenizer.encode(prompt)
+            owner = request.tenant.id, request.user_id
+            encoded = self._model.tokenizer.encode(prompt, text_ids=partial(self._texts.ids, owner))
             return encoded.ids, encoded.boundaries, prompt.start
 
         if prompt_characters(request) > _LONG_PROMPT_CHARACTERS:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import codecs
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -93,8 +93,14 @@ class Tokenizer:
         except CheckpointError as error:
             raise CheckpointError(f"{path}: {error}") from error
 
-    def encode(self, prompt: Prompt | Sequence[Segment]) -> Encoded:
-        """Token ids of a prompt, and the places where a cached prefix is worth keeping."""
+    def encode(
+        self, prompt: Prompt | Sequence[Segment], *, text_ids: Callable[[str], Sequence[int]] | None = None
+    ) -> Encoded:
+        """Token ids of a prompt, and the places where a cached prefix is worth keeping.
+
+        text_ids: `encode_text`, or something that remembers what it gave.
+        """
+        text_ids = text_ids or self.encode_text
         ids: list[int] = []
         boundaries: list[int] = []
         for segment in prompt.segments if isinstance(prompt, Prompt) else prompt:
@@ -104,7 +110,7 @@ class Tokenizer:
                         boundaries.append(len(ids))
                     ids.append(self.special_id(token))
                 case Text(text):
-                    ids += self.encode_text(text)
+                    ids += text_ids(text)
                 case Tokens(known):
                     ids += known
         return Encoded(ids, tuple(boundaries))
