@@ -528,6 +528,9 @@ static void score_index_int8(const uint8_t *const *groups, int num_groups, const
     corrections[h] = -128 * total;
   }
   for (int g = 0; g < num_groups; g++) {
+    // The groups of a layer lie a block apart, so the hardware does not see what comes next.
+    if (g + 2 < num_groups)
+      for (int i = 0; i < padded * 16 + 64; i += 64) __builtin_prefetch(groups[g + 2] + i);
     F score = zero();
     int h = 0;
     for (; h + kHeadTile <= heads; h += kHeadTile)
