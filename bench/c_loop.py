@@ -15,7 +15,7 @@ from bench.random_weights import RawTensor
 from deepserve.engine.interface import CHUNK_TOKENS
 from deepserve.engine.native import abi
 from deepserve.engine.native.abi import Format, Status, Want
-from deepserve.engine.native.core import _DTYPES, _network, _place
+from deepserve.engine.native.core import DTYPES, describe_network, place_of
 from deepserve.engine.native.library import load_library
 from deepserve.engine.network_config import NetworkConfig
 
@@ -48,10 +48,10 @@ class CLoop:
         self._fault = abi.Fault()
         self._engine = ctypes.c_void_p()
         options = abi.Options(dense, experts, head, states, num_threads, memory_bytes, isa and isa.encode())
-        self._check("new", _network(config), options, self._engine)
+        self._check("new", describe_network(config), options, self._engine)
         for name, tensor in tensors:
             arrays = [None if stored is None else _array(stored) for stored in (tensor, tensor.scale)]
-            self._check("put", self._engine, *_place(name), *arrays)
+            self._check("put", self._engine, *place_of(name), *arrays)
         self._check("seal", self._engine)
 
     def close(self) -> None:
@@ -160,4 +160,4 @@ class Rows:
 
 def _array(tensor: RawTensor) -> abi.Array:
     shape = (ctypes.c_int64 * 3)(*tensor.shape)
-    return abi.Array(_DTYPES[tensor.dtype], len(tensor.shape), shape, tensor.data.ctypes.data, tensor.data.nbytes)
+    return abi.Array(DTYPES[tensor.dtype], len(tensor.shape), shape, tensor.data.ctypes.data, tensor.data.nbytes)

@@ -57,7 +57,7 @@ void SpreadChooser::report(Spread used, double seconds_per_token) {
 Engine::Engine(const ds_network &sizes, const ds_options &options)
     : network(sizes, options),
       kernels_(choose_kernels(options.isa)),
-      pool_(network, static_cast<ds_state_type>(options.state_type), options.memory_bytes, kernels_),
+      pool_(network, static_cast<ds_state_type>(options.state_type), options.memory_bytes),
       workers_(checked_threads(options.num_threads)) {
   for (int i = 0; i < workers_.num_threads(); i++)
     forwards_.push_back(std::make_unique<Forward>(network, pool_, kernels_));

@@ -432,7 +432,6 @@ void Network::put(ds_tensor tensor, int layer, int expert, const ds_array &array
       break;
   }
   into.is_put = true;
-  weight_bytes += array.size_bytes;
   progress_bytes += array.size_bytes;
 }
 
@@ -574,11 +573,11 @@ void Network::seal() {
     widen(layer.ffn_hyper);
   }
   std::fill(head_hyper.scale, head_hyper.scale + streams, head_hyper.stored_scale[0]);
-  active_weight_bytes = active_bytes();
+  count_bytes();
   is_sealed = true;
 }
 
-int64_t Network::active_bytes() const {
+void Network::count_bytes() {
   const auto bytes_of = [](const Fused &fused) {
     int64_t bytes = 0;
     for (const Matrix &matrix : fused.matrices)
@@ -587,16 +586,20 @@ int64_t Network::active_bytes() const {
                                         static_cast<int64_t>(matrix.row_bytes + matrix.scale_row_bytes);
     return bytes;
   };
-  int64_t bytes = bytes_of(head);
+  int64_t of_every_token = bytes_of(head), of_experts = 0, of_visited_experts = 0;
   for (const Allocation &item : allocations_)
-    if (item.floats) bytes += static_cast<int64_t>(item.count) * 4;
+    if (item.floats) of_every_token += static_cast<int64_t>(item.count) * 4;
   for (const Layer &layer : layers) {
     for (const Fused *fused : {&layer.of_input, &layer.of_queries, &layer.wo_b, &layer.shared_w13, &layer.shared_w2})
-      bytes += bytes_of(*fused);
-    for (const Fused &group : layer.wo_a) bytes += bytes_of(group);
-    bytes += sizes.experts_per_token * (bytes_of(layer.w13[0]) + bytes_of(layer.w2[0]));
+      of_every_token += bytes_of(*fused);
+    for (const Fused &group : layer.wo_a) of_every_token += bytes_of(group);
+    const int64_t of_expert = bytes_of(layer.w13[0]) + bytes_of(layer.w2[0]);
+    of_experts += sizes.num_experts * of_expert;
+    of_visited_experts += sizes.experts_per_token * of_expert;
   }
-  return bytes;
+  const int64_t embedding_item = embedding_type_ == DS_BF16 ? 2 : 4;
+  weight_bytes = of_every_token + of_experts + embedding_item * sizes.vocab_size * sizes.hidden_size;
+  active_weight_bytes = of_every_token + of_visited_experts;
 }
 
 const float *Network::embedding(int token, float *row) const {
@@ -656,7 +659,6 @@ void Network::load_packed(const std::string &path, const uint8_t key[32]) {
     // Nothing is left of what was there: tensors may be put instead, into memory as they found it at first.
     std::memset(area_.data(), 0, read_bytes);
     for (Place &place : places_) place.is_put = false;
-    weight_bytes = 0;
     progress_bytes = 0;
     fail(DS_CHECKPOINT, path + why);
   };

@@ -135,7 +135,7 @@ class Network {
   void put_table(Place &place, const ds_array &array);
   void put_embedding(const Place &place, const ds_array &array);
   bool has_mapped_matrices() const;
-  int64_t active_bytes() const;
+  void count_bytes();
 
   ds_options options_;
   std::vector<Place> places_;  // [layer, -1 first][tensor], then [layer][expert][3]

@@ -25,8 +25,8 @@ struct BlobLayer {
 
 }  // namespace
 
-StatePool::StatePool(const Network &network, ds_state_type state_type, int64_t memory_bytes, const Kernels &kernels)
-    : type(state_type), network_(network), kernels_(kernels) {
+StatePool::StatePool(const Network &network, ds_state_type state_type, int64_t memory_bytes)
+    : type(state_type), network_(network) {
   const ds_network &sizes = network.sizes;
   stride = static_cast<size_t>(sizes.head_dim + 31) / 32 * 32;
   row_bytes = stride * (type == DS_STATE_F32 ? 4 : 2);

@@ -9,7 +9,6 @@
 #include <unordered_map>
 #include <vector>
 
-#include "kernels.h"
 #include "memory.h"
 #include "network.h"
 
@@ -39,7 +38,7 @@ class StatePool {
  public:
   static constexpr int kKeysPerGroupLog = 4, kKeysPerGroup = 1 << kKeysPerGroupLog;
 
-  StatePool(const Network &network, ds_state_type type, int64_t memory_bytes, const Kernels &kernels);
+  StatePool(const Network &network, ds_state_type type, int64_t memory_bytes);
 
   int64_t create();
   int64_t fork(int64_t id);
@@ -100,7 +99,6 @@ class StatePool {
   void walk(int64_t position, const Visit &visit) const;
 
   const Network &network_;
-  const Kernels &kernels_;
   Pages blocks_, slots_;
   std::vector<int32_t> references_;
   std::vector<int32_t> free_blocks_, free_slots_;

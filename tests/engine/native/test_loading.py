@@ -208,7 +208,7 @@ def test_a_network_beyond_the_core_is_refused(changes: dict[str, Any], fault: st
     ],
 )
 def test_absurd_sizes_are_refused_at_once(sizes: dict[str, int], status: Status) -> None:
-    network = core._network(config_of(NARROW))
+    network = core.describe_network(config_of(NARROW))
     for name, size in sizes.items():
         setattr(network, name, size)
     options = abi.Options(state_type=StateType.F32, num_threads=1, memory_bytes=MEMORY_BYTES, dense_format=Format.F32)

@@ -33,7 +33,7 @@ from deepserve.engine.safetensors import StoredTensor
 ARITHMETIC = 1
 """Part of every fingerprint; raised when a change to the core changes what it computes."""
 
-_DTYPES = {
+DTYPES = {
     "F32": Dtype.F32,
     "F16": Dtype.F16,
     "BF16": Dtype.BF16,
@@ -145,7 +145,7 @@ class Core:
         handle = ctypes.c_void_p()
         self._check(
             self.library.ds_engine_new(
-                _network(checkpoint.config),
+                describe_network(checkpoint.config),
                 abi.Options(
                     dense_format=self.formats.dense,
                     expert_format=self.formats.experts,
@@ -178,7 +178,7 @@ class Core:
         total = sum(tensor.size_bytes for tensor in checkpoint.tensors.values())
         done = 0
         for name, tensor in checkpoint.tensors.items():
-            number, layer, expert = _place(name)
+            number, layer, expert = place_of(name)
             array = self._array(tensor)
             scale = None if tensor.scale is None else self._array(tensor.scale)
             status = self.library.ds_engine_put(self.handle, number, layer, expert, array, scale, self._fault)
@@ -191,7 +191,7 @@ class Core:
             self._maps.close()
 
     def _array(self, tensor: StoredTensor) -> abi.Array:
-        array = abi.Array(dtype=_DTYPES[tensor.dtype], rank=len(tensor.shape), size_bytes=tensor.size_bytes)
+        array = abi.Array(dtype=DTYPES[tensor.dtype], rank=len(tensor.shape), size_bytes=tensor.size_bytes)
         array.shape[: len(tensor.shape)] = tensor.shape
         array.data = self._maps.address(tensor.path) + tensor.offset
         return array
@@ -320,7 +320,7 @@ def count_parameters(checkpoint: Checkpoint) -> tuple[int, int]:
     return total, (active + embedding) // config.n_routed_experts
 
 
-def _network(config: NetworkConfig) -> abi.Network:
+def describe_network(config: NetworkConfig) -> abi.Network:
     layers = (abi.Layer * config.num_hidden_layers)()
     for number, layer in enumerate(layers):
         kind = config.kind(number)
@@ -361,7 +361,7 @@ def _network(config: NetworkConfig) -> abi.Network:
     return network
 
 
-def _place(name: str) -> tuple[Tensor, int, int]:
+def place_of(name: str) -> tuple[Tensor, int, int]:
     """Published name -> the core's number, layer (-1: none) and expert."""
     match = _PLACE.fullmatch(name)
     assert match is not None
