@@ -164,6 +164,7 @@ def server_config(app: object, settings: Settings) -> uvicorn.Config:
         ws_per_message_deflate=False,  # a small message could be a large one
         lifespan="off",
         log_config=None,
+        log_level="warning",  # below it, WebSocket frames are written down, and keys with them
         access_log=False,
         server_header=False,
         proxy_headers=False,

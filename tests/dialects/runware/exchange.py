@@ -1,0 +1,47 @@
+"""Plays a recorded exchange without a server: a task in, its results or events out, through the scripted back end."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+
+from deepserve.backends.script import Script
+from deepserve.backends.scripted import ScriptedBackend
+from deepserve.catalog.prices import load_prices
+from deepserve.core.answer import collect
+from deepserve.core.errors import DeepserveError
+from deepserve.core.events import Event
+from deepserve.core.request import Request
+from deepserve.dialects.runware.errors import TaskRefused, error_body, status_of, wire_error
+from deepserve.dialects.runware.response import encode_ended
+from deepserve.dialects.runware.stream import StreamEncoder
+from deepserve.dialects.runware.wire import encode
+from deepserve.gateway import Gateway
+from tests.dialects.runware.decoding import ARRIVED_AT, TASK_UUID, decode
+
+PRICE = load_prices().price_at("deepseek-v4-pro", ARRIVED_AT)
+
+
+def events_of(request: Request, script: Script) -> list[Event]:
+    async def run() -> list[Event]:
+        return [event async for event in Gateway(ScriptedBackend(script)).answer(request)]
+
+    return asyncio.run(run())
+
+
+def play(recorded: Mapping[str, Any]) -> tuple[int, str]:
+    """Status and body that the exchange gives today: of a whole answer what is kept of it. Any: JSON."""
+    script = msgspec.convert(recorded.get("script", {}), Script)
+    try:
+        inference = decode(**recorded["task"])
+        if inference.delivery != "stream":
+            answer = asyncio.run(collect(Gateway(ScriptedBackend(script)).answer(inference.request)))
+            return 200, encode(encode_ended(inference, answer.results, answer.usage, PRICE)).decode()
+        writer = StreamEncoder(inference, PRICE)
+        frames = b"".join(writer.encode(event) for event in events_of(inference.request, script))
+        return 200, (frames + writer.finish()).decode()
+    except (DeepserveError, TaskRefused) as error:
+        return status_of(error), error_body(wire_error(error, task_type="textInference", task_uuid=TASK_UUID)).decode()
