@@ -19,7 +19,14 @@ from starlette.types import Scope
 from deepserve.core.errors import AuthenticationFailed, OriginRefused
 from deepserve.core.tenant import LOCAL_TENANT, Tenant, TenantId
 
-_PUBLIC = frozenset((b"/health", b"/ready", b"/anthropic", b"/anthropic/"))
+_PUBLIC = frozenset(
+    (
+        *(b"/health", b"/ready", b"/anthropic", b"/anthropic/"),
+        # Catalogues that clients of OpenRouter and Oxen read before they have a key.
+        *(b"/api/v1/models", b"/api/v1/models/count", b"/api/ai/models", b"/api/ai/models/search"),
+        *(b"/api/evaluations/models", b"/api/evaluations/models/search"),
+    )
+)
 """Raw paths that answer without a key; they say nothing about anybody."""
 
 _KEY_IN_BODY = frozenset((b"/", b"/v1", b"/v1/"))

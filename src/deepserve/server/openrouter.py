@@ -8,13 +8,14 @@ from deepserve.dialects.chat.openrouter.exchange import openrouter_decoder
 from deepserve.dialects.completions.openrouter import openrouter_completions_decoder
 from deepserve.dialects.exchange import AnswerHead
 from deepserve.dialects.openrouter.ids import generation_id
+from deepserve.dialects.openrouter.routing import Directory
 from deepserve.dialects.openrouter.slugs import Slugs
 from deepserve.server.charge import Charges
 from deepserve.server.delivery import HeaderList
 from deepserve.server.endpoint import Endpoint
 from deepserve.server.messages import messages_routes
 from deepserve.server.openrouter_account import account_routes
-from deepserve.server.openrouter_models import catalogue_routes
+from deepserve.server.openrouter_models import catalogue_routes, keeps_prompts
 from deepserve.server.site import Site
 
 BASE = "/api/v1"
@@ -22,15 +23,15 @@ BASE = "/api/v1"
 
 def routes(site: Site) -> list[BaseRoute]:
     slugs = Slugs(site.listings.openrouter, site.names)
-    limits, prices, charge = site.settings.limits, site.prices, Charges(site.prices).cost
-
-    def default_model() -> str:
-        return site.gateway.models()[0].id
-
-    decode = openrouter_decoder(slugs=slugs, default_model=default_model, limits=limits, prices=prices, charge=charge)
-    decode_plain = openrouter_completions_decoder(
-        slugs=slugs, default_model=default_model, limits=limits, prices=prices, charge=charge
+    limits, charge = site.settings.limits, Charges(site.prices).cost
+    directory = Directory(
+        slugs=slugs,
+        default_model=lambda: site.gateway.models()[0].id,
+        prices=site.prices,
+        keeps_prompts=keeps_prompts(site.settings),
     )
+    decode = openrouter_decoder(directory=directory, limits=limits, charge=charge)
+    decode_plain = openrouter_completions_decoder(directory=directory, limits=limits, charge=charge)
     chat = Endpoint(site, decode, name="openrouter chat", announce=_announce)
     completions = Endpoint(site, decode_plain, name="openrouter completions", announce=_announce)
     return [

@@ -13,6 +13,7 @@ from starlette.routing import BaseRoute, Route
 
 from deepserve.catalog.listings import Listing
 from deepserve.catalog.prices import PeakHours, Price
+from deepserve.config import Settings
 from deepserve.core.errors import InvalidField, RouteNotFound, UnknownModel
 from deepserve.core.provider import ServedModel
 from deepserve.dialects.chat.openrouter.flavour import PARAMETERS
@@ -98,8 +99,9 @@ class _Models:
         )
 
     async def zero_retention(self, _: Request) -> Response:
-        """All of them: no prompt leaves this server, and none is kept for anybody but its tenant."""
-        return _json({"data": [self._endpoint(listing, served) for listing, served in self._listed()]})
+        """All of them, or none where the server writes what it has read to its own disk."""
+        listed = () if keeps_prompts(self._site.settings) else self._listed()
+        return _json({"data": [self._endpoint(listing, served) for listing, served in listed]})
 
     async def providers(self, _: Request) -> Response:
         provider = {
@@ -207,6 +209,11 @@ class _Models:
                 {**window, **_prices(row.peak)} for window in _windows(self._site.prices.peak_hours)
             ]
         return pricing
+
+
+def keeps_prompts(settings: Settings) -> bool:
+    """Whether cached prefixes or turns with tools outlive the memory of the process."""
+    return settings.state_dir is not None and (settings.disk_cache_bytes > 0 or settings.kept_turns_s > 0)
 
 
 def _prices(price: Price) -> Item:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import partial
 
 import msgspec
@@ -21,9 +20,8 @@ from deepserve.dialects.exchange import AnswerHead, Arrival, Decode
 from deepserve.dialects.node import Node
 from deepserve.dialects.openrouter.errors import encode_error
 from deepserve.dialects.openrouter.ids import generation_id
-from deepserve.dialects.openrouter.provider import Prices, refuse_unmet_parameters
-from deepserve.dialects.openrouter.routing import Chosen, read_route
-from deepserve.dialects.openrouter.slugs import Slugs
+from deepserve.dialects.openrouter.provider import refuse_unmet_parameters
+from deepserve.dialects.openrouter.routing import Chosen, Directory, read_route
 from deepserve.dialects.openrouter.usage import Charge, CostOf, encode_usage
 
 _OWN_FIELDS = frozenset(("models", "provider"))
@@ -47,22 +45,19 @@ class OpenRouterCompletions(CompletionsExchange, frozen=True, kw_only=True):
         return AnswerHead(id=generation_id(head), created_at=head.created_at, model=self.dated_name)
 
 
-def openrouter_completions_decoder(
-    *, slugs: Slugs, default_model: Callable[[], str], limits: Limits, prices: Prices, charge: Charge
-) -> Decode:
-    """How bodies are read. default_model: what is asked when the client names none."""
+def openrouter_completions_decoder(*, directory: Directory, limits: Limits, charge: Charge) -> Decode:
+    """How bodies are read."""
 
     def decode(raw: bytes, arrival: Arrival) -> OpenRouterCompletions:
         root = read_root(raw, limits)
-        price_of = partial(prices.price_at, at=arrival.at)
-        route = read_route(root, slugs, default_model=default_model(), price_of=price_of)
+        route = read_route(root, directory, at=arrival.at)
         slug, ignored = route.slug, route.ignored
         if arrival.is_strict:
             ignored += ("x-deepserve-strict",)
         completion = decode_root(
             Node(root.body, {**root.mapping(), "model": slug.model.requested}),
             msgspec.structs.replace(arrival, is_strict=False),
-            names=Chosen(slug, slugs),
+            names=Chosen(slug, directory.slugs),
             limits=limits,
             own_fields=_OWN_FIELDS,
         )

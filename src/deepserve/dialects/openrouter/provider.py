@@ -18,13 +18,13 @@ PROVIDER_NAME = "deepserve"
 _SORTS = ("price", "throughput", "latency", "exacto")
 _QUANTIZATIONS = (*("int4", "int8", "fp4", "mxfp4", "nvfp4", "fp6", "fp8", "mxfp8", "fp16", "bf16", "fp32", "unknown"),)
 _WITHOUT_EFFECT = frozenset(
-    # Met by any single provider that keeps no prompts, or a preference among several.
-    ("zdr", "enforce_distillable_text", "preferred_min_throughput", "preferred_max_latency")
+    # Met by any single provider of V4, or a preference among several.
+    ("enforce_distillable_text", "preferred_min_throughput", "preferred_max_latency")
 )
 _KNOWN = frozenset(
     (
         *("order", "only", "ignore", "allow_fallbacks", "require_parameters", "data_collection", "quantizations"),
-        *("sort", "max_price"),
+        *("sort", "max_price", "zdr"),
     )
 )
 
@@ -35,6 +35,7 @@ EXCLUDED_BY: Mapping[str, str] = {
     "provider.quantizations": "quantization",
     "provider.max_price": "max_price",
     "provider.require_parameters": "require_parameters",
+    "provider.zdr": "data_policy:zdr",
 }
 """Field that excluded the provider -> the service's word for it."""
 
@@ -55,8 +56,13 @@ class Prices(Protocol):
     def price_at(self, model: str, at: datetime) -> ListPrice | None: ...
 
 
-def read_provider(node: Node, price: ListPrice | None) -> tuple[ProviderPreferences, tuple[str, ...]]:
-    """The preferences, and paths of what has no effect. Raises UnsupportedFeature for a wish that cannot be met."""
+def read_provider(
+    node: Node, price: ListPrice | None, *, keeps_prompts: bool
+) -> tuple[ProviderPreferences, tuple[str, ...]]:
+    """The preferences, and paths of what has no effect. Raises UnsupportedFeature for a wish that cannot be met.
+
+    keeps_prompts: the server writes what it has read to its own disk, as cached prefixes or turns with tools.
+    """
     ignored: list[str] = []
     order, only, excluded = _names(node, "order"), _names(node, "only"), _names(node, "ignore")
     allows_fallbacks = _flag(node, "allow_fallbacks", default=True)
@@ -73,6 +79,8 @@ def read_provider(node: Node, price: ListPrice | None) -> tuple[ProviderPreferen
         asked = [item.variant(_QUANTIZATIONS) for item in quantizations.items()]
         if asked and "unknown" not in asked:
             raise _none_left("quantizations", "this server does not state one; add `unknown` to accept that")
+    if keeps_prompts and _flag(node, "zdr", default=False):
+        raise _none_left("zdr", "this server keeps cached prefixes and turns on its own disk")
     collection = node.optional("data_collection")
     if collection is not None:
         collection.variant(("allow", "deny"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from datetime import datetime
 
 import msgspec
 
@@ -10,11 +11,21 @@ from deepserve.core.errors import DeepserveError, UnknownModel
 from deepserve.core.model import ModelName
 from deepserve.core.request import ProviderPreferences
 from deepserve.dialects.node import Node
-from deepserve.dialects.openrouter.provider import ListPrice, read_provider
+from deepserve.dialects.openrouter.provider import Prices, read_provider
 from deepserve.dialects.openrouter.slugs import Slug, Slugs
 
-PriceOf = Callable[[str], ListPrice | None]
-"""The price in force of a canonical model id."""
+
+class Directory(msgspec.Struct, frozen=True, kw_only=True):
+    """What routing needs to know of a server.
+
+    default_model  what is asked when the client names none
+    keeps_prompts  as in `read_provider`
+    """
+
+    slugs: Slugs
+    default_model: Callable[[], str]
+    prices: Prices
+    keeps_prompts: bool
 
 
 class Route(msgspec.Struct, frozen=True, kw_only=True):
@@ -39,19 +50,20 @@ class Chosen:
         return self._slugs.unknown(requested)
 
 
-def read_route(root: Node, slugs: Slugs, *, default_model: str, price_of: PriceOf) -> Route:
-    """Read `model`, `models` and `provider`. Raises RequestError. default_model: what is asked when none is named."""
-    slug, ignored = _choose(root, slugs, default_model)
+def read_route(root: Node, directory: Directory, *, at: datetime) -> Route:
+    """Read `model`, `models` and `provider`. Raises RequestError. at: the instant that decides the price."""
+    slug, ignored = _choose(root, directory)
     ignored += slug.ignored
     preferences = ProviderPreferences()
     provider = root.optional("provider")
     if provider is not None:
-        preferences, unmet = read_provider(provider, price_of(slug.model.id))
+        price = directory.prices.price_at(slug.model.id, at)
+        preferences, unmet = read_provider(provider, price, keeps_prompts=directory.keeps_prompts)
         ignored += unmet
     return Route(slug=slug, preferences=preferences, ignored=ignored)
 
 
-def _choose(root: Node, slugs: Slugs, default_model: str) -> tuple[Slug, tuple[str, ...]]:
+def _choose(root: Node, directory: Directory) -> tuple[Slug, tuple[str, ...]]:
     """The first of `model` and `models` that this server knows, and the paths of those it does not.
 
     All models have the same engine behind them: where one cannot answer, another could not either.
@@ -60,9 +72,9 @@ def _choose(root: Node, slugs: Slugs, default_model: str) -> tuple[Slug, tuple[s
     names = [] if model is None else [model.string()]
     names += [] if models is None else [item.string() for item in models.items()]
     unknown: list[UnknownModel] = []
-    for name in names or [default_model]:
+    for name in names or [directory.default_model()]:
         try:
-            return slugs.read(name), ("models[]",) if unknown else ()
+            return directory.slugs.read(name), ("models[]",) if unknown else ()
         except UnknownModel as error:
             unknown.append(error)
     raise unknown[0]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import partial
 
 import msgspec
@@ -18,8 +17,7 @@ from deepserve.dialects.chat.openrouter.response import encode_answer
 from deepserve.dialects.chat.openrouter.stream import KEEP_ALIVE, StreamEncoder
 from deepserve.dialects.exchange import AnswerHead, Arrival, Decode
 from deepserve.dialects.openrouter.errors import encode_error
-from deepserve.dialects.openrouter.provider import Prices
-from deepserve.dialects.openrouter.slugs import Slugs
+from deepserve.dialects.openrouter.routing import Directory
 from deepserve.dialects.openrouter.usage import Charge, CostOf
 
 
@@ -67,20 +65,11 @@ class OpenRouterExchange(msgspec.Struct, frozen=True, kw_only=True):
         return encode_error(error)
 
 
-def openrouter_decoder(
-    *, slugs: Slugs, default_model: Callable[[], str], limits: Limits, prices: Prices, charge: Charge
-) -> Decode:
-    """How bodies are read. default_model: what is asked when the client names none."""
+def openrouter_decoder(*, directory: Directory, limits: Limits, charge: Charge) -> Decode:
+    """How bodies are read."""
 
     def decode(raw: bytes, arrival: Arrival) -> OpenRouterExchange:
-        asked = decode_request(
-            raw,
-            arrival,
-            slugs=slugs,
-            default_model=default_model(),
-            limits=limits,
-            price_of=partial(prices.price_at, at=arrival.at),
-        )
+        asked = decode_request(raw, arrival, directory=directory, limits=limits)
         return OpenRouterExchange(asked=asked, cost_of=partial(charge, asked.chat.request.model, arrival.at))
 
     return decode

@@ -12,8 +12,8 @@ from deepserve.dialects.chat.request import ChatRequest, decode_root, read_root
 from deepserve.dialects.exchange import Arrival
 from deepserve.dialects.node import Node
 from deepserve.dialects.openrouter.provider import refuse_unmet_parameters
-from deepserve.dialects.openrouter.routing import Chosen, PriceOf, read_route
-from deepserve.dialects.openrouter.slugs import Slug, Slugs
+from deepserve.dialects.openrouter.routing import Chosen, Directory, read_route
+from deepserve.dialects.openrouter.slugs import Slug
 
 
 class OpenRouterRequest(msgspec.Struct, frozen=True, kw_only=True):
@@ -23,12 +23,10 @@ class OpenRouterRequest(msgspec.Struct, frozen=True, kw_only=True):
     dated_name: str
 
 
-def decode_request(
-    raw: bytes, arrival: Arrival, *, slugs: Slugs, default_model: str, limits: Limits, price_of: PriceOf
-) -> OpenRouterRequest:
-    """Read a body. Raises RequestError. default_model: what is asked when the client names none."""
+def decode_request(raw: bytes, arrival: Arrival, *, directory: Directory, limits: Limits) -> OpenRouterRequest:
+    """Read a body. Raises RequestError."""
     root = read_root(raw, limits)
-    route = read_route(root, slugs, default_model=default_model, price_of=price_of)
+    route = read_route(root, directory, at=arrival.at)
     slug, ignored = route.slug, route.ignored
     if arrival.is_strict:
         ignored += ("x-deepserve-strict",)
@@ -41,7 +39,7 @@ def decode_request(
         _completed(root, slug),
         msgspec.structs.replace(arrival, is_strict=False),
         flavour=OPENROUTER,
-        names=Chosen(slug, slugs),
+        names=Chosen(slug, directory.slugs),
         limits=limits,
     )
     # Usage is always sent, so that these change nothing, as the service documents.

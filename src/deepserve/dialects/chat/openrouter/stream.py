@@ -80,7 +80,7 @@ class StreamEncoder:
         self._keeps_parts = is_judged(request)
         self._judgements: list[Judgement] = []
         self._usage: Usage | None = None
-        self._errors: list[DeepserveError] = []
+        self._errors: dict[int, DeepserveError] = {}
 
     def encode(self, event: Event) -> bytes:
         """Frames for one event; often none."""
@@ -103,7 +103,7 @@ class StreamEncoder:
             case Finished():
                 return self._end(event.result, FINISH_WORDS[event.reason], native_word(event))
             case Failed():
-                self._errors.append(event.error)
+                self._errors[event.result] = event.error
                 return self._end(event.result, "error", FAILED_WORD)
             case _:
                 assert_never(event)
@@ -112,11 +112,14 @@ class StreamEncoder:
         """The end of the stream; error: what was raised instead of a terminal event."""
         frames = b""
         if error is not None:
-            self._errors.append(error)
             for index, result in enumerate(self._results):
-                frames += self._end(index, "error", FAILED_WORD) if result.is_open else b""
-        for one in {id(one): one for one in self._errors}.values():
-            frames += self._error(one)
+                if result.is_open:
+                    self._errors[index] = error
+                    frames += self._end(index, "error", FAILED_WORD)
+            self._errors = self._errors or {0: error}
+        # One error may have ended several results; clients stop reading at the first.
+        for index, one in self._errors.items():
+            frames += self._error(index, one)
         return frames + DONE
 
     def _open(self, event: BlockOpened) -> bytes:
@@ -182,14 +185,14 @@ class StreamEncoder:
             return frames
         chunk = self._completion(choice)
         if word == "error":
-            choice.finish_reason = None
+            choice.finish_reason = choice.native_finish_reason = None
         chunk.usage = encode_usage(self._usage, self._cost_of, is_free=bool(self._errors))
         if self._judgements:
             chunk.x_deepserve_validated = validated_label(self._judgements)
         return frames + b"data: " + encode_amounts(chunk) + b"\n\n"
 
-    def _error(self, error: DeepserveError) -> bytes:
-        choice = self._choice(0, WireMessage(content=""))
+    def _error(self, index: int, error: DeepserveError) -> bytes:
+        choice = self._choice(index, WireMessage(content=""))
         choice.finish_reason, choice.native_finish_reason = "error", FAILED_WORD
         chunk = self._completion(choice)
         chunk.error = wire_error(error)
