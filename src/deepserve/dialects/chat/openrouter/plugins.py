@@ -5,7 +5,7 @@ from __future__ import annotations
 from deepserve.core.errors import UnsupportedFeature
 from deepserve.dialects.node import Node
 
-_HARMLESS = frozenset(("context-compression", "file-parser", "moderation", "response-healing"))
+HARMLESS = frozenset(("context-compression", "file-parser", "moderation", "response-healing"))
 """Without them the answer is still one to the question that was asked."""
 
 _INSTEAD = {
@@ -22,7 +22,7 @@ def read_plugins(node: Node) -> tuple[str, ...]:
         enabled = plugin.optional("enabled")
         if enabled is not None and not enabled.boolean():
             continue
-        if name.string() not in _HARMLESS:
+        if name.string() not in HARMLESS:
             why = _INSTEAD.get(name.string(), "remove it from the request")
             raise UnsupportedFeature(f"The plugin `{name.string()[:64]}` is not supported: {why}.", field=name.field)
         ignored.append(f"plugins[].{name.string()}")
