@@ -182,6 +182,7 @@ def test_a_wrong_key_is_told_to_every_kind_of_client(key: Json, code: str) -> No
         assert body["errors"] == [body["error"]]
         assert body["error"]["code"] == code
         assert (body["error"]["taskType"], body["error"]["parameter"]) == ("authentication", "apiKey")
+        assert client.ask({"taskType": "ping", "ping": True}) == body
         client.close()
 
 

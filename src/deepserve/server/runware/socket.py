@@ -78,6 +78,9 @@ class Connection:
         self._session = sessions.open(str(new_id()), tenant.id, self)
         self._writing = asyncio.create_task(self._write())
         self._is_dropped = asyncio.Event()
+        self._why_unknown: DeepserveError | TaskRefused = TaskRefused(
+            "missingApiKey", "Log in first: send an authentication task with `apiKey`."
+        )
 
     async def run(self) -> None:
         limits = self._site.settings.sockets
@@ -150,9 +153,7 @@ class Connection:
             if task.get("taskType") == "authentication":
                 await self._log_in(task)
             elif self._tenant == ANONYMOUS:
-                self._post_login_error(
-                    TaskRefused("missingApiKey", "Log in first: send an authentication task with `apiKey`.")
-                )
+                self._post_login_error(self._why_unknown)
             elif task.get("taskType") == "ping":
                 self._session.post(encode({"data": [{"taskType": "ping", "pong": True}]}))
             elif self._session.num_tasks >= self._site.settings.sockets.num_tasks:
@@ -189,7 +190,11 @@ class Connection:
         self._session.post_first(encode({"data": [greeting]}))
 
     def _post_login_error(self, error: DeepserveError | TaskRefused) -> None:
-        """Without an id: SDKs match it by its task type. Some read only `error`, others only `errors`."""
+        """Without an id: SDKs match it by its task type. Some read only `error`, others only `errors`.
+
+        What comes before a login that succeeds hears it again, for some SDKs believe the last that they hear.
+        """
+        self._why_unknown = error
         told = wire_error(error, task_type="authentication")
         told.parameter = "apiKey"
         self._session.post(error_body(told))
