@@ -9,7 +9,7 @@ from decimal import Decimal
 from deepserve.catalog.prices import PriceCatalog, cost_usd
 from deepserve.core.cost import Cost
 from deepserve.core.usage import Usage
-from deepserve.store.answers import AnswerRow
+from deepserve.store.answers import AnswerRow, AnswerSum
 
 _CHARGED = frozenset(("stop", "stop_string", "length", "tool_calls", "content_filter", "aborted", "client_left"))
 """Outcomes that are paid for; any other is an error, which is not."""
@@ -28,8 +28,12 @@ class Charges:
 
     def cost_of_row(self, row: AnswerRow) -> Cost:
         """Zero for what failed, and for a model without a price."""
-        cost = self.cost(row.model, row.arrived_at, row.usage) if row.outcome in _CHARGED else None
-        return Cost() if cost is None else cost
+        return self._cost_of(row.model, row.outcome, row.arrived_at, row.usage)
 
-    def total(self, rows: Iterable[AnswerRow]) -> Decimal:
-        return sum((self.cost_of_row(row).total_usd for row in rows), Decimal(0))
+    def total(self, sums: Iterable[AnswerSum]) -> Decimal:
+        costs = (self._cost_of(one.model, one.outcome, one.minute, one.usage) for one in sums)
+        return sum((cost.total_usd for cost in costs), Decimal(0))
+
+    def _cost_of(self, model: str, outcome: str, at: datetime, usage: Usage) -> Cost:
+        cost = self.cost(model, at, usage) if outcome in _CHARGED else None
+        return Cost() if cost is None else cost

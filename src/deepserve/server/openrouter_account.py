@@ -21,7 +21,7 @@ from deepserve.dialects.openrouter.ids import request_id_of
 from deepserve.server.charge import Charges
 from deepserve.server.site import Site
 from deepserve.server.visit import visit_of
-from deepserve.store.answers import AnswerRow
+from deepserve.store.answers import AnswerRow, AnswerSum
 
 _ERROR_CODES = frozenset(cls.code for cls in error_classes())
 
@@ -45,12 +45,12 @@ class _Account:
 
     async def key(self, request: Request) -> Response:
         tenant = visit_of(request.scope).tenant
-        rows = await self._rows(tenant.id)
+        sums = await self._sums(tenant.id)
         now = self._site.now()
         today = now.replace(hour=0, minute=0, second=0, microsecond=0)
 
         def used(since: datetime) -> object:
-            return plain(self._charges.total(row for row in rows if row.arrived_at >= since))
+            return plain(self._charges.total(one for one in sums if one.minute >= since))
 
         periods = {
             "usage_daily": used(today),
@@ -65,7 +65,7 @@ class _Account:
                     "limit_remaining": None,
                     "limit_reset": None,
                     "include_byok_in_limit": False,
-                    "usage": plain(self._charges.total(rows)),
+                    "usage": plain(self._charges.total(sums)),
                     **periods,
                     "byok_usage": 0,
                     **{f"byok_{name}": 0 for name in periods},
@@ -87,8 +87,8 @@ class _Account:
 
     async def credits(self, request: Request) -> Response:
         """Nothing was bought; what was used is told at list prices."""
-        rows = await self._rows(visit_of(request.scope).tenant.id)
-        return _json({"data": {"total_credits": 0, "total_usage": plain(self._charges.total(rows))}})
+        sums = await self._sums(visit_of(request.scope).tenant.id)
+        return _json({"data": {"total_credits": 0, "total_usage": plain(self._charges.total(sums))}})
 
     async def generation(self, request: Request) -> Response:
         """The record of one answer, soon after its end."""
@@ -139,8 +139,8 @@ class _Account:
             "data_region": "global",
         }
 
-    async def _rows(self, tenant: TenantId) -> Sequence[AnswerRow]:
-        return await asyncio.to_thread(self._site.answers.since, tenant)
+    async def _sums(self, tenant: TenantId) -> Sequence[AnswerSum]:
+        return await asyncio.to_thread(self._site.answers.sums, tenant)
 
 
 def _finish(outcome: str) -> tuple[str | None, str | None]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import AsyncIterator, Sequence
 from typing import Any
 from uuid import UUID, uuid5
@@ -38,6 +39,8 @@ _MAX_PAGE = 1000
 _NOT_FOUND = "The requested resource could not be found"
 _MODEL_IDS = UUID("6f0c1f1e-52a9-4d6c-9f57-0d1c7a7c9b11")
 """Namespace of the UUIDs under which models are found too."""
+
+_HEX = re.compile(r"[0-9a-f]{32}")
 
 _ERROR_CODES = frozenset(cls.code for cls in error_classes())
 
@@ -216,7 +219,7 @@ class _History:
         answers = self._site.answers
         rows = await asyncio.to_thread(answers.page, tenant.id, first=(page - 1) * size, size=size)
         count = await asyncio.to_thread(answers.count, tenant.id)
-        total = self._charges.total(await asyncio.to_thread(answers.since, tenant.id))
+        total = self._charges.total(await asyncio.to_thread(answers.sums, tenant.id))
         return _json(
             {
                 "count": len(rows),
@@ -248,7 +251,7 @@ class _History:
         is_failed = row.outcome in _ERROR_CODES
         arrived = int(row.arrived_at.timestamp())
         return {
-            "generation_id": answer_id(str(UUID(row.request_id))),
+            "generation_id": _shown_id(row),
             "model_name": row.model,
             "prompt": None,
             "media_type": "text",
@@ -322,6 +325,12 @@ class _Events:
 
 _CLOSING_CHECK_S = 0.5
 """How soon a listener notices that the server stops."""
+
+
+def _shown_id(row: AnswerRow) -> str:
+    """As answers of this dialect carry it; other dialects may name their requests otherwise."""
+    digits = row.request_id
+    return answer_id(str(UUID(digits))) if _HEX.fullmatch(digits) else digits
 
 
 def _model_uuid(listing: Listing) -> str:

@@ -40,6 +40,15 @@ class AnswerRow(msgspec.Struct, frozen=True, kw_only=True):
     outcome: str
 
 
+class AnswerSum(msgspec.Struct, frozen=True, kw_only=True):
+    """What equal answers of one minute consumed together."""
+
+    model: str
+    outcome: str
+    minute: datetime
+    usage: Usage
+
+
 class _Running(msgspec.Struct):
     served_by: ServedBy | None = None
     usage: Usage = Usage()
@@ -115,10 +124,21 @@ class AnswerRecord:
             query = select(func.count()).select_from(answers).where(answers.c.tenant_id == tenant)
             return connection.execute(query).scalar_one()
 
-    def since(self, tenant: TenantId, at: datetime | None = None) -> Sequence[AnswerRow]:
-        """All of them, or those that arrived at or after an instant."""
-        query = _rows().where(answers.c.tenant_id == tenant)
-        return self._read(query if at is None else query.where(answers.c.arrived_at >= at))
+    def sums(self, tenant: TenantId) -> Sequence[AnswerSum]:
+        """Everything a tenant was answered, by model, outcome and minute: as fine as prices change."""
+        if self._engine is None:
+            return []
+        sums: dict[tuple[str, str, datetime], Usage] = {}
+        names = ("model", "outcome", "arrived_at", *_COUNTS)
+        query = select(*(answers.c[name] for name in names)).where(answers.c.tenant_id == tenant)
+        with self._engine.connect() as connection:
+            for model, outcome, arrived_at, *counts in connection.execute(query.execution_options(yield_per=10_000)):
+                key = model, outcome, _in_utc(arrived_at).replace(second=0, microsecond=0)
+                sums[key] = sums.get(key, Usage()).plus(_usage(counts))
+        return [
+            AnswerSum(model=model, outcome=outcome, minute=minute, usage=usage)
+            for (model, outcome, minute), usage in sums.items()
+        ]
 
     def _read(self, query: Select[Any]) -> list[AnswerRow]:
         if self._engine is None:
@@ -130,30 +150,31 @@ class AnswerRecord:
                     model=model,
                     served_by=served_by,
                     fingerprint=fingerprint,
-                    # SQLite forgets the zone; all instants here are in UTC.
-                    arrived_at=arrived_at if arrived_at.tzinfo is not None else arrived_at.replace(tzinfo=UTC),
-                    usage=Usage(hit_tokens=hit, miss_tokens=miss, reasoning_tokens=reasoning, answer_tokens=answer),
+                    arrived_at=_in_utc(arrived_at),
                     outcome=outcome,
+                    usage=_usage(counts),
                 )
-                for (
-                    request_id,
-                    model,
-                    served_by,
-                    fingerprint,
-                    arrived_at,
-                    hit,
-                    miss,
-                    reasoning,
-                    answer,
-                    outcome,
-                ) in connection.execute(query)
+                for request_id, model, served_by, fingerprint, arrived_at, outcome, *counts in connection.execute(query)
             ]
 
 
+_COUNTS = ("hit_tokens", "miss_tokens", "reasoning_tokens", "answer_tokens")
+"""In the order of `_usage`."""
+
+
+def _usage(counts: Sequence[int]) -> Usage:
+    hit, miss, reasoning, answer = counts
+    return Usage(hit_tokens=hit, miss_tokens=miss, reasoning_tokens=reasoning, answer_tokens=answer)
+
+
+def _in_utc(at: datetime) -> datetime:
+    """SQLite forgets the zone; all instants here are in UTC."""
+    return at if at.tzinfo is not None else at.replace(tzinfo=UTC)
+
+
 def _rows() -> Select[Any]:  # Any: the columns of a row have no common printable type
-    names = ("request_id", "model", "served_by", "fingerprint", "arrived_at")
-    counts = ("hit_tokens", "miss_tokens", "reasoning_tokens", "answer_tokens")
-    return select(*(answers.c[name] for name in (*names, *counts, "outcome")))
+    names = ("request_id", "model", "served_by", "fingerprint", "arrived_at", "outcome")
+    return select(*(answers.c[name] for name in (*names, *_COUNTS)))
 
 
 def read_totals(engine: Engine) -> Sequence[AnswerTotals]:
