@@ -10,11 +10,26 @@
 #define DS_HAS_MMAP 1
 #endif
 
+// The address sanitizer knows allocations; what lies between pieces of one allocation it must be told.
+#if defined(__SANITIZE_ADDRESS__)
+#include <sanitizer/asan_interface.h>
+#define DS_PERMIT(data, size_bytes) __asan_unpoison_memory_region(data, size_bytes)
+#define DS_FORBID(data, size_bytes) __asan_poison_memory_region(data, size_bytes)
+#else
+#define DS_PERMIT(data, size_bytes) (void)(data)
+#define DS_FORBID(data, size_bytes) (void)(data)
+#endif
+
 namespace deepserve {
 
 namespace {
 constexpr size_t kHugePage = size_t{2} << 20;
 constexpr size_t kSmallestArea = 2 * kHugePage;  // of scratch
+#if defined(__SANITIZE_ADDRESS__)
+constexpr size_t kGap = kAlignment;  // between pieces of scratch
+#else
+constexpr size_t kGap = 0;
+#endif
 }  // namespace
 
 Pages::Pages(size_t size_bytes, bool wants_huge) {
@@ -35,6 +50,7 @@ Pages::Pages(size_t size_bytes, bool wants_huge) {
   if (before < kHugePage) munmap(begin + before + size, kHugePage - before);
   data_ = begin + before;
   size_bytes_ = size;
+  DS_FORBID(data_ + size_bytes, size - size_bytes);
 #ifdef MADV_HUGEPAGE
   if (wants_huge) madvise(data_, size_bytes_, MADV_HUGEPAGE);
 #else
@@ -60,6 +76,7 @@ Pages &Pages::operator=(Pages &&other) noexcept {
 Pages::~Pages() {
   if (!data_) return;
 #ifdef DS_HAS_MMAP
+  DS_PERMIT(data_, size_bytes_);
   munmap(data_, size_bytes_);
 #else
   ::operator delete(data_, std::align_val_t(kAlignment));
@@ -95,6 +112,7 @@ void Scratch::reset() {
   if (areas_.size() > 1) {
     size_t total = 0;
     for (const Pages &area : areas_) total += area.size_bytes();
+    at_ = Mark();
     areas_.clear();  // first give the old ones back, then ask for the large one
     areas_.emplace_back(total, true);
   }
@@ -102,11 +120,13 @@ void Scratch::reset() {
 }
 
 void *Scratch::take_bytes(size_t size_bytes) {
-  const size_t size = aligned(size_bytes);
+  const size_t size = aligned(size_bytes) + kGap;
   while (at_.area < areas_.size() && at_.used + size > areas_[at_.area].size_bytes()) at_ = {at_.area + 1, 0};
   if (at_.area == areas_.size()) areas_.emplace_back(size > kSmallestArea ? size : kSmallestArea, true);
-  void *piece = areas_[at_.area].data() + at_.used;
+  uint8_t *piece = areas_[at_.area].data() + at_.used;
   at_.used += size;
+  DS_PERMIT(piece, size_bytes);
+  DS_FORBID(piece + size_bytes, size - size_bytes);
   return piece;
 }
 

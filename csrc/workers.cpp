@@ -37,6 +37,7 @@ bool spin_until(const Done &done) {
 }  // namespace
 
 Workers::Workers(int num_threads) {
+  threads_.reserve(static_cast<size_t>(num_threads));
   try {
     for (int worker = 1; worker < num_threads; worker++) threads_.emplace_back([this, worker] { serve(worker); });
   } catch (const std::system_error &) {
@@ -80,12 +81,13 @@ void Workers::serve(int worker) {
     if (!spin_until(has_work)) {
       std::unique_lock<std::mutex> lock(mutex_);
       num_asleep_++;
-      wake_.wait(lock, has_work);
+      // In one order with `start`, which raises the round and then looks who sleeps.
+      wake_.wait(lock, [this, seen] { return round_.load() != seen; });
       num_asleep_--;
     }
     seen++;
     if (is_ending_) return;
-    call_(context_, worker);
+    if (!call_(context_, worker)) is_out_of_memory_.store(true, std::memory_order_relaxed);
     num_busy_.fetch_sub(1, std::memory_order_release);
   }
 }

@@ -5,6 +5,7 @@
 #include <condition_variable>
 #include <cstdint>
 #include <mutex>
+#include <new>
 #include <thread>
 #include <vector>
 
@@ -21,20 +22,29 @@ class Workers {
   int num_threads() const { return static_cast<int>(threads_.size()) + 1; }
 
   // Call work(worker) for every worker in 0..num_threads-1, this thread being worker 0; returns when all are done.
-  // The work must not throw.
+  // Work may throw std::bad_alloc and nothing else; once all are done it is thrown here.
   template <typename Work>
   void run(const Work &work) {
     if (threads_.empty()) {
       work(0);
       return;
     }
-    start([](const void *context, int worker) { (*static_cast<const Work *>(context))(worker); }, &work);
-    work(0);
+    const Call call = [](const void *context, int worker) {
+      try {
+        (*static_cast<const Work *>(context))(worker);
+        return true;
+      } catch (const std::bad_alloc &) {
+        return false;
+      }
+    };
+    start(call, &work);
+    const bool has_memory = call(&work, 0);
     wait();
+    if (is_out_of_memory_.exchange(false) || !has_memory) throw std::bad_alloc();
   }
 
  private:
-  using Call = void (*)(const void *context, int worker);
+  using Call = bool (*)(const void *context, int worker);  // -> whether memory sufficed
   void start(Call call, const void *context);
   void wait();
   void serve(int worker);
@@ -47,6 +57,7 @@ class Workers {
   std::atomic<uint64_t> round_{0};
   std::atomic<int> num_busy_{0};
   std::atomic<int> num_asleep_{0};
+  std::atomic<bool> is_out_of_memory_{false};
   std::atomic<bool> is_ending_{false};
 };
 
