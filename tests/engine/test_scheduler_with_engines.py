@@ -1,16 +1,23 @@
-"""The promise of batching and caching, on a real network: equal bits alone, in company, cold and after a hit."""
+"""The promise of batching and caching, on a real network: equal bits alone, in company, cold and after a hit.
+
+For both engines; only the network's weights are made with torch.
+"""
 
 from __future__ import annotations
 
 import itertools
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
 
 from deepserve.engine.generation import Generation, GenerationId, TokenDrawn
 from deepserve.engine.interface import Draw, Drawn, Engine
+from deepserve.engine.native.engine import load_native_engine
+from deepserve.engine.native.library import find_library
+from deepserve.engine.network_config import NetworkConfig
+from deepserve.engine.options import EngineOptions
 from deepserve.engine.scheduler import Scheduler
 from tests.engine.disk_setup import finish_with_disk, paths_in, store_at
 from tests.engine.test_scheduler import Updates, finish, generation_of, hits_of, run
@@ -21,12 +28,19 @@ VOCAB_SIZE = 128
 DRAW = Draw(temperature=1.0, top_p=0.95, num_top_logprobs=5)
 
 
-def engine_of(memory_bytes: int) -> Engine:
+MakeEngine = Callable[[int], Engine]
+"""From the bytes of state memory to a new engine; always on the same weights."""
+
+
+@pytest.fixture(scope="module", params=["reference", "native"])
+def make_engine(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> MakeEngine:
     """Random weights, every kind of layer; the window and the selection are shorter than the prompts."""
-    from deepserve.engine.network_config import NetworkConfig
+    from deepserve.engine.reference.checkpoint import save_network
     from deepserve.engine.reference.engine import ReferenceEngine
     from deepserve.engine.reference.network import Network
 
+    if request.param == "native" and find_library() is None:
+        pytest.skip("this installation has no native core")
     torch.set_num_threads(1)
     config = NetworkConfig(
         vocab_size=VOCAB_SIZE,
@@ -56,12 +70,16 @@ def engine_of(memory_bytes: int) -> Engine:
         for parameter in network.parameters():  # larger than at the start of training, so that draws are not uniform
             if parameter.ndim >= 2:
                 parameter.mul_(4)
-    return ReferenceEngine(network, memory_bytes=memory_bytes)
+    if request.param == "reference":
+        return lambda memory_bytes: ReferenceEngine(network, memory_bytes=memory_bytes)
+    folder = tmp_path_factory.mktemp("network")
+    save_network(network, folder)
+    return lambda memory_bytes: load_native_engine(folder, EngineOptions(memory_bytes=memory_bytes))
 
 
 @pytest.fixture(scope="module")
-def engine() -> Engine:
-    return engine_of(1 << 26)
+def engine(make_engine: MakeEngine) -> Engine:
+    return make_engine(1 << 26)
 
 
 def scheduler_on(engine: Engine, *, max_sequences: int = 8, step_s: float = 0.001) -> Scheduler:
@@ -137,13 +155,13 @@ def test_a_second_turn_continues_the_first_bit_by_bit(engine: Engine) -> None:
     assert [drawn_of(warm)] == alone(engine, generation)
 
 
-def test_tokens_and_logprobs_are_equal_when_memory_is_short(engine: Engine) -> None:
+def test_tokens_and_logprobs_are_equal_when_memory_is_short(engine: Engine, make_engine: MakeEngine) -> None:
     """Snapshots are evicted and results wait for places; nothing fails, nothing comes out different."""
     wanted = [
         generation_of(prompt_of(100 + 60 * seed, seed), seeds=range(seed, seed + 2), max_tokens=40, draw=DRAW)
         for seed in range(5)
     ]
-    small = engine_of(4_000_000)
+    small = make_engine(3_000_000)
     assert small.info.capacity_states < 2 * len(wanted)
     scheduler = scheduler_on(small, max_sequences=16)
     together = run(scheduler, *wanted)
@@ -156,12 +174,12 @@ def test_tokens_and_logprobs_are_equal_when_memory_is_short(engine: Engine) -> N
         assert [drawn_of(updates, result) for result in range(2)] == alone(engine, generation)
 
 
-def test_tokens_logprobs_and_hits_are_equal_before_and_after_a_restart(tmp_path: Path) -> None:
+def test_tokens_logprobs_and_hits_are_equal_before_and_after_a_restart(make_engine: MakeEngine, tmp_path: Path) -> None:
     """A conversation of three turns; then the fourth, and another answer to the third, on a new server's engine."""
     hits: list[list[int]] = []
     drawn: list[list[list[Drawn]]] = []
     for is_restarted in (False, True):
-        running, folder = engine_of(1 << 26), tmp_path / str(is_restarted)
+        running, folder = make_engine(1 << 26), tmp_path / str(is_restarted)
         scheduler = scheduler_with_store(running, folder)
         history = prompt_of(300, seed=6)
         for turn in range(3):
@@ -174,7 +192,7 @@ def test_tokens_logprobs_and_hits_are_equal_before_and_after_a_restart(tmp_path:
         if is_restarted:
             scheduler.close()
             assert running.free_blocks_ratio() == 1
-            scheduler = scheduler_with_store(engine_of(1 << 26), folder)
+            scheduler = scheduler_with_store(make_engine(1 << 26), folder)
         followers = [
             generation_of(history, seeds=range(2), max_tokens=15, draw=DRAW),
             generation_of([*history[:user_ends], 7, 7, 7], seeds=[5], max_tokens=15, draw=DRAW),
@@ -186,8 +204,8 @@ def test_tokens_logprobs_and_hits_are_equal_before_and_after_a_restart(tmp_path:
         scheduler.close()
     assert hits[0] == hits[1] == [len(history) - 31, user_ends]
     assert drawn[0] == drawn[1]
-    assert drawn[0][:2] == alone(engine_of(1 << 26), followers[0])
-    assert drawn[0][2:3] == alone(engine_of(1 << 26), followers[1])
+    assert drawn[0][:2] == alone(make_engine(1 << 26), followers[0])
+    assert drawn[0][2:3] == alone(make_engine(1 << 26), followers[1])
 
 
 def test_a_damaged_file_costs_time_and_nothing_else(engine: Engine, tmp_path: Path) -> None:
