@@ -26,7 +26,14 @@ def shared_http_clients() -> dict[str, Any]:
     return {"http_client": DefaultHttpxClient(), "http_async_client": DefaultAsyncHttpxClient()}
 
 
-class TestChatDeepSeek(ChatModelIntegrationTests):
+class _Suite(ChatModelIntegrationTests):
+    @property
+    @override
+    def model_override_value(self) -> str:
+        return "deepseek-v4-flash"
+
+
+class TestChatDeepSeek(_Suite):
     forces_calls = False
 
     @property
@@ -58,7 +65,7 @@ class TestChatDeepSeek(ChatModelIntegrationTests):
         super().test_tool_choice(model)
 
 
-class TestChatAnthropic(ChatModelIntegrationTests):
+class TestChatAnthropic(_Suite):
     """With thinking stated: unless told of it, this class turns the answer into a string and loses traces."""
 
     @property
