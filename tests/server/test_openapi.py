@@ -101,6 +101,7 @@ def fuzz(operations: Sequence[Operation], *modes: GenerationMode, num_examples: 
         "post /anthropic/v1/messages",
         "post /v1/responses",
         "post /api/v1/chat/completions",
+        "post /v1",
     ],
 )
 def test_what_is_described_is_answered_and_what_is_not_is_refused(operations: dict[str, Operation], name: str) -> None:

@@ -25,6 +25,7 @@ from deepserve.dialects.chat.openrouter.flavour import OPENROUTER
 from deepserve.dialects.completions import schema as completions
 from deepserve.dialects.messages import schema as messages
 from deepserve.dialects.responses import schema as responses
+from deepserve.dialects.runware import schema as runware
 from deepserve.server.error_shapes import error_codec
 from deepserve.server.site import Site
 
@@ -33,6 +34,7 @@ Schema = dict[str, Json]
 _PATH_PARAMETER = re.compile(r"\{(\w+)(?::\w+)?\}")
 
 _BODIES: tuple[tuple[str, str], ...] = (
+    (r"/|/v1/?", "Tasks"),
     (r"/api/v1/chat/completions", "OpenRouterChatRequest"),
     (r".*/chat/completions", "ChatRequest"),
     (r".*/completions", "CompletionRequest"),
@@ -93,6 +95,7 @@ class OpenApi:
             "CompletionRequest": lambda: completions.request_schema(limits, names),
             "MessagesRequest": lambda: messages.request_schema(limits, names),
             "ResponsesRequest": lambda: responses.request_schema(limits, names),
+            "Tasks": lambda: runware.request_schema(limits, names),
         }
 
 

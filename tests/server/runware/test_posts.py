@@ -342,3 +342,18 @@ def test_a_webhook_that_may_not_be_called_is_refused_at_once(live: LiveServer, u
     assert answer.status_code == 400
     (error,) = answer.json()["errors"]
     assert (error["code"], error["parameter"]) == ("invalidWebhookURL", "webhookURL")
+
+
+# Dry runs
+
+
+def test_a_dry_run_checks_and_prices_and_begins_nothing(live: LiveServer) -> None:
+    task = task_of(includeCost=True, includeUsage=True, settings={"maxTokens": 1000}, numberResults=2, seed=4)
+    (item,) = post(live, task, **{"x-runware-dry-run": "1"}).json()["data"]
+    assert (item["text"], item["usage"]["completionTokens"], item["seed"]) == ("", 2000, 4)
+    assert item["cost"] == item["usage"]["costBreakdown"]["total"] > 0
+    refused = post(live, {**task, "seed": -1}, **{"x-runware-dry-run": "1"})
+    assert refused.status_code == 400
+    assert refused.json()["errors"][0]["code"] == "invalidSeed"
+    real = post(live, task).json()["data"]
+    assert sum(one["cost"] for one in real) < item["cost"]

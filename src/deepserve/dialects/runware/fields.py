@@ -59,6 +59,14 @@ REFUSED: Mapping[str, str] = {
 }
 """Known, but not to be had here, and why."""
 
+NUMBERS: Mapping[str, tuple[float, float]] = {
+    "temperature": (0, 2),
+    "topP": (0, 1),
+    "frequencyPenalty": (0, 2),
+    "presencePenalty": (0, 2),
+}
+"""Settings and their documented ranges; finer steps than the documented 0.01 are taken too."""
+
 MAX_OUTPUT_TOKENS = 100_000
 DEFAULT_OUTPUT_TOKENS = 32_768
 MAX_RESULTS = 4
@@ -70,6 +78,7 @@ HIGHEST_SEED = 9_223_372_036_854_776_000
 """As documented: two to the power of 63, rounded by a program that counts in doubles."""
 SEED_MODULUS = 1 << 63
 
+MAX_URL_CHARACTERS = 2048
 MAX_TASKS = 100
 
 LEVELS: Mapping[str, str] = {"off": "off", "high": "high", "max": "max"}

@@ -133,7 +133,7 @@ def decode_inference(
     seed = _integer(root, "seed", 0, fields.HIGHEST_SEED)
     first_seed = drawn_seed if seed is None else seed
     webhook = root.optional("webhookURL")
-    top_p = _number(settings, "topP", 0, 1)
+    top_p = _number(settings, "topP")
     request = Request(
         id=request_id,
         model=model.id,
@@ -145,11 +145,11 @@ def decode_inference(
         response_format=_format(root, model, is_strict=is_strict),
         thinking=_thinking(settings, model, is_strict=is_strict),
         sampling=Sampling(
-            temperature=_number(settings, "temperature", 0, 2),
+            temperature=_number(settings, "temperature"),
             # Zero is allowed here, and means the same as a share that no token can stay below.
             top_p=None if top_p is None else max(top_p, 1e-9),
-            frequency_penalty=_number(settings, "frequencyPenalty", 0, 2),
-            presence_penalty=_number(settings, "presencePenalty", 0, 2),
+            frequency_penalty=_number(settings, "frequencyPenalty"),
+            presence_penalty=_number(settings, "presencePenalty"),
             seed=first_seed % fields.SEED_MODULUS,
         ),
         max_output_tokens=_integer(settings, "maxTokens", 1, fields.MAX_OUTPUT_TOKENS),
@@ -164,7 +164,7 @@ def decode_inference(
         request=request,
         model=model,
         delivery=delivery,
-        webhook_url=None if webhook is None else webhook.string(low=1, high=2048),
+        webhook_url=None if webhook is None else webhook.string(low=1, high=fields.MAX_URL_CHARACTERS),
         include_cost=_flag(root, "includeCost"),
         include_usage=_flag(root, "includeUsage"),
         first_seed=first_seed,
@@ -244,9 +244,9 @@ def _stops(settings: Value) -> tuple[str, ...]:
     return tuple(item.string(low=1, high=fields.MAX_STOP_CHARACTERS) for item in node.items())
 
 
-def _number(node: Value, key: str, low: float, high: float) -> float | None:
-    found = node.optional(key)
-    return None if found is None else found.number(low, high)
+def _number(settings: Value, key: str) -> float | None:
+    found = settings.optional(key)
+    return None if found is None else found.number(*fields.NUMBERS[key])
 
 
 def _integer(node: Value, key: str, low: int, high: int) -> int | None:

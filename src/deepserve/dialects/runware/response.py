@@ -14,6 +14,7 @@ from deepserve.core.errors import DeepserveError
 from deepserve.core.events import FinishReason
 from deepserve.core.messages import Reasoning, Text, ToolCall
 from deepserve.core.usage import Usage
+from deepserve.dialects.amounts import plain
 from deepserve.dialects.runware.errors import wire_error
 from deepserve.dialects.runware.request import Inference
 from deepserve.dialects.runware.wire import (
@@ -97,7 +98,7 @@ def price_usage(
     billed = usage if bills_prompt else msgspec.structs.replace(usage, hit_tokens=0, miss_tokens=0)
     cost = None if price is None else cost_usd(billed, price)
     shown = None if cost is None or not inference.include_cost else cost.total_usd
-    return None if shown is None else _plain(shown), encode_usage(
+    return None if shown is None else plain(shown), encode_usage(
         usage, billed, cost
     ) if inference.include_usage else None
 
@@ -123,11 +124,11 @@ def _breakdown(billed: Usage, cost: Cost) -> WireCostBreakdown:
                 billable_tokens=billed.output_tokens,
                 text_tokens=billed.answer_tokens,
                 reasoning_tokens=billed.reasoning_tokens,
-                cost=_plain(cost.output_usd),
+                cost=plain(cost.output_usd),
                 cost_display=display(cost.output_usd),
             ),
         ),
-        total=_plain(cost.total_usd),
+        total=plain(cost.total_usd),
         total_display=display(cost.total_usd),
     )
 
@@ -135,16 +136,11 @@ def _breakdown(billed: Usage, cost: Cost) -> WireCostBreakdown:
 def _prompt_cost(num_tokens: int, usd: Decimal) -> WirePromptCost:
     shown = display(usd)
     return WirePromptCost(
-        modalities=[WireModality(tokens=num_tokens, cost=_plain(usd), cost_display=shown)],
+        modalities=[WireModality(tokens=num_tokens, cost=plain(usd), cost_display=shown)],
         billable_tokens=num_tokens,
-        cost=_plain(usd),
+        cost=plain(usd),
         cost_display=shown,
     )
-
-
-def _plain(usd: Decimal) -> Decimal:
-    """The same amount without zeros at its end, which some parsers would meet as `0E-9`."""
-    return usd.normalize() if usd else Decimal(0)
 
 
 def display(usd: Decimal) -> str:

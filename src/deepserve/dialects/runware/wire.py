@@ -8,6 +8,8 @@ from typing import Any
 
 import msgspec
 
+from deepserve.dialects.amounts import encode_amounts
+
 
 class WireToolCall(msgspec.Struct, rename="camel", kw_only=True):
     """input: an object, or the text as it came where the model wrote no valid JSON."""
@@ -143,5 +145,5 @@ class WireChunk(msgspec.Struct, rename="camel", omit_defaults=True, kw_only=True
     cost: Decimal | None = None
 
 
-encode = msgspec.json.Encoder(decimal_format="number").encode
-"""Amounts of money are written as JSON numbers, digit by digit, without passing through a float."""
+encode = encode_amounts
+"""Anything of this dialect, money as numbers."""

@@ -15,6 +15,7 @@ from deepserve.core.messages import Json
 from deepserve.core.request import RequestId
 from deepserve.core.task import NewTask
 from deepserve.core.tenant import TenantId
+from deepserve.core.usage import Usage
 from deepserve.dialects.past_traces import count_traces
 from deepserve.dialects.runware.errors import TaskRefused, status_of, wire_error
 from deepserve.dialects.runware.request import (
@@ -25,9 +26,9 @@ from deepserve.dialects.runware.request import (
     task_type_of,
     task_uuid_of,
 )
-from deepserve.dialects.runware.response import TASK_TYPE, acknowledgment, polled_items, running_items
+from deepserve.dialects.runware.response import TASK_TYPE, acknowledgment, bill, polled_items, running_items
 from deepserve.dialects.runware.value import Value
-from deepserve.dialects.runware.wire import WireEnded, WireError, encode
+from deepserve.dialects.runware.wire import WireEnded, WireError, WireItem, encode
 from deepserve.server.delivery import HeaderList, answer_headers
 from deepserve.server.runware.inference import (
     KIND,
@@ -37,6 +38,7 @@ from deepserve.server.runware.inference import (
     LaterTask,
     carry_out,
     decode_ended,
+    price_of,
 )
 from deepserve.server.runware.memory import Job, JobMemory, conflict
 from deepserve.server.site import Site
@@ -93,6 +95,23 @@ class Desk:
                 status=status_of(error),
                 retry_after_s=error.retry_after_s if isinstance(error, CapacityError) else None,
             )
+
+    async def estimate(self, task: Mapping[str, Json], visit: Visit) -> Handled:
+        """A dry run: everything is checked and nothing begun. The cost is that of the longest answer allowed."""
+        if task_type_of(task) != TASK_TYPE:
+            return await self.handle(task, visit, patience_s=0)
+        try:
+            inference = self.decode(task, visit)
+            request = inference.request
+            num_output = request.max_output_tokens or request.default_output_tokens or 0
+            usage = Usage(
+                miss_tokens=await self._site.gateway.count(request), answer_tokens=num_output * request.num_results
+            )
+        except (TaskRefused, DeepserveError) as error:
+            told = wire_error(error, task_type=TASK_TYPE, task_uuid=task_uuid_of(task))
+            return Handled(errors=[told], status=status_of(error))
+        item = WireItem(task_type=TASK_TYPE, task_uuid=inference.task_uuid, text="", seed=inference.first_seed)
+        return Handled(items=[bill(item, inference, usage, price_of(self._site, inference))])
 
     async def _handle(self, task: Mapping[str, Json], visit: Visit, patience_s: float) -> Handled:
         match read_task_type(task):

@@ -32,7 +32,7 @@ from deepserve.server.visit import Visit, remember, visit_of
 PATIENCE_S = 300.0
 """A whole answer is waited for so long; then its client has to poll."""
 
-_ANONYMOUS_BODY_BYTES = 4 * 1024 * 1024
+ANONYMOUS_BODY_BYTES = 4 * 1024 * 1024
 """Without a key in a header not much is read before it is clear who asks."""
 
 
@@ -47,7 +47,7 @@ class TaskEndpoint:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         site, limits = self._site, self._site.settings.limits
         if visit_of(scope).tenant == ANONYMOUS:
-            limits = msgspec.structs.replace(limits, body_bytes=min(limits.body_bytes, _ANONYMOUS_BODY_BYTES))
+            limits = msgspec.structs.replace(limits, body_bytes=min(limits.body_bytes, ANONYMOUS_BODY_BYTES))
         try:
             raw = await read_body(scope, receive, limits)
         except BodyTooLarge as error:
@@ -57,12 +57,16 @@ class TaskEndpoint:
         logins = [task for task in tasks if task.get("taskType") == "authentication"]
         tasks = [task for task in tasks if task.get("taskType") != "authentication"]
         visit = await self._identify(scope, logins)
+        greeting = Handled(items=[{"taskType": "authentication", "connectionSessionUUID": str(self._new_id())}])
+        greetings = [greeting] if logins else []
+        if Headers(scope=scope).get("x-runware-dry-run", "0") != "0":
+            await self._whole(asyncio.gather(*(self._desk.estimate(task, visit) for task in tasks)), greetings, send)
+            return
         if len(tasks) == 1 and tasks[0].get("deliveryMethod") == "stream":
             await self._stream(tasks[0], visit, receive, send)
             return
-        greeting = Handled(items=[{"taskType": "authentication", "connectionSessionUUID": str(self._new_id())}])
         work = asyncio.gather(*(self._desk.handle(task, visit, patience_s=PATIENCE_S) for task in tasks))
-        await self._whole(work, [greeting] if logins else [], send)
+        await self._whole(work, greetings, send)
 
     async def _identify(self, scope: Scope, logins: list[Json]) -> Visit:
         """By the header, else by the first authentication task. Raises AuthenticationFailed."""
