@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import socket
+import struct
 from collections.abc import Mapping
 from typing import Any
 from uuid import uuid4
@@ -68,6 +70,11 @@ class Client:
     def cut(self) -> None:
         """Break off without a word, as a network does."""
         self.socket.socket.close()
+
+    def reset(self) -> None:
+        """Break off so that the other side's writes fail."""
+        self.socket.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self.cut()
 
     def close(self) -> None:
         self.socket.close()

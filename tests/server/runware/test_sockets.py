@@ -201,6 +201,28 @@ def test_who_does_not_log_in_has_to_leave() -> None:
         assert closed_with(Client(live)) == 4401
 
 
+def test_talking_does_not_put_off_the_login() -> None:
+    sockets = SocketLimits(login_s=0.3)
+    with live_server(settings=Settings(api_keys=("sk-canary-one",), sockets=sockets)) as live:
+        client = Client(live)
+        try:
+            while True:
+                client.ask({"taskType": "ping", "ping": True})
+        except ConnectionClosed as closed:
+            code = None if closed.rcvd is None else closed.rcvd.code
+        assert code == 4401
+
+
+def test_a_large_message_before_the_login_is_not_read() -> None:
+    with live_server(settings=KEYS) as live:
+        client = Client(live)
+        login = {"taskType": "authentication", "apiKey": "sk-canary-one", "padding": "x" * 70_000}
+        assert client.ask(login)["error"]["code"] == "missingApiKey"
+        client.log_in("sk-canary-one")
+        assert client.ask(task_of(messages=[{"role": "user", "content": "x" * 70_000}]))["data"]
+        client.close()
+
+
 def test_who_says_nothing_for_long_is_let_go() -> None:
     with live_server(settings=Settings(sockets=SocketLimits(idle_s=0.05))) as live:
         client = Client(live)
@@ -245,6 +267,23 @@ def test_what_was_accepted_is_told_to_the_session_that_comes_back() -> None:
             later["taskUUID"]: "kept",
         }
         assert back.ask(later)["errors"][0]["code"] == "conflictTaskUUID"
+        back.close()
+
+
+def test_what_was_accepted_outlives_a_connection_that_was_reset() -> None:
+    gate = Gate()
+    with live_server(scripted(gate=gate, text="kept", first_delay_s=1)) as live:
+        client = Client(live)
+        name = client.log_in()
+        tasks = [task_of() for _ in range(20)]
+        client.send(*tasks)
+        gate.is_reached.wait()
+        client.reset()
+        gate.open()
+        back = Client(live)
+        back.log_in(session=name)
+        told = [item["taskUUID"] for _ in tasks for item in back.receive()["data"]]
+        assert sorted(told) == sorted(task["taskUUID"] for task in tasks)
         back.close()
 
 

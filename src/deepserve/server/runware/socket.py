@@ -33,6 +33,10 @@ _log = logging.getLogger(__name__)
 PATIENCE_S = 120.0
 """A whole answer is waited for so long; then its client has to poll."""
 
+_TURNS_TO_NOTICE = 5
+_LOGIN_BYTES = 64 * 1024
+"""Nothing larger is looked at before the login."""
+
 _GOING_AWAY = 1001
 _NOT_LOGGED_IN = 4401
 
@@ -83,14 +87,14 @@ class Connection:
         )
 
     async def run(self) -> None:
-        limits = self._site.settings.sockets
+        limits, begun_at = self._site.settings.sockets, self._site.clock()
         dropped = asyncio.create_task(self._is_dropped.wait())
         try:
             while True:
                 is_known = self._tenant != ANONYMOUS
                 reading = asyncio.create_task(self._socket.receive())
                 waited = {reading, dropped, self._writing}
-                timeout_s = limits.idle_s if is_known else limits.login_s
+                timeout_s = limits.idle_s if is_known else max(0.0, limits.login_s - (self._site.clock() - begun_at))
                 done, _ = await asyncio.wait(waited, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
                 if reading not in done:
                     reading.cancel()
@@ -138,12 +142,19 @@ class Connection:
                     await self._socket.send_text(frame.decode())
             except (TimeoutError, WebSocketDisconnect, RuntimeError):
                 return
+            # A connection that is found broken while a frame is written ends this task within a few turns of the loop;
+            # the frame is then still there for the next connection.
+            for _ in range(_TURNS_TO_NOTICE):
+                await asyncio.sleep(0)
             session.delivered(frame)
 
     # In
 
     async def _read(self, text: str | None, data: bytes | None) -> None:
         raw = text.encode("utf-8", "surrogatepass") if text is not None else data or b""
+        if self._tenant == ANONYMOUS and len(raw) > _LOGIN_BYTES:
+            self._post_login_error(self._why_unknown)
+            return
         try:
             tasks = await work_on(raw, partial(read_tasks, raw, self._site.settings.limits))
         except DeepserveError as error:
