@@ -1,4 +1,7 @@
-"""The engine's promises: transformers' numbers from state, and the same bits however the work is cut up."""
+"""The reference engine: transformers' numbers from state, and the same bits however the work is cut up.
+
+What every engine promises beyond is in `tests/engine/test_engine_contract.py`.
+"""
 
 from __future__ import annotations
 
@@ -11,10 +14,8 @@ import torch
 from torch import Tensor
 
 from deepserve.core.errors import EngineFailure
-from deepserve.engine.interface import CHUNK_TOKENS, Draw, Drawn, Row, RowFault, SequenceId
-from deepserve.engine.network_config import decode_config
+from deepserve.engine.interface import CHUNK_TOKENS, Draw, Drawn, Row, SequenceId
 from deepserve.engine.reference.engine import ReferenceEngine, best_entries
-from deepserve.engine.reference.network import Network
 from tests.engine.reference.oracle import TINY, oracle, ours
 
 MEMORY = 1 << 25
@@ -167,58 +168,6 @@ def test_a_snapshot_continues_bit_for_bit_at_every_position(changes: dict[str, A
     assert engine.free_blocks_ratio() == 1.0
 
 
-def test_a_snapshot_outlives_its_sequence_and_is_not_touched_by_others(engine: ReferenceEngine) -> None:
-    tokens = some_tokens(200)
-    expected = cold(engine, tokens)
-    sequence = engine.create()
-    feed(engine, sequence, tokens[:150])
-    snapshot = engine.snapshot(sequence)
-    feed(engine, sequence, some_tokens(40, seed=9))
-    engine.free(sequence)
-    other = engine.create()
-    feed(engine, other, some_tokens(260, seed=10))
-    engine.free(other)
-    for _ in range(2):
-        restored = engine.restore(snapshot)
-        assert torch.equal(feed(engine, restored, tokens[150:]), expected[150:])
-        engine.free(restored)
-    engine.release(snapshot)
-
-
-def test_forks_go_their_own_ways(engine: ReferenceEngine) -> None:
-    start, left, right = some_tokens(137), some_tokens(50, seed=2), some_tokens(50, seed=3)
-    sequence = engine.create()
-    feed(engine, sequence, start)
-    fork = engine.fork(sequence)
-    assert torch.equal(feed(engine, sequence, left), cold(engine, start + left)[137:])
-    assert torch.equal(feed(engine, fork, right), cold(engine, start + right)[137:])
-    engine.free(sequence)
-    engine.free(fork)
-
-
-def test_complete_blocks_are_shared_and_partial_ones_copied_when_written(engine: ReferenceEngine) -> None:
-    blocks = engine.info.capacity_tokens // CHUNK_TOKENS
-
-    def num_used() -> int:
-        return blocks - len(engine._pool._free_blocks)
-
-    sequence = engine.create()
-    feed(engine, sequence, some_tokens(2 * CHUNK_TOKENS + 5))
-    assert num_used() == 3
-    forks = [engine.fork(sequence) for _ in range(4)]
-    snapshot = engine.snapshot(sequence)
-    assert num_used() == 3
-    feed(engine, forks[0], [1])
-    assert num_used() == 4
-    feed(engine, sequence, [1])
-    assert num_used() == 5
-    for held in (*forks, sequence):
-        engine.free(held)
-    assert num_used() == 3
-    engine.release(snapshot)
-    assert num_used() == 0
-
-
 def test_the_state_grows_as_the_paper_says() -> None:
     engine = engine_of(compress_ratios=[0, 4, 128, 4])
     sizes = []
@@ -230,32 +179,6 @@ def test_the_state_grows_as_the_paper_says() -> None:
     head, index = TINY["head_dim"], TINY["index_head_dim"]
     formula = (2 * (head + index) / 4 + head / 128) * 4
     assert (sizes[1] - sizes[0]) / 1024 == formula == engine.info.state_bytes_per_token
-
-
-def test_a_full_memory_refuses_the_step_and_changes_nothing() -> None:
-    network = Network(decode_config({**TINY, "index_head_dim": 128, "max_position_embeddings": 8192}))
-    network.initialise(torch.Generator().manual_seed(0))
-    engine = ReferenceEngine(network, memory_bytes=2_500_000)
-    capacity = engine.info.capacity_tokens
-    sequence = engine.create()
-    for row in cut_at_once(sequence, some_tokens(capacity)):
-        engine.step([row])
-    assert engine.free_blocks_ratio() == 0
-    other = engine.create()
-    with pytest.raises(EngineFailure, match="state memory is full"):
-        engine.step([Row(sequence=other, tokens=[1])])
-    assert engine.length(sequence) == capacity
-    assert engine.length(other) == 0
-    engine.free(sequence)
-    assert engine.step([Row(sequence=other, tokens=[1])]) == [None]
-    engine.free(other)
-    held = [engine.create() for _ in range(engine.info.capacity_states)]
-    assert engine.free_blocks_ratio() == 0
-    with pytest.raises(EngineFailure, match="slots"):
-        engine.create()
-    for each in held:
-        engine.free(each)
-    assert engine.free_blocks_ratio() == 1.0
 
 
 def test_a_step_that_raises_can_be_repeated(engine: ReferenceEngine, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -279,64 +202,6 @@ def test_a_step_that_raises_can_be_repeated(engine: ReferenceEngine, monkeypatch
     assert engine.length(sequence) == 131
     assert torch.equal(feed(engine, sequence, tokens[131:]), expected[131:])
     engine.free(sequence)
-
-
-def test_a_row_that_is_not_finite_leaves_its_neighbours_alone() -> None:
-    changes = SHAPES["selecting, all layer kinds, short HCA"]
-    network = ours(oracle(**changes), **changes)
-    with torch.no_grad():
-        network.embed.weight[7] = torch.nan
-    engine = ReferenceEngine(network, memory_bytes=MEMORY)
-    text = [token for token in some_tokens(180) if token != 7]
-    healthy, ill = engine.create(), engine.create()
-    expected = cold(engine, text)
-    for at in range(len(text) - 1):
-        engine.step([Row(sequence=healthy, tokens=[text[at]]), Row(sequence=ill, tokens=[7 if at == 50 else text[at]])])
-    greedy = Draw(temperature=0)
-    rows = [Row(sequence=ill, tokens=[text[-1]], draw=greedy), Row(sequence=healthy, tokens=[text[-1]], draw=greedy)]
-    fault, drawn = engine.step(rows)
-    assert isinstance(fault, RowFault)
-    assert drawn == Drawn(int(expected[-1].argmax()))
-    engine.free(ill)
-    reused = engine.create()
-    assert torch.equal(feed(engine, reused, text), expected)
-
-
-def test_broken_contracts_are_value_errors_and_change_nothing(engine: ReferenceEngine) -> None:
-    sequence = engine.create()
-    feed(engine, sequence, some_tokens(100))
-    for tokens in ([], [1] * 29, [512], [-1]):
-        with pytest.raises(ValueError, match="token"):
-            engine.step([Row(sequence=sequence, tokens=tokens)])
-    with pytest.raises(ValueError, match="twice"):
-        engine.step([Row(sequence=sequence, tokens=[1]), Row(sequence=sequence, tokens=[2])])
-    for draw in (Draw(logit_bias={512: 1.0}), Draw(output_counts={-1: 1}, presence_penalty=1.0), Draw(allowed=b"\xff")):
-        with pytest.raises(ValueError, match="draw"):
-            engine.step([Row(sequence=sequence, tokens=[1], draw=draw)])
-    assert engine.step([]) == []
-    assert engine.length(sequence) == 100
-    snapshot = engine.snapshot(sequence)
-    engine.release(snapshot)
-    engine.free(sequence)
-    with pytest.raises(ValueError, match="not a snapshot"):
-        engine.restore(snapshot)
-    with pytest.raises(ValueError, match="no sequence"):
-        engine.step([Row(sequence=sequence, tokens=[1])])
-
-
-def test_the_context_limit_holds() -> None:
-    engine = engine_of(max_position_embeddings=130)
-    sequence = engine.create()
-    engine.step([Row(sequence=sequence, tokens=some_tokens(128))])
-    with pytest.raises(ValueError, match="context"):
-        engine.step([Row(sequence=sequence, tokens=[1, 2, 3])])
-    assert engine.step([Row(sequence=sequence, tokens=[1, 2])]) == [None]
-
-
-def test_equal_weights_have_equal_fingerprints() -> None:
-    first, same, other = (oracle(seed) for seed in (0, 0, 1))
-    prints = [ReferenceEngine(ours(model), memory_bytes=MEMORY).info.fingerprint for model in (first, same, other)]
-    assert prints[0] == prints[1] != prints[2]
 
 
 def test_best_entries_rank_by_score_then_by_place() -> None:
