@@ -175,7 +175,8 @@ class _Kept:
         return found
 
     def _keeper(self, request: Request) -> Keeper:
-        return Keeper(self._site.responses, self._sealer, visit_of(request.scope).tenant.id)
+        site, tenant = self._site, visit_of(request.scope).tenant
+        return Keeper(site.responses, self._sealer, tenant.id, max_bytes=site.settings.limits.body_bytes)
 
 
 def _not_found(name: str) -> RouteNotFound:

@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 
+from deepserve.config import Limits
 from deepserve.core.messages import Message, Reasoning, Text, ToolCall
 from deepserve.core.tenant import LOCAL_TENANT
 from deepserve.dialects.responses.compaction import ask_for_summary
@@ -210,6 +211,19 @@ def test_references_lead_to_sent_and_to_answered_items() -> None:
     asked = decode(body(input=items), shelf=shelf)
     assert [message.text for message in asked.request.messages] == ["hi", "answer of 1"]
     assert [item["type"] for item in asked.items] == ["message", "message"]
+
+
+def test_a_few_references_cannot_bring_in_more_than_a_body_may_hold() -> None:
+    """A hundred bytes each, they named one large item again and again: a request of a kilobyte took the server's
+    memory. Each is counted, whether it leads to the same item or not, and so is every response of a chain."""
+    shelf = Shelf()
+    kept(shelf, ONE)
+    limits = Limits(body_bytes=1000)
+    reference = {"type": "item_reference", "id": f"msg_{'1' * 32}_in0"}
+    assert decode(body(input=[reference]), shelf=shelf, limits=limits).request.messages
+    assert "more than 1000 bytes" in refusal(body(input=[reference] * 100), shelf=shelf, limits=limits).message
+    chained = body(previous_response_id=ONE)
+    assert "more than 100 bytes" in refusal(chained, shelf=shelf, limits=Limits(body_bytes=100)).message
 
 
 def test_strict_mode_is_stateless() -> None:

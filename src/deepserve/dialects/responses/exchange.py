@@ -143,7 +143,7 @@ class Decoders(msgspec.Struct, frozen=True, kw_only=True):
     now: Callable[[], datetime]
 
     def response(self, raw: bytes, arrival: Arrival) -> ResponsesExchange:
-        keeper = Keeper(self.memory, self.sealing, arrival.tenant.id)
+        keeper = Keeper(self.memory, self.sealing, arrival.tenant.id, max_bytes=self.limits.body_bytes)
         asked = decode_request(raw, arrival, names=self.names, limits=self.limits, keeper=keeper)
         return ResponsesExchange(asked=asked, keeper=keeper, now=self.now)
 

@@ -28,7 +28,7 @@ from deepserve.core.messages import (
 from deepserve.dialects.node import Node
 from deepserve.dialects.reading import Reading
 from deepserve.dialects.responses.compaction import open_summary
-from deepserve.dialects.responses.memory import Keeper, find_item, item_id
+from deepserve.dialects.responses.memory import Keeper, item_id
 from deepserve.dialects.responses.tools import flat_name
 
 _ROLES = ("user", "assistant", "system", "developer")
@@ -139,7 +139,7 @@ class _Turns:
 
     def _refer(self, node: Node) -> dict[str, Json]:
         wanted = node.required("id")
-        item = find_item(self._keeper.find, wanted.string())
+        item = self._keeper.find_item(wanted.string())
         if item is None:
             raise InvalidField(f"Item with id '{wanted.string()[:100]}' not found.", field=wanted.field)
         return self.add(Node(node.body, item, node.path))

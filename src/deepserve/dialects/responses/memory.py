@@ -57,21 +57,50 @@ Recall = Callable[[str], Remembered | None]
 
 
 class Keeper:
-    """What one tenant has kept here, and what it keeps for us."""
+    """What one tenant has kept here, and what it keeps for us. Lives as long as one request.
 
-    def __init__(self, memory: ResponseMemory, sealing: Sealing, tenant: TenantId) -> None:
+    max_bytes  of what the request may bring in from earlier ones: a few words can name megabytes, again and again
+    """
+
+    def __init__(self, memory: ResponseMemory, sealing: Sealing, tenant: TenantId, *, max_bytes: int) -> None:
         self._memory = memory
         self._sealing = sealing
         self._tenant = tenant
+        self._max_bytes = max_bytes
+        self._num_bytes = 0
+        self._found: dict[str, Remembered] = {}
 
     @property
     def can_keep(self) -> bool:
         return self._memory.can_keep
 
     def find(self, response_id: str) -> Remembered | None:
-        """May block."""
-        record = self._memory.find(self._tenant, response_id)
-        return None if record is None else msgspec.json.decode(record, type=Remembered)
+        """May block. Raises InvalidField when all that was found is too large."""
+        found = self._found.get(response_id)
+        if found is None:
+            record = self._memory.find(self._tenant, response_id)
+            if record is None:
+                return None
+            self._count(len(record))
+            found = self._found[response_id] = msgspec.json.decode(record, type=Remembered)
+        return found
+
+    def find_item(self, wanted: str) -> dict[str, Json] | None:
+        """The item an `item_reference` means; counted each time, for the model reads it each time. Raises as `find`."""
+        match = _ITEM_ID.fullmatch(wanted)
+        link = None if match is None else self.find(response_id(match[1]))
+        item = None if link is None else next((item for item in link.items if item.get("id") == wanted), None)
+        if item is not None:
+            self._count(len(msgspec.json.encode(item)))
+        return item
+
+    def _count(self, num_bytes: int) -> None:
+        self._num_bytes += num_bytes
+        if self._num_bytes > self._max_bytes:
+            raise InvalidField(
+                f"The earlier responses and items that this request refers to have more than {self._max_bytes} bytes.",
+                field="input",
+            )
 
     def keep(self, response_id: str, record: bytes) -> None:
         self._memory.keep(self._tenant, response_id, record)
@@ -125,13 +154,6 @@ def chain(recall: Recall, previous_id: str | None, *, max_items: int) -> list[Re
         found.append(link)
         previous_id = link.response.get("previous_response_id")
     return found[::-1]
-
-
-def find_item(recall: Recall, wanted: str) -> dict[str, Json] | None:
-    """The item an `item_reference` means."""
-    match = _ITEM_ID.fullmatch(wanted)
-    link = None if match is None else recall(response_id(match[1]))
-    return None if link is None else next((item for item in link.items if item.get("id") == wanted), None)
 
 
 def listed(links: Sequence[Remembered]) -> list[dict[str, Json]]:
