@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from deepserve.backends import embedded
+from deepserve.backends.embedded_request import refuse_hopeless
 from deepserve.config import Settings
 from deepserve.core.answer import Answer
 from deepserve.core.errors import (
@@ -42,7 +43,7 @@ from deepserve.engine.interface import Draw
 from deepserve.prompt.decoder import BlockEvent, Decoder
 from deepserve.prompt.encoder import encode
 from deepserve.prompt.segments import Prompt
-from deepserve.prompt.tokenizer import Detokenizer
+from deepserve.prompt.tokenizer import Detokenizer, Tokenizer
 from tests.backends.embedded_setup import (
     WEATHER,
     Bench,
@@ -249,6 +250,42 @@ def test_a_prompt_over_the_context_is_refused_before_anything_starts(folder: Pat
 
     bench.run(main)
     assert not bench.engine.steps
+
+
+def test_a_prompt_far_over_the_context_is_not_tokenised_whole(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ten megabytes that never fitted took a minute and four gigabytes until they were refused."""
+    bench = Bench(folder)
+    num_read = 0
+    encode_text = Tokenizer.encode_text
+
+    def counted(tokenizer: Tokenizer, text: str) -> list[int]:
+        nonlocal num_read
+        num_read += len(text)
+        return encode_text(tokenizer, text)
+
+    monkeypatch.setattr(Tokenizer, "encode_text", counted)
+    text = "a b c d e f g h " * 200_000
+    num_tokens = len(encode_text(bench.tokenizer, text[:160_000])) * 20
+
+    async def main() -> None:
+        with pytest.raises(ContextOverflow) as refused:
+            await bench.answer(request_of(text, max_output_tokens=7))
+        assert refused.value.prompt_tokens == pytest.approx(num_tokens, rel=0.02)
+        assert (refused.value.requested_tokens, refused.value.limit_tokens) == (7, 131_072)
+        with pytest.raises(ContextOverflow):
+            await bench.backend.count(request_of(text))
+
+    bench.run(main)
+    assert num_read < len(text)  # of both requests together
+
+
+def test_a_long_prompt_of_long_tokens_is_read_whole(folder: Path) -> None:
+    """What might fit is tokenised as it is: pieces only decide about what cannot."""
+    request, context_tokens = request_of("", max_output_tokens=1), 10
+    refuse_hopeless(request, ["x" * 200_000], lambda text: len(text) // 65_536, context_tokens=context_tokens)
+    with pytest.raises(ContextOverflow) as refused:
+        refuse_hopeless(request, ["x" * 200_000], len, context_tokens=context_tokens)
+    assert refused.value.prompt_tokens == 200_000
 
 
 @pytest.mark.parametrize(

@@ -30,6 +30,7 @@ from deepserve.backends.embedded_request import (
     choose_draws,
     choose_max_tokens,
     prompt_characters,
+    refuse_hopeless,
 )
 from deepserve.backends.turn_memory import RememberedTurn, TurnMemory
 from deepserve.catalog.models import load_models
@@ -51,7 +52,7 @@ from deepserve.engine.thinking_budget import ThinkingBudget
 from deepserve.prompt.decoder import mint_call_id
 from deepserve.prompt.encoder import SampledTurn, encode
 from deepserve.prompt.known_texts import KnownTexts
-from deepserve.prompt.segments import Start
+from deepserve.prompt.segments import Start, Text
 from deepserve.prompt.special_tokens import DSML, END_THINK
 from deepserve.store.turns import TurnStore
 
@@ -291,8 +292,14 @@ class EmbeddedBackend:
 
         def work() -> tuple[list[int], tuple[int, ...], Start]:
             prompt = encode(request, self._model.profile, replay=replays.get)
-            owner = request.tenant.id, request.user_id
-            encoded = self._model.tokenizer.encode(prompt, text_ids=partial(self._texts.ids, owner))
+            tokenizer, owner = self._model.tokenizer, (request.tenant.id, request.user_id)
+            refuse_hopeless(
+                request,
+                [segment.text for segment in prompt.segments if isinstance(segment, Text)],
+                lambda text: len(tokenizer.encode_text(text)),
+                context_tokens=self._context_tokens,
+            )
+            encoded = tokenizer.encode(prompt, text_ids=partial(self._texts.ids, owner))
             return encoded.ids, encoded.boundaries, prompt.start
 
         if prompt_characters(request) > _LONG_PROMPT_CHARACTERS:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import msgspec
 
@@ -17,6 +17,10 @@ DEFAULT_THINKING_TOKENS = 65_536
 DEFAULT_MAX_EFFORT_TOKENS = 131_072
 MAX_OUTPUT_TOKENS = 393_216
 """Limits on reasoning and answer together (api-docs.deepseek.com/api/create-chat-completion, November 2026)."""
+
+_HARDLY_FITTING = 8
+"""Characters per token that hardly any text reaches."""
+_PIECE_CHARACTERS = 64 * 1024
 
 SEVERAL_RESULTS_TEMPERATURE = 0.7
 """For models that answer greedily by default: several equal answers would be of no use to anybody."""
@@ -50,11 +54,7 @@ def choose_max_tokens(request: Request, num_prompt: int, *, context_tokens: int,
     if explicit is not None and explicit < 1:
         raise InvalidField("The output limit must be at least 1.", field="max_tokens")
     if left < 1 or (explicit is not None and explicit > left):
-        overflow = ContextOverflow(
-            limit_tokens=context_tokens, prompt_tokens=num_prompt, requested_tokens=explicit or 0
-        )
-        overflow.field = "messages" if request.infill is None else "prompt"
-        raise overflow
+        raise _overflow(request, num_prompt, context_tokens)
     if explicit is not None:
         return explicit
     default = request.default_output_tokens
@@ -66,6 +66,35 @@ def choose_max_tokens(request: Request, num_prompt: int, *, context_tokens: int,
     if defaults.max_new_tokens is not None:
         default = min(default, defaults.max_new_tokens)
     return min(default, left)
+
+
+def _overflow(request: Request, num_prompt: int, context_tokens: int) -> ContextOverflow:
+    overflow = ContextOverflow(
+        limit_tokens=context_tokens, prompt_tokens=num_prompt, requested_tokens=request.max_output_tokens or 0
+    )
+    overflow.field = "messages" if request.infill is None else "prompt"
+    return overflow
+
+
+def refuse_hopeless(
+    request: Request, texts: Sequence[str], num_tokens_of: Callable[[str], int], *, context_tokens: int
+) -> None:
+    """Refuse what is far too long before it is tokenised whole, which takes minutes and gigabytes for some texts.
+
+    Such texts are tokenised in pieces until twice the context is reached: cuts change the count by much less.
+    Raises ContextOverflow, with the number of tokens estimated from what was read.
+    """
+    num_characters = sum(map(len, texts))
+    if num_characters <= _HARDLY_FITTING * context_tokens:
+        return
+    num_read = num_tokens = 0
+    for text in texts:
+        for start in range(0, len(text), _PIECE_CHARACTERS):
+            piece = text[start : start + _PIECE_CHARACTERS]
+            num_read += len(piece)
+            num_tokens += num_tokens_of(piece)
+            if num_tokens > 2 * context_tokens:
+                raise _overflow(request, num_tokens * num_characters // num_read, context_tokens)
 
 
 def choose_draws(
