@@ -47,6 +47,12 @@ def test_unknown_names_are_refused_in_the_vendors_words(requested: str) -> None:
     )
 
 
+def test_an_endless_name_is_not_sent_back_whole() -> None:
+    with pytest.raises(UnknownModel) as caught:
+        load_models().resolve("x" * 1_000_000)
+    assert len(caught.value.message) < 400
+
+
 @pytest.mark.parametrize(
     ("requested", "canonical"),
     [

@@ -12,6 +12,9 @@ import msgspec
 from deepserve.core.errors import UnknownModel
 from deepserve.core.model import ModelName
 
+_SHOWN_CHARACTERS = 200
+"""Of a name that is none: enough to recognise it, never a whole body sent back."""
+
 
 class ModelRow(msgspec.Struct, frozen=True, kw_only=True):
     """released_at is when the vendor published the model; the model lists show it as `created`."""
@@ -69,9 +72,10 @@ class ModelCatalog(msgspec.Struct, frozen=True, kw_only=True):
 
     def unknown(self, requested: str) -> UnknownModel:
         """The refusal of a name that does not exist, or no longer does."""
+        shown = requested if len(requested) <= _SHOWN_CHARACTERS else requested[:_SHOWN_CHARACTERS] + "…"
         return UnknownModel(
             f"The supported API model names are {_listed([model.id for model in self.models])}, "
-            f"but you passed {requested}.",
+            f"but you passed {shown}.",
             field="model",
         )
 
