@@ -141,6 +141,27 @@ def test_heads_beyond_the_limits_and_bad_http_get_a_json_error(live: LiveServer,
     assert _error(answer)
 
 
+@pytest.mark.parametrize(
+    ("path", "form"),
+    [
+        ("/chat/completions", ["error"]),
+        ("/anthropic/v1/messages", ["type", "error", "request_id"]),
+        ("/api/v1/chat/completions", ["error"]),
+        ("/v1", ["errors", "error"]),
+    ],
+)
+@pytest.mark.parametrize("rest", ["?" + "a" * 9000 + " HTTP/1.1\r\n", " HTTP/1.1\r\na: " + "b" * 33_000])
+def test_a_head_beyond_the_limits_is_refused_in_the_form_of_its_address(
+    live: LiveServer, path: str, form: list[str], rest: str
+) -> None:
+    """Every dialect's client got the error of the vendor's Chat API, which Anthropic's SDK cannot read."""
+    answer = live.raw(f"POST {path}{rest}\r\n\r\n".encode())
+    body = json.loads(answer.partition(b"\r\n\r\n")[2])
+    assert list(body) == form
+    if "api/v1" in path:
+        assert "metadata" in body["error"]
+
+
 def test_a_fault_in_a_chunk_ends_the_request_only(live: LiveServer) -> None:
     answer = live.raw(b"POST /chat/completions HTTP/1.1\r\nhost: localhost\r\ntransfer-encoding: chunked\r\n\r\nzz\r\n")
     assert answer.startswith(b"HTTP/1.1 400")

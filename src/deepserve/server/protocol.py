@@ -13,7 +13,7 @@ from uvicorn.server import ServerState
 
 from deepserve.config import Limits
 from deepserve.core.errors import BodyTooSlow, MalformedBody, RequestError
-from deepserve.dialects.vendor_errors import encode_error
+from deepserve.server.error_shapes import error_codec
 from deepserve.server.visit import set_abort
 
 _SLACK_BYTES: Final = 1024
@@ -37,6 +37,7 @@ class LimitedHttp(HttpToolsProtocol):
         _loop: asyncio.AbstractEventLoop | None = None,
     ) -> None:
         super().__init__(config, server_state, app_state, _loop)
+        self.url = b""  # uvicorn has none before a message begins
         self._in_head = True
         self._has_ended_message = False
         self._num_head_bytes = 0
@@ -142,12 +143,15 @@ class LimitedHttp(HttpToolsProtocol):
             self.transport.close()
             return
         status, error = self._refusal
-        body, trace = encode_error(error), uuid4().hex.encode()
+        trace = uuid4().hex
+        # Of a request line that cannot be read no address is known, and what its client speaks neither.
+        path = self.url.partition(b"?")[0].decode("latin-1") or "/chat/completions"
+        body = error_codec(path).encode(error, request_id=trace)
         self._forget_deadline()
         self.transport.write(
             STATUS_LINE[status]
             + b"content-type: application/json\r\nconnection: close\r\n"
-            + b"x-request-id: %b\r\nx-ds-trace-id: %b\r\n" % (trace, trace)
+            + b"x-request-id: %b\r\nx-ds-trace-id: %b\r\n" % (trace.encode(), trace.encode())
             + b"content-length: %d\r\n\r\n" % len(body)
             + body
         )
