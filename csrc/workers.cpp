@@ -1,6 +1,7 @@
 #include "workers.h"
 
 #include <chrono>
+#include <exception>
 #include <system_error>
 
 #if defined(__x86_64__) || defined(_M_X64)
@@ -75,6 +76,9 @@ void Workers::wait() {
 }
 
 void Workers::serve(int worker) {
+  // Gives the thread its place for exceptions now; when memory has run out the C library ends the process instead.
+  volatile int pending = std::uncaught_exceptions();  // volatile: it is asked for its side effect
+  (void)pending;
   uint64_t seen = 0;
   while (true) {
     const auto has_work = [this, seen] { return round_.load(std::memory_order_acquire) != seen; };
