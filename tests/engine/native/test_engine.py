@@ -222,6 +222,8 @@ def test_a_thread_without_memory_fails_the_step_and_not_the_process(tmp_path: Pa
     """An exception that left a thread of the core's own ended the server."""
     if sys.platform != "linux":
         pytest.skip("needs RLIMIT_AS and /proc")
+    if "libasan" in os.environ.get("LD_PRELOAD", ""):
+        pytest.skip("the address sanitizer ends a process without memory")
     wide = {"num_attention_heads": 512, "head_dim": 16, "sliding_window": 1024, "num_hidden_layers": 1}
     save(random_network(config_of(NARROW, **wide, compress_ratios=(0,))), tmp_path, "bf16")
     command = [sys.executable, "-c", RUN_OUT_OF_MEMORY_BESIDE, str(tmp_path)]
