@@ -18,9 +18,20 @@ import pytest
 
 from deepserve.config import InstructionSet
 from deepserve.engine.interface import CHUNK_TOKENS, Row, SequenceId
-from deepserve.engine.native.engine import NativeEngine
+from deepserve.engine.native.engine import NativeEngine, load_native_engine
 from deepserve.engine.native.library import instruction_sets, load_library
-from tests.engine.native.networks import KINDS, Checkpoints, cold, cut, feed, some_tokens
+from deepserve.engine.options import EngineOptions
+from tests.engine.native.networks import (
+    KINDS,
+    MEMORY_BYTES,
+    NARROW,
+    Checkpoints,
+    Stored,
+    cold,
+    cut,
+    feed,
+    some_tokens,
+)
 
 TOKENS = some_tokens(420)
 ODD_SIZES = (7, 13, 5, 50, 100, 1, 1, 64, 3)
@@ -147,6 +158,28 @@ def test_a_dumped_state_continues_bit_for_bit_in_another_engine(
         engine.release(snapshot)
     engine.free(sequence)
     assert other.free_blocks_ratio() == 1.0
+
+
+@pytest.mark.parametrize("stored", ["fp32", "bf16"])
+def test_windows_of_many_rows_give_the_same_bits(checkpoints: Checkpoints, stored: Stored) -> None:
+    """More rows than attention sums in one go, for an odd number of heads."""
+    sizes = {
+        **NARROW,
+        "sliding_window": 700,
+        "num_attention_heads": 7,
+        "o_groups": 1,
+        "num_hidden_layers": 2,
+        "compress_ratios": (4, 0),
+    }
+    folder = checkpoints.folder(sizes, stored)
+    tokens = some_tokens(900)
+    here = set(instruction_sets(load_library())) - {"generic"}
+    found = []
+    for isa in (name for name in get_args(InstructionSet) if name in here):
+        engine = load_native_engine(folder, EngineOptions(memory_bytes=MEMORY_BYTES, isa=isa))
+        rows = itertools.chain([128] * 5, [1] * 100, itertools.cycle(ODD_SIZES))
+        found += [cold(engine, tokens), cold(engine, tokens, rows)]
+    assert all(logits == found[0] for logits in found)
 
 
 CONTINUE_ELSEWHERE = """

@@ -12,8 +12,10 @@ from deepserve.config import InstructionSet, WeightFormats
 from deepserve.engine.native.engine import NativeEngine, load_native_engine
 from deepserve.engine.native.library import instruction_sets, load_library
 from deepserve.engine.options import EngineOptions
+from deepserve.engine.reference.engine import ReferenceEngine
 from deepserve.engine.reference.network import Network
-from tests.engine.native.networks import MEMORY_BYTES, feed, save, some_tokens
+from tests.engine.native.networks import MEMORY_BYTES, NARROW, config_of, feed, random_network, save, some_tokens
+from tests.engine.reference import test_engine as reference
 from tests.engine.reference.oracle import oracle, ours
 
 VOCAB_SIZE = 301
@@ -147,3 +149,23 @@ def test_every_instruction_set_gives_transformers_logits(isa: InstructionSet, tm
     model = oracle(2, **changes)
     # Without fused multiply-add in hardware the generic set is slow.
     assert_equal_to_oracle(model, ours(model, **changes), tmp_path, 150 if isa == "generic" else 600, isa)
+
+
+@torch.inference_mode()
+def test_long_contexts_give_the_references_logits(tmp_path: Path) -> None:
+    """6000 tokens, of whose 1500 entries 200 are chosen.
+
+    Among so many some scores differ by less than rounding, where either entry may be chosen: one token in a thousand.
+    """
+    sizes = {"hidden_size": 64, "head_dim": 32, "q_lora_rank": 32, "o_lora_rank": 16, "moe_intermediate_size": 32}
+    choice = {"index_n_heads": 24, "index_head_dim": 32, "index_topk": 200, "sliding_window": 128}
+    network = random_network(
+        config_of(NARROW, **sizes, **choice, compress_ratios=(0, 4, 128, 4), max_position_embeddings=1 << 14)
+    )
+    tokens = some_tokens(6000)
+    expected = reference.cold(ReferenceEngine(network, memory_bytes=1 << 28), tokens)
+    found = logits_of(engine_of(network, tmp_path), tokens)
+    errors = (found - expected).abs().amax(1)
+    largest = float(expected.abs().max())
+    assert errors.quantile(0.999) < 1e-5 * max(1.0, largest / 3)
+    assert errors.max() < 0.05 * largest
