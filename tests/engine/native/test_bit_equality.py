@@ -173,9 +173,11 @@ def test_windows_of_many_rows_give_the_same_bits(checkpoints: Checkpoints, store
     }
     folder = checkpoints.folder(sizes, stored)
     tokens = some_tokens(900)
-    here = set(instruction_sets(load_library())) - {"generic"}
+    here = instruction_sets(load_library())
     found = []
-    for isa in (name for name in get_args(InstructionSet) if name in here):
+    for isa in (
+        name for name in get_args(InstructionSet) if name in here and (name != "generic" or here == ("generic",))
+    ):
         engine = load_native_engine(folder, EngineOptions(memory_bytes=MEMORY_BYTES, isa=isa))
         rows = itertools.chain([128] * 5, [1] * 100, itertools.cycle(ODD_SIZES))
         found += [cold(engine, tokens), cold(engine, tokens, rows)]

@@ -7,6 +7,7 @@ import itertools
 import os
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -244,6 +245,16 @@ def test_rows_of_one_step_may_be_many_and_different(engine: NativeEngine) -> Non
         assert found == [cold(engine, text) for text in texts[:number]]
         for each in sequences:
             engine.free(each)
+
+
+def test_engines_in_several_threads_do_not_disturb_each_other(checkpoints: Checkpoints) -> None:
+    """One caller for each engine is enough: the core has no state of its own, and calls let other threads run."""
+    tokens = some_tokens(300)
+    engines = [checkpoints.engine(kind) for kind in ("bf16", "fp8", "int8", "fp8")]
+    expected = [cold(engine, tokens) for engine in engines]
+    with ThreadPoolExecutor(len(engines)) as threads:
+        for _ in range(3):
+            assert list(threads.map(lambda engine: cold(engine, tokens), engines)) == expected
 
 
 def test_handles_are_never_given_twice(engine: NativeEngine) -> None:
