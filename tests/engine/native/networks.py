@@ -97,7 +97,10 @@ def config_of(sizes: dict[str, Any], **changes: Any) -> NetworkConfig:
 
 @torch.no_grad()
 def random_network(config: NetworkConfig, seed: int = 0) -> Network:
-    """Every branch on, no parameter left at its default; logits of a few units."""
+    """Every branch on, no parameter left at its default; logits of a few units.
+
+    Parts of matrices are larger than others, so that neighbouring scales differ wherever matrices are quantised.
+    """
     network = Network(config)
     generator = torch.Generator().manual_seed(seed)
     network.initialise(generator)
@@ -107,7 +110,9 @@ def random_network(config: NetworkConfig, seed: int = 0) -> Network:
         elif name.endswith(("scale", "attn_sink", "ape", "gate.bias")):
             tensor.add_(0.5 * torch.randn(tensor.shape, generator=generator))
         elif tensor.is_floating_point() and tensor.ndim == 2:
-            tensor.mul_(1.5)
+            sizes = [-(-size // step) for size, step in zip(tensor.shape, (64, 32), strict=True)]
+            powers = torch.randint(-1, 2, sizes, generator=generator).repeat_interleave(64, 0).repeat_interleave(32, 1)
+            tensor.mul_(torch.exp2(powers[: tensor.shape[0], : tensor.shape[1]]))
     return network.requires_grad_(False).eval()
 
 

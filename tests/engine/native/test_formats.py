@@ -174,14 +174,14 @@ def test_formats_cost_a_random_network_more_but_not_much(
 
 @pytest.mark.parametrize("o_rank", [24, 128])
 def test_quantised_weights_mean_what_the_reference_reads(o_rank: int, tmp_path: Path) -> None:
-    """Kept as float32 they give the reference's logits, but for rounding; multiplied as they are, nearly."""
+    """Kept as float32 they give the reference's logits, but for rounding in both; multiplied as they are, nearly."""
     save(random_network(config_of(WIDE, o_lora_rank=o_rank)), tmp_path, "fp8+fp4")
     tokens = some_tokens(250)
     expected = reference.cold(ReferenceEngine(load_network(tmp_path), memory_bytes=1 << 26), tokens).double()
     exact = logits_of(tmp_path, [tokens], weights=FP32)
-    assert (exact - expected).abs().max() < 1e-5 * max(1.0, float(expected.abs().max()) / 3)
+    assert (exact - expected).abs().max() < 2e-5 * max(1.0, float(expected.abs().max()) / 3)
     for is_mapped in (False, True):
-        assert 0 < divergence(expected, logits_of(tmp_path, [tokens], is_mapped=is_mapped)) < 5e-2
+        assert 0 < divergence(expected, logits_of(tmp_path, [tokens], is_mapped=is_mapped)) < 3e-2
 
 
 @pytest.mark.parametrize(("kept", "bound"), [("fp8", 0.03), ("fp4", 0.13), ("int8", 0.01), ("bf16", 0.003)])
