@@ -2,7 +2,7 @@
 //
 // Every kernel computes each row (token) by itself, in one fixed order of additions: results do not depend on how many
 // rows are given, on tiles, or on threads. The orders are the same in every instruction set that has fused
-// multiply-add, so results are too.
+// multiply-add, so results are too; but AVX-512 takes subnormal bf16 values and products for zero.
 #pragma once
 
 #include <cstddef>
