@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from deepserve.engine.native.library import find_library, load_library
+from deepserve.engine.native.shared_library import find_library, load_library
 
 PROBE_BYTES = 256 << 20
 """Beyond any cache, and read in about ten milliseconds."""

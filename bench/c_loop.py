@@ -16,7 +16,7 @@ from deepserve.engine.interface import CHUNK_TOKENS
 from deepserve.engine.native import abi
 from deepserve.engine.native.abi import Format, Status, Want
 from deepserve.engine.native.core import DTYPES, describe_network, place_of
-from deepserve.engine.native.library import load_library
+from deepserve.engine.native.shared_library import load_library
 from deepserve.engine.network_config import NetworkConfig
 
 

@@ -26,7 +26,7 @@ from bench.results import Recorder
 from bench.rounds import cpu_seconds, random_tokens, turns
 from bench.shapes import NANO, SMALL, Fields
 from deepserve.engine.native.abi import Format, StateType
-from deepserve.engine.native.library import instruction_sets, load_library
+from deepserve.engine.native.shared_library import instruction_sets, load_library
 from deepserve.engine.network_config import decode_config
 
 SHORT_CONTEXT = 128

@@ -29,7 +29,7 @@ from bench.shapes import FLASH, FLASH_RATIOS, FLASH_VOCAB_SIZE, Fields
 from deepserve.engine.interface import CHUNK_TOKENS
 from deepserve.engine.native import abi
 from deepserve.engine.native.abi import Format
-from deepserve.engine.native.library import load_library
+from deepserve.engine.native.shared_library import load_library
 from deepserve.engine.network_config import decode_config
 
 CSA, HCA = 4, 128

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from deepserve import __file__ as package_file
-from deepserve.engine.native.library import find_library
+from deepserve.engine.native.shared_library import find_library
 
 MINI_FLASH = Path(package_file).parent / "models" / "mini-flash"
 

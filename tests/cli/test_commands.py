@@ -13,7 +13,7 @@ from deepserve.cli import _COMMANDS, main
 from deepserve.cli.settings import disk_cache_option, keep_responses_option, parse_size, parse_weights, settings_from
 from deepserve.cli.table import format_table
 from deepserve.config import Settings, WeightFormats
-from deepserve.engine.native.library import find_library
+from deepserve.engine.native.shared_library import find_library
 
 
 def run(*arguments: str) -> tuple[int, str]:

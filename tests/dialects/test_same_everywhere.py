@@ -13,7 +13,7 @@ from deepserve.backends.embedded import EmbeddedBackend
 from deepserve.config import Settings
 from deepserve.core.messages import Message, Reasoning, Text, ToolCall, ToolResult
 from deepserve.core.request import Tool
-from deepserve.engine.native.library import find_library
+from deepserve.engine.native.shared_library import find_library
 from tests.backends.embedded_setup import recorded_prompts
 from tests.dialects.speakers import ELSEWHERE, SPEAKERS, Conversation, Speaker, Told, frames
 from tests.server.live import LiveServer, live_server

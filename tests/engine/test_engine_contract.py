@@ -14,7 +14,7 @@ import torch
 from deepserve.core.errors import EngineFailure
 from deepserve.engine.interface import CHUNK_TOKENS, Draw, Drawn, Row, RowFault, SequenceId
 from deepserve.engine.native.engine import NativeEngine, load_native_engine
-from deepserve.engine.native.library import find_library
+from deepserve.engine.native.shared_library import find_library
 from deepserve.engine.network_config import NetworkConfig
 from deepserve.engine.options import EngineOptions
 from deepserve.engine.reference.checkpoint import save_network

@@ -15,7 +15,7 @@ import pytest
 from deepserve.engine.generation import Generation, GenerationId, TokenDrawn
 from deepserve.engine.interface import Draw, Drawn, Engine
 from deepserve.engine.native.engine import load_native_engine
-from deepserve.engine.native.library import find_library
+from deepserve.engine.native.shared_library import find_library
 from deepserve.engine.network_config import NetworkConfig
 from deepserve.engine.options import EngineOptions
 from deepserve.engine.scheduler import Scheduler

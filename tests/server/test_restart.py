@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from deepserve.engine.native.library import find_library
+from deepserve.engine.native.shared_library import find_library
 from tests.conftest import running_server
 
 if find_library() is None:

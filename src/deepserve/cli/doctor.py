@@ -22,7 +22,7 @@ from deepserve.config import Settings
 from deepserve.core.errors import DeepserveError
 from deepserve.engine.interface import Engine
 from deepserve.engine.machine import count_cores, huge_page_policy, measure_decode
-from deepserve.engine.native.library import HOW_TO_GET_IT, find_library, instruction_sets, load_library
+from deepserve.engine.native.shared_library import HOW_TO_GET_IT, find_library, instruction_sets, load_library
 
 _OPTIONAL = {
     "torch": ("reference engine", 'pip install "deepserve[reference]"'),

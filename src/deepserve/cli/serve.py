@@ -24,7 +24,7 @@ from deepserve.cli.settings import (
 from deepserve.cli.table import format_table
 from deepserve.config import Settings
 from deepserve.core.provider import ServedModel
-from deepserve.engine.native.library import HOW_TO_GET_IT, find_library
+from deepserve.engine.native.shared_library import HOW_TO_GET_IT, find_library
 from deepserve.server.run import serve as run_server
 from deepserve.store.answers import AnswerLog
 from deepserve.store.database import Database, open_database

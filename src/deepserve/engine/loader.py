@@ -7,7 +7,7 @@ from typing import Literal, assert_never
 
 from deepserve.core.errors import ConfigurationError
 from deepserve.engine.interface import Engine
-from deepserve.engine.native.library import HOW_TO_GET_IT, find_library
+from deepserve.engine.native.shared_library import HOW_TO_GET_IT, find_library
 from deepserve.engine.options import EngineOptions, Progress
 
 _REFERENCE_PACKAGES = ("torch", "safetensors", "numpy")

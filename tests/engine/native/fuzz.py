@@ -27,7 +27,7 @@ from typing import Any
 
 from deepserve.engine.native import abi
 from deepserve.engine.native.abi import CHUNK_TOKENS, Dtype, Format, StateType, Status, Tensor, Want
-from deepserve.engine.native.library import instruction_sets, load_library
+from deepserve.engine.native.shared_library import instruction_sets, load_library
 from tests.engine.native.fuzz_core import BrokenPromise, Core, promise
 from tests.engine.native.fuzz_networks import Numbers, Shape, Weights, exactly
 

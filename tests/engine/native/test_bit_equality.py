@@ -19,7 +19,7 @@ import pytest
 from deepserve.config import InstructionSet
 from deepserve.engine.interface import CHUNK_TOKENS, Row, SequenceId
 from deepserve.engine.native.engine import NativeEngine, load_native_engine
-from deepserve.engine.native.library import instruction_sets, load_library
+from deepserve.engine.native.shared_library import instruction_sets, load_library
 from deepserve.engine.options import EngineOptions
 from tests.engine.native.networks import (
     KINDS,

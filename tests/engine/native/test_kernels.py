@@ -19,7 +19,7 @@ import pytest
 from numpy.typing import NDArray
 
 from deepserve.engine.native.abi import Array, Dtype, Fault, Format, Status
-from deepserve.engine.native.library import find_library, instruction_sets, load_library
+from deepserve.engine.native.shared_library import find_library, instruction_sets, load_library
 
 pytestmark = pytest.mark.skipif(find_library() is None, reason="this installation has no native core")
 
@@ -452,7 +452,7 @@ OVERRUN = """
     import ctypes, mmap, sys
     import numpy as np
     from deepserve.engine.native.abi import Array, Dtype, Fault, Format
-    from deepserve.engine.native.library import instruction_sets, load_library
+    from deepserve.engine.native.shared_library import instruction_sets, load_library
 
     def at_the_end_of_memory(values):
         pages = mmap.mmap(-1, 2 * mmap.PAGESIZE)

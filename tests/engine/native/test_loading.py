@@ -22,7 +22,7 @@ from deepserve.engine.native import abi, core
 from deepserve.engine.native.abi import Format, StateType, Status
 from deepserve.engine.native.core import Core
 from deepserve.engine.native.engine import NativeEngine, load_native_engine
-from deepserve.engine.native.library import instruction_sets, load_library
+from deepserve.engine.native.shared_library import instruction_sets, load_library
 from deepserve.engine.options import EngineOptions
 from deepserve.engine.reference.checkpoint import load_network
 from deepserve.engine.reference.engine import ReferenceEngine

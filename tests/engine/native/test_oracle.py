@@ -10,7 +10,7 @@ import torch
 
 from deepserve.config import InstructionSet, WeightFormats
 from deepserve.engine.native.engine import NativeEngine, load_native_engine
-from deepserve.engine.native.library import instruction_sets, load_library
+from deepserve.engine.native.shared_library import instruction_sets, load_library
 from deepserve.engine.options import EngineOptions
 from deepserve.engine.reference.engine import ReferenceEngine
 from deepserve.engine.reference.network import Network

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from deepserve.config import WeightFormats
 from deepserve.engine.interface import Draw, Drawn, Row, RowFault, SequenceId
 from deepserve.engine.native.engine import NativeEngine, load_native_engine
-from deepserve.engine.native.library import instruction_sets, load_library
+from deepserve.engine.native.shared_library import instruction_sets, load_library
 from deepserve.engine.options import EngineOptions
 from deepserve.engine.reference.sampling import draw_token
 from tests.engine.native.networks import NARROW, config_of, random_network, save

@@ -9,7 +9,7 @@ import pytest
 from numpy.typing import NDArray
 
 from deepserve.engine.native.abi import Fault, Status
-from deepserve.engine.native.library import find_library, instruction_sets, load_library
+from deepserve.engine.native.shared_library import find_library, instruction_sets, load_library
 
 pytestmark = pytest.mark.skipif(find_library() is None, reason="this installation has no native core")
 

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from deepserve.engine.native.library import find_library
+from deepserve.engine.native.shared_library import find_library
 
 ANSWER_NATIVELY = """
 import sys

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 
 from deepserve.core.errors import ConfigurationError
-from deepserve.engine.native.library import find_library, instruction_sets, load_library
+from deepserve.engine.native.shared_library import find_library, instruction_sets, load_library
 
 if __name__ == "__main__":
     try:

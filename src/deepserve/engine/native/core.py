@@ -24,7 +24,7 @@ from deepserve.engine.checkpoint import Checkpoint, open_checkpoint
 from deepserve.engine.interface import CHUNK_TOKENS, EngineInfo
 from deepserve.engine.native import abi
 from deepserve.engine.native.abi import Dtype, Format, StateType, Status, Tensor
-from deepserve.engine.native.library import load_library
+from deepserve.engine.native.shared_library import load_library
 from deepserve.engine.network_config import NetworkConfig, encode_config
 from deepserve.engine.options import EngineOptions, Progress
 from deepserve.engine.rotary import rotary_frequencies
