@@ -91,6 +91,43 @@ class Exchange(Protocol):
         ...
 
 
+class Asked(msgspec.Struct, frozen=True, kw_only=True):
+    """A decoded request; each dialect adds what only it needs to answer. Fields as in `Exchange`."""
+
+    request: Request
+    model: ModelName
+    is_stream: bool = False
+    ignored: tuple[str, ...] = ()
+    past_reasoning: PastReasoning = PastReasoning()
+
+
+class OfAsked:
+    """The part of an `Exchange` that its decoded request tells."""
+
+    __slots__ = ()
+    asked: Asked
+
+    @property
+    def request(self) -> Request:
+        return self.asked.request
+
+    @property
+    def model(self) -> ModelName:
+        return self.asked.model
+
+    @property
+    def is_stream(self) -> bool:
+        return self.asked.is_stream
+
+    @property
+    def ignored(self) -> tuple[str, ...]:
+        return self.asked.ignored
+
+    @property
+    def past_reasoning(self) -> PastReasoning:
+        return self.asked.past_reasoning
+
+
 Decode = Callable[[bytes, Arrival], Exchange]
 """A body as an exchange. Raises RequestError."""
 

@@ -8,51 +8,28 @@ from typing_extensions import override
 from deepserve.config import Limits
 from deepserve.core.answer import Answer
 from deepserve.core.errors import DeepserveError
-from deepserve.core.events import PastReasoning
-from deepserve.core.model import ModelName
-from deepserve.core.request import Request
 from deepserve.dialects.chat.flavour import Flavour
 from deepserve.dialects.chat.request import ChatRequest, Names, decode_request
 from deepserve.dialects.chat.response import encode_answer
 from deepserve.dialects.chat.stream import KEEP_ALIVE, StreamEncoder
-from deepserve.dialects.exchange import AnswerHead, Arrival, Decode, ErrorCodec
+from deepserve.dialects.exchange import AnswerHead, Arrival, Decode, ErrorCodec, OfAsked
 from deepserve.dialects.vendor_errors import encode_error, form_of
 
 
-class ChatExchange(msgspec.Struct, frozen=True):
+class ChatExchange(OfAsked, msgspec.Struct, frozen=True):
     """Implements `dialects.exchange.Exchange`."""
 
-    chat: ChatRequest
+    asked: ChatRequest
     keep_alive: bytes = KEEP_ALIVE
 
-    @property
-    def request(self) -> Request:
-        return self.chat.request
-
-    @property
-    def model(self) -> ModelName:
-        return self.chat.model
-
-    @property
-    def is_stream(self) -> bool:
-        return self.chat.is_stream
-
-    @property
-    def ignored(self) -> tuple[str, ...]:
-        return self.chat.ignored
-
-    @property
-    def past_reasoning(self) -> PastReasoning:
-        return self.chat.past_reasoning
-
     def open_stream(self, head: AnswerHead) -> StreamEncoder:
-        return StreamEncoder(self.chat.request, head, include_usage=self.chat.include_usage)
+        return StreamEncoder(self.asked.request, head, include_usage=self.asked.include_usage)
 
     def encode_answer(self, answer: Answer, head: AnswerHead, *, validated: str | None = None) -> bytes:
-        return encode_answer(answer, self.chat.request, head, validated=validated)
+        return encode_answer(answer, self.asked.request, head, validated=validated)
 
     def encode_error(self, error: DeepserveError) -> bytes:
-        return encode_error(error, is_strict=self.chat.request.is_strict)
+        return encode_error(error, is_strict=self.asked.request.is_strict)
 
 
 def chat_decoder(flavour: Flavour, *, names: Names, limits: Limits, is_beta: bool) -> Decode:

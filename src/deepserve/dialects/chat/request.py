@@ -14,7 +14,6 @@ import msgspec
 
 from deepserve.config import Limits
 from deepserve.core.errors import DeepserveError, MalformedBody
-from deepserve.core.events import PastReasoning
 from deepserve.core.messages import Json
 from deepserve.core.model import ModelName
 from deepserve.core.request import Request, RequestId
@@ -32,7 +31,7 @@ from deepserve.dialects.chat.sampling import (
 from deepserve.dialects.chat.sequence import check_sequence, check_traces
 from deepserve.dialects.chat.thinking import decode_thinking
 from deepserve.dialects.chat.tools import decode_response_format, decode_tool_choice, decode_tools, encode_tool
-from deepserve.dialects.exchange import Arrival
+from deepserve.dialects.exchange import Arrival, Asked
 from deepserve.dialects.knobs import read_num_results
 from deepserve.dialects.node import Node, not_json
 from deepserve.dialects.past_traces import count_traces
@@ -47,19 +46,10 @@ class Names(Protocol):
     def unknown(self, requested: str) -> DeepserveError: ...
 
 
-class ChatRequest(msgspec.Struct, frozen=True, kw_only=True):
-    """A decoded request and what only this dialect needs to answer it.
+class ChatRequest(Asked, frozen=True, kw_only=True):
+    """A decoded request and what only this dialect needs to answer it."""
 
-    ignored         paths of fields that change nothing, in the client's spelling
-    past_reasoning  traces that came with the conversation; a back end may restore more
-    """
-
-    request: Request
-    model: ModelName
-    is_stream: bool = False
     include_usage: bool = False
-    ignored: tuple[str, ...] = ()
-    past_reasoning: PastReasoning = PastReasoning()
 
 
 def decode_request(

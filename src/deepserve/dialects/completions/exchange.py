@@ -8,50 +8,32 @@ from deepserve.config import Limits
 from deepserve.core.answer import Answer
 from deepserve.core.errors import DeepserveError
 from deepserve.core.events import PastReasoning
-from deepserve.core.model import ModelName
-from deepserve.core.request import Request
 from deepserve.dialects.completions.request import CompletionRequest, Names, decode_request
 from deepserve.dialects.completions.response import VENDOR, Service, encode_answer
 from deepserve.dialects.completions.stream import KEEP_ALIVE, StreamEncoder
-from deepserve.dialects.exchange import AnswerHead, Arrival, Decode
+from deepserve.dialects.exchange import AnswerHead, Arrival, Decode, OfAsked
 
 
-class CompletionsExchange(msgspec.Struct, frozen=True):
+class CompletionsExchange(OfAsked, msgspec.Struct, frozen=True):
     """Implements `dialects.exchange.Exchange`."""
 
-    completion: CompletionRequest
+    asked: CompletionRequest
     service: Service = VENDOR
     keep_alive: bytes = KEEP_ALIVE
     past_reasoning: PastReasoning = PastReasoning()
 
-    @property
-    def request(self) -> Request:
-        return self.completion.request
-
-    @property
-    def model(self) -> ModelName:
-        return self.completion.model
-
-    @property
-    def is_stream(self) -> bool:
-        return self.completion.is_stream
-
-    @property
-    def ignored(self) -> tuple[str, ...]:
-        return self.completion.ignored
-
     def open_stream(self, head: AnswerHead) -> StreamEncoder:
-        completion = self.completion
+        completion = self.asked
         return StreamEncoder(
             completion.request, completion.infill, head, include_usage=completion.include_usage, service=self.service
         )
 
     def encode_answer(self, answer: Answer, head: AnswerHead, *, validated: str | None = None) -> bytes:
         assert validated is None, "completions ask for no form, so there is never a verdict"
-        return encode_answer(answer, self.completion.infill, head, self.service)
+        return encode_answer(answer, self.asked.infill, head, self.service)
 
     def encode_error(self, error: DeepserveError) -> bytes:
-        return self.service.encode_error(error, self.completion.request.is_strict)
+        return self.service.encode_error(error, self.asked.request.is_strict)
 
 
 def completions_decoder(*, names: Names, limits: Limits) -> Decode:

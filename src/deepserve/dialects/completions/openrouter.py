@@ -67,7 +67,7 @@ def openrouter_completions_decoder(*, directory: Directory, limits: Limits, char
             refuse_unmet_parameters(ignored)
         request = msgspec.structs.replace(completion.request, provider=route.preferences)
         return OpenRouterCompletions(
-            completion=msgspec.structs.replace(
+            asked=msgspec.structs.replace(
                 completion, request=request, ignored=tuple(dict.fromkeys(ignored)), include_usage=True
             ),
             service=_service(partial(charge, request.model, arrival.at)),

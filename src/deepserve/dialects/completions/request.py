@@ -9,8 +9,6 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Protocol
 
-import msgspec
-
 from deepserve.config import Limits
 from deepserve.core.errors import DeepserveError, InvalidField, MalformedBody, UnsupportedFeature
 from deepserve.core.model import ModelName
@@ -26,7 +24,7 @@ from deepserve.dialects.completions.fields import (
     MAX_OUTPUT_TOKENS,
     REFUSED,
 )
-from deepserve.dialects.exchange import Arrival
+from deepserve.dialects.exchange import Arrival, Asked
 from deepserve.dialects.knobs import (
     read_extended_knob,
     read_knob,
@@ -49,15 +47,11 @@ class Names(Protocol):
     def unknown(self, requested: str) -> DeepserveError: ...
 
 
-class CompletionRequest(msgspec.Struct, frozen=True, kw_only=True):
-    """A decoded request and what only this dialect needs to answer it; ignored: as in `dialects.exchange`."""
+class CompletionRequest(Asked, frozen=True, kw_only=True):
+    """A decoded request and what only this dialect needs to answer it."""
 
-    request: Request
     infill: Infill
-    model: ModelName
-    is_stream: bool = False
     include_usage: bool = False
-    ignored: tuple[str, ...] = ()
 
 
 def decode_request(

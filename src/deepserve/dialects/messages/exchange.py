@@ -8,47 +8,24 @@ from typing_extensions import override
 from deepserve.config import Limits
 from deepserve.core.answer import Answer
 from deepserve.core.errors import DeepserveError
-from deepserve.core.events import PastReasoning
-from deepserve.core.model import ModelName
-from deepserve.core.request import Request
-from deepserve.dialects.exchange import AnswerHead, Arrival, Decode, ErrorCodec
+from deepserve.dialects.exchange import AnswerHead, Arrival, Decode, ErrorCodec, OfAsked
 from deepserve.dialects.messages.errors import encode_error, form_of
 from deepserve.dialects.messages.request import MessagesRequest, Names, decode_request
 from deepserve.dialects.messages.response import encode_answer
 from deepserve.dialects.messages.stream import PING, StreamEncoder
 
 
-class MessagesExchange(msgspec.Struct, frozen=True):
+class MessagesExchange(OfAsked, msgspec.Struct, frozen=True):
     """Implements `dialects.exchange.Exchange`."""
 
-    messages: MessagesRequest
+    asked: MessagesRequest
     keep_alive: bytes = PING
 
-    @property
-    def request(self) -> Request:
-        return self.messages.request
-
-    @property
-    def model(self) -> ModelName:
-        return self.messages.model
-
-    @property
-    def is_stream(self) -> bool:
-        return self.messages.is_stream
-
-    @property
-    def ignored(self) -> tuple[str, ...]:
-        return self.messages.ignored
-
-    @property
-    def past_reasoning(self) -> PastReasoning:
-        return self.messages.past_reasoning
-
     def open_stream(self, head: AnswerHead) -> StreamEncoder:
-        return StreamEncoder(self.messages, head)
+        return StreamEncoder(self.asked, head)
 
     def encode_answer(self, answer: Answer, head: AnswerHead, *, validated: str | None = None) -> bytes:
-        return encode_answer(answer, self.messages, head, validated=validated)
+        return encode_answer(answer, self.asked, head, validated=validated)
 
     def encode_error(self, error: DeepserveError) -> bytes:
         return encode_error(error, request_id=self.request.id, is_strict=self.request.is_strict)

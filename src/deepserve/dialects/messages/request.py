@@ -14,13 +14,13 @@ import msgspec
 
 from deepserve.config import Limits
 from deepserve.core.errors import DeepserveError, InvalidField, MalformedBody, UnknownModel, UnsupportedFeature
-from deepserve.core.events import PastReasoning
 from deepserve.core.model import ModelName
 from deepserve.core.request import Request, RequestId, Thinking
 from deepserve.core.sampling import Sampling
 from deepserve.core.tenant import Tenant
 from deepserve.dialects.body import JsonBody
 from deepserve.dialects.deepseek import MAX_OUTPUT_TOKENS, default_output_tokens
+from deepserve.dialects.exchange import Asked
 from deepserve.dialects.knobs import read_knob
 from deepserve.dialects.messages.conversation import check_traces, decode_messages, decode_system
 from deepserve.dialects.messages.end_user import end_user
@@ -46,19 +46,14 @@ class Names(Protocol):
     def unknown(self, requested: str) -> DeepserveError: ...
 
 
-class MessagesRequest(msgspec.Struct, frozen=True, kw_only=True):
+class MessagesRequest(Asked, frozen=True, kw_only=True):
     """A decoded request and what only this dialect needs to answer it.
 
     server_tools        tools that the client believes the server to run
     has_context_edits   the client asked for edits of the conversation, and is told that none were made
     """
 
-    request: Request
-    model: ModelName
-    is_stream: bool = False
-    ignored: tuple[str, ...] = ()
-    past_reasoning: PastReasoning = PastReasoning()
-    server_tools: ServerTools = {}
+    server_tools: ServerTools = msgspec.field(default_factory=dict)
     has_context_edits: bool = False
 
 

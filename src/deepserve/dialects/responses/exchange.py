@@ -15,7 +15,7 @@ from deepserve.core.events import PastReasoning
 from deepserve.core.messages import Text
 from deepserve.core.model import ModelName
 from deepserve.core.request import Request, ResponseFormat
-from deepserve.dialects.exchange import AnswerHead, Arrival
+from deepserve.dialects.exchange import AnswerHead, Arrival, OfAsked
 from deepserve.dialects.responses.compaction import ask_for_summary, kept_messages
 from deepserve.dialects.responses.errors import encode_error
 from deepserve.dialects.responses.memory import Keeper, ResponseMemory, Sealing, item_id, response_id
@@ -25,7 +25,7 @@ from deepserve.dialects.responses.stream import KEEP_ALIVE, StreamEncoder
 from deepserve.dialects.responses.wire import CompactionItem, WireCompaction, WireResponse
 
 
-class ResponsesExchange(msgspec.Struct, frozen=True, kw_only=True):
+class ResponsesExchange(OfAsked, msgspec.Struct, frozen=True, kw_only=True):
     """Implements `dialects.exchange.Exchange`. The response is kept where the request allows it.
 
     digest  see `Remembered`
@@ -36,26 +36,6 @@ class ResponsesExchange(msgspec.Struct, frozen=True, kw_only=True):
     now: Callable[[], datetime]
     digest: str | None = None
     keep_alive: bytes = KEEP_ALIVE
-
-    @property
-    def request(self) -> Request:
-        return self.asked.request
-
-    @property
-    def model(self) -> ModelName:
-        return self.asked.model
-
-    @property
-    def is_stream(self) -> bool:
-        return self.asked.is_stream
-
-    @property
-    def ignored(self) -> tuple[str, ...]:
-        return self.asked.ignored
-
-    @property
-    def past_reasoning(self) -> PastReasoning:
-        return self.asked.past_reasoning
 
     def open_stream(self, head: AnswerHead) -> StreamEncoder:
         return StreamEncoder(self.asked, head, now=self.now, on_end=self.keep)

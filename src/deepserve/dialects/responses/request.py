@@ -13,14 +13,13 @@ import msgspec
 
 from deepserve.config import Limits
 from deepserve.core.errors import DeepserveError, InvalidField, MalformedBody, UnsupportedFeature
-from deepserve.core.events import PastReasoning
 from deepserve.core.messages import Json
 from deepserve.core.model import ModelName
 from deepserve.core.request import Request, Thinking
 from deepserve.core.sampling import Sampling
 from deepserve.dialects.body import JsonBody
 from deepserve.dialects.deepseek import DOCUMENTED_EFFORTS, EFFORTS, MAX_OUTPUT_TOKENS, default_output_tokens
-from deepserve.dialects.exchange import Arrival
+from deepserve.dialects.exchange import Arrival, Asked
 from deepserve.dialects.knobs import read_extended_knob, read_knob, read_seed, read_token_limit, read_top_k
 from deepserve.dialects.node import Node, not_json
 from deepserve.dialects.past_traces import count_traces
@@ -66,28 +65,22 @@ class Echo(msgspec.Struct, frozen=True, kw_only=True):
     user: str | None = None
 
 
-class ResponsesRequest(msgspec.Struct, frozen=True, kw_only=True):
+class ResponsesRequest(Asked, frozen=True, kw_only=True):
     """A decoded request and what only this dialect needs to answer it.
 
     offered      the tools by the names that the model uses
     past, items  what was said before and what was sent this time, each item with an id
     is_kept      the response may be asked for later
     is_sealed    the trace is sent in a form for sending back, too
-    ignored      paths of fields that change nothing, in the client's spelling
     """
 
-    request: Request
-    model: ModelName
     echo: Echo
     offered: OfferedTools
     past: list[dict[str, Json]]
     items: list[dict[str, Json]]
-    is_stream: bool = False
     is_kept: bool = False
     is_background: bool = False
     is_sealed: bool = False
-    ignored: tuple[str, ...] = ()
-    past_reasoning: PastReasoning = PastReasoning()
 
 
 def decode_request(raw: bytes, arrival: Arrival, *, names: Names, limits: Limits, keeper: Keeper) -> ResponsesRequest:

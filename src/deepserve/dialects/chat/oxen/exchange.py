@@ -12,7 +12,6 @@ from deepserve.config import Limits
 from deepserve.core.answer import Answer
 from deepserve.core.cost import Cost
 from deepserve.core.errors import DeepserveError, UnknownModel
-from deepserve.core.events import PastReasoning
 from deepserve.core.model import ModelName
 from deepserve.core.request import Request
 from deepserve.core.usage import Usage
@@ -23,7 +22,7 @@ from deepserve.dialects.chat.request import ChatRequest, Names, decode_root, rea
 from deepserve.dialects.chat.response import encode_answer, encode_vendor_usage
 from deepserve.dialects.chat.stream import KEEP_ALIVE, StreamEncoder
 from deepserve.dialects.chat.wire import WireUsage
-from deepserve.dialects.exchange import AnswerHead, Arrival, Decode
+from deepserve.dialects.exchange import AnswerHead, Arrival, Decode, OfAsked
 
 Charge = Callable[[str, datetime, Usage], Cost | None]
 """The cost of a usage by a canonical model id and the instant that decides the price."""
@@ -51,38 +50,18 @@ class OxenNames:
         return UnknownModel(f"Model not found: {requested[:200]}", field="model")
 
 
-class OxenExchange(msgspec.Struct, frozen=True, kw_only=True):
+class OxenExchange(OfAsked, msgspec.Struct, frozen=True, kw_only=True):
     """Implements `dialects.exchange.Exchange`."""
 
-    chat: ChatRequest
+    asked: ChatRequest
     cost_of: Callable[[Usage], Cost | None]
     keep_alive: bytes = KEEP_ALIVE
-
-    @property
-    def request(self) -> Request:
-        return self.chat.request
-
-    @property
-    def model(self) -> ModelName:
-        return self.chat.model
-
-    @property
-    def is_stream(self) -> bool:
-        return self.chat.is_stream
-
-    @property
-    def ignored(self) -> tuple[str, ...]:
-        return self.chat.ignored
-
-    @property
-    def past_reasoning(self) -> PastReasoning:
-        return self.chat.past_reasoning
 
     def open_stream(self, head: AnswerHead) -> StreamEncoder:
         return StreamEncoder(
             self.request,
             self._named(head),
-            include_usage=self.chat.include_usage,
+            include_usage=self.asked.include_usage,
             encode_usage=self._encode_usage,
             encode_error=encode_error,
         )
@@ -125,6 +104,6 @@ def oxen_decoder(*, names: Names, limits: Limits, charge: Charge) -> Decode:
         chat = decode_root(root, tolerant, flavour=OXEN, names=known, limits=limits)
         if arrival.is_strict:
             chat = msgspec.structs.replace(chat, ignored=("x-deepserve-strict", *chat.ignored))
-        return OxenExchange(chat=chat, cost_of=partial(charge, chat.request.model, arrival.at))
+        return OxenExchange(asked=chat, cost_of=partial(charge, chat.request.model, arrival.at))
 
     return decode
