@@ -98,10 +98,6 @@ int32_t ds_engine_seal(ds_engine *engine, ds_fault *fault) {
   });
 }
 
-int64_t ds_engine_progress(const ds_engine *engine) {
-  return engine ? engine->engine.network.progress_bytes.load() : 0;
-}
-
 void ds_engine_info(const ds_engine *engine, ds_info *info) {
   if (engine && info) *info = engine->engine.info();
 }
@@ -145,13 +141,6 @@ int32_t ds_sequence_length(const ds_engine *engine, int64_t sequence, int64_t *l
   return guarded(fault, [&] {
     need(engine, length);
     *length = engine->engine.pool().at(sequence).length;
-  });
-}
-
-int32_t ds_sequence_blocks(const ds_engine *engine, int64_t sequence, int64_t *num_blocks, ds_fault *fault) {
-  return guarded(fault, [&] {
-    need(engine, num_blocks);
-    *num_blocks = static_cast<int64_t>(engine->engine.pool().at(sequence).blocks.size());
   });
 }
 

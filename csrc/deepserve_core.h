@@ -179,8 +179,6 @@ DS_API int32_t ds_engine_put(ds_engine *engine, int32_t tensor, int32_t layer, i
                              const ds_array *scale, ds_fault *fault);
 /* Everything has been put? Only now may sequences be created. */
 DS_API int32_t ds_engine_seal(ds_engine *engine, ds_fault *fault);
-/* Bytes of weights taken in so far by ds_engine_load_packed or ds_engine_put; may be asked from another thread. */
-DS_API int64_t ds_engine_progress(const ds_engine *engine);
 DS_API void ds_engine_info(const ds_engine *engine, ds_info *info);
 
 /* The packed weights as a file for the next start. `key` (32 bytes) names the checkpoint and formats; a file with
@@ -192,7 +190,6 @@ DS_API int32_t ds_sequence_new(ds_engine *engine, int64_t *sequence, ds_fault *f
 DS_API int32_t ds_sequence_fork(ds_engine *engine, int64_t sequence, int64_t *fork, ds_fault *fault);
 DS_API int32_t ds_sequence_free(ds_engine *engine, int64_t sequence, ds_fault *fault);
 DS_API int32_t ds_sequence_length(const ds_engine *engine, int64_t sequence, int64_t *length, ds_fault *fault);
-DS_API int32_t ds_sequence_blocks(const ds_engine *engine, int64_t sequence, int64_t *num_blocks, ds_fault *fault);
 
 /* A sequence's state as a blob (layout: docs/engine.md), and a new sequence from one. */
 DS_API int32_t ds_sequence_blob_size(const ds_engine *engine, int64_t sequence, int64_t *size_bytes, ds_fault *fault);

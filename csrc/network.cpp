@@ -432,7 +432,6 @@ void Network::put(ds_tensor tensor, int layer, int expert, const ds_array &array
       break;
   }
   into.is_put = true;
-  progress_bytes += array.size_bytes;
 }
 
 void Network::put_matrix(Place &into, const ds_array &array, const ds_array *scale) {
@@ -659,7 +658,6 @@ void Network::load_packed(const std::string &path, const uint8_t key[32]) {
     // Nothing is left of what was there: tensors may be put instead, into memory as they found it at first.
     std::memset(area_.data(), 0, read_bytes);
     for (Place &place : places_) place.is_put = false;
-    progress_bytes = 0;
     fail(DS_CHECKPOINT, path + why);
   };
   while (read_bytes < area_bytes_) {
@@ -667,7 +665,6 @@ void Network::load_packed(const std::string &path, const uint8_t key[32]) {
         std::fread(area_.data() + read_bytes, 1, std::min(kPiece, area_bytes_ - read_bytes), opened.file);
     if (size == 0) refuse(": ends too early");
     read_bytes += size;
-    progress_bytes += static_cast<int64_t>(size);
   }
   if (std::fgetc(opened.file) != EOF) refuse(": is longer than its weights");
   if (packed_checksum(header, area_.data()) != header.checksum) refuse(": the checksum is wrong, the file is damaged");

@@ -4,7 +4,6 @@
 // tensors lie in one area in the order a step reads them.
 #pragma once
 
-#include <atomic>
 #include <string>
 #include <vector>
 
@@ -83,7 +82,6 @@ class Network {
   std::vector<float> frequencies[2];
   bool is_sealed = false;
   int64_t weight_bytes = 0, active_weight_bytes = 0;
-  std::atomic<int64_t> progress_bytes{0};
   const uint8_t *area() const { return area_.data(); }
 
  private:
