@@ -24,6 +24,11 @@ ENDLESS = ("/api/events",)
 
 Operation = schemathesis.APIOperation[Any, Any, Any, Any]
 
+pytestmark = pytest.mark.filterwarnings(
+    # The server runs in a thread of this process: hypothesis takes its random numbers for the strategy's.
+    "ignore:Do not use the `random` module inside strategies:hypothesis.errors.HypothesisDeprecationWarning"
+)
+
 
 @pytest.fixture(scope="module")
 def document(live: LiveServer) -> Json:

@@ -67,7 +67,7 @@ class TaskRunner:
         webhook_limits: WebhookLimits = WebhookLimits(),  # noqa: B008 - frozen
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
         clock: Callable[[], float] = time.monotonic,
-        chance: Callable[[], float] = random.random,
+        chance: Callable[[], float] = random.Random().random,  # noqa: B008 - a generator of its own
         new_hex: Callable[[int], str] = secrets.token_hex,
     ) -> None:
         self._store = TaskStore(database)
