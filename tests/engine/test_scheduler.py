@@ -25,7 +25,6 @@ from deepserve.engine.interface import CHUNK_TOKENS, Draw, SequenceId, Snapshot
 from deepserve.engine.prefix_index import CacheKey
 from deepserve.engine.scheduler import Scheduler
 from deepserve.engine.step_pace import SHORTEST_ROW_TOKENS, StepPace
-from deepserve.engine.thinking_budget import ThinkingBudget
 from tests.engine.fake_engine import VOCAB_SIZE, FakeEngine, FakeSnapshot, hashed_token
 
 Updates = list[tuple[GenerationId, Progress]]
@@ -54,7 +53,7 @@ def generation_of(
     tenant: str = "a",
     stop_tokens: frozenset[int] = frozenset(),
     boundaries: tuple[int, ...] = (),
-    guide: TokenGuide | None = None,
+    guides: tuple[TokenGuide, ...] = (),
     draw: Draw | None = None,
 ) -> Generation:
     return Generation(
@@ -63,7 +62,7 @@ def generation_of(
         max_tokens=max_tokens,
         stop_tokens=stop_tokens,
         boundaries=boundaries,
-        guide=guide,
+        guides=guides,
         cache_key=CacheKey(tenant=TenantId(tenant), user_id=None, model="m", profile="mini", fingerprint="f"),
     )
 
@@ -520,20 +519,6 @@ def test_a_fault_in_the_shared_prompt_ends_every_result_once() -> None:
     assert_all_is_free(engine, scheduler)
 
 
-def test_a_guide_that_raises_ends_its_own_generation_only() -> None:
-    class Broken:
-        def allowed(self, output: Sequence[int]) -> bytes | None:
-            if len(output) == 3:
-                raise KeyError("grammar")
-            return None
-
-    scheduler = scheduler_of(FakeEngine())
-    broken, fine = run(scheduler, generation_of([1], guide=Broken()), generation_of([2]))
-    assert ends_of(broken) == {0: "failed"}
-    assert len(tokens_of(broken)) == 3
-    assert ends_of(fine) == {0: "length"}
-
-
 def test_a_lost_snapshot_is_not_a_lost_answer() -> None:
     class Forgetful(FakeEngine):
         @override
@@ -586,20 +571,6 @@ def test_penalties_see_what_was_drawn_and_the_prompt() -> None:
     run(scheduler_of(FakeEngine(script=script)), generation_of([1, 2, 2], draw=draw, max_tokens=3))
     prompt = frozenset({1, 2})
     assert seen == [(prompt, {}, 0), (prompt, {5: 1}, 1), (prompt, {5: 2}, 2)]
-
-
-def test_a_thinking_budget_forces_the_end_of_thinking_once() -> None:
-    budget = ThinkingBudget(budget_tokens=3, end_token=99, vocab_size=VOCAB_SIZE)
-    engine = FakeEngine(script=lambda history, draw: 10 + draw.position)
-    (updates,) = run(scheduler_of(engine), generation_of([1], guide=budget, max_tokens=6))
-    assert tokens_of(updates) == [10, 11, 12, 99, 14, 15]
-
-
-def test_a_thinking_budget_does_nothing_when_thinking_ended_by_itself() -> None:
-    budget = ThinkingBudget(budget_tokens=3, end_token=11, vocab_size=VOCAB_SIZE)
-    engine = FakeEngine(script=lambda history, draw: 10 + draw.position)
-    (updates,) = run(scheduler_of(engine), generation_of([1], guide=budget, max_tokens=6))
-    assert tokens_of(updates) == [10, 11, 12, 13, 14, 15]
 
 
 def test_a_paused_generation_waits_and_the_others_go_on() -> None:

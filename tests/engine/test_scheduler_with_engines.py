@@ -10,6 +10,7 @@ import random
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from deepserve.engine.generation import Generation, GenerationId, TokenDrawn
@@ -20,6 +21,7 @@ from deepserve.engine.network_config import NetworkConfig
 from deepserve.engine.options import EngineOptions
 from deepserve.engine.scheduler import Scheduler
 from tests.engine.disk_setup import finish_with_disk, paths_in, store_at
+from tests.engine.scripted_guide import ScriptedGuide
 from tests.engine.test_scheduler import Updates, finish, generation_of, hits_of, run
 
 torch = pytest.importorskip("torch", reason="the reference engine needs torch: pip install deepserve[reference]")
@@ -206,6 +208,26 @@ def test_tokens_logprobs_and_hits_are_equal_before_and_after_a_restart(make_engi
     assert drawn[0] == drawn[1]
     assert drawn[0][:2] == alone(make_engine(1 << 26), followers[0])
     assert drawn[0][2:3] == alone(make_engine(1 << 26), followers[1])
+
+
+@pytest.mark.parametrize("place", [0, 5])
+def test_tokens_and_logprobs_are_equal_whether_tokens_are_forced_together_or_drawn_one_by_one(
+    engine: Engine, place: int
+) -> None:
+    """Fast-forward is a matter of speed: the row of forced tokens leaves the state that single steps leave."""
+    generation = generation_of(prompt_of(120, seed=12), seeds=[4], max_tokens=60, draw=DRAW)
+    forced = prompt_of(40, seed=13)
+
+    def drawn_with(guide: ScriptedGuide) -> list[Drawn]:
+        (drawn,) = alone(engine, msgspec.structs.replace(generation, guides=(guide,)))
+        return drawn
+
+    together = drawn_with(ScriptedGuide({place: forced}, vocab_size=VOCAB_SIZE))
+    masks = {place + number: [token] for number, token in enumerate(forced)}
+    one_by_one = drawn_with(ScriptedGuide({}, masks=masks, vocab_size=VOCAB_SIZE))
+    assert [drawn.token for drawn in together][place : place + 40] == forced
+    assert together == one_by_one
+    assert together[place + 40 :] != alone(engine, generation)[0][place + 40 :]
 
 
 def test_a_damaged_file_costs_time_and_nothing_else(engine: Engine, tmp_path: Path) -> None:

@@ -249,25 +249,28 @@ class EmbeddedBackend:
             request, len(ids), context_tokens=self._context_tokens, defaults=self._model.defaults
         )
         has_part = request.thinking.enabled and bool(request.tools) and request.tool_choice.mode != "none"
-        guide = None
+        draws = choose_draws(
+            request, self._model.defaults, vocab_size=self._engine_info.vocab_size, draw_seed=self._draw_seed
+        )
+        guides: tuple[ThinkingBudget, ...] = ()
         if request.thinking.budget_tokens is not None and start.stage in ("reasoning", "reasoning_continued"):
-            guide = ThinkingBudget(
-                budget_tokens=request.thinking.budget_tokens,
-                end_token=self._model.tokenizer.special_id(END_THINK),
-                vocab_size=self._engine_info.vocab_size,
-                call_token=self._model.tokenizer.special_id(DSML) if start.offers_tools else None,
+            guides = tuple(
+                ThinkingBudget(
+                    budget_tokens=request.thinking.budget_tokens,
+                    end_token=self._model.tokenizer.special_id(END_THINK),
+                    call_token=self._model.tokenizer.special_id(DSML) if start.offers_tools else None,
+                )
+                for _ in draws
             )
         return _Work(
             generation=Generation(
                 prompt=ids,
-                draws=choose_draws(
-                    request, self._model.defaults, vocab_size=self._engine_info.vocab_size, draw_seed=self._draw_seed
-                ),
+                draws=draws,
                 max_tokens=max_tokens,
                 stop_tokens=self._model.stop_tokens,
                 # Earlier turns left their snapshots when they were made; this one is what the next turn shares.
                 boundaries=boundaries[-1:],
-                guide=guide,
+                guides=guides,
                 cache_key=CacheKey(
                     tenant=request.tenant.id,
                     user_id=request.user_id,

@@ -15,13 +15,24 @@ GenerationId = NewType("GenerationId", int)
 
 
 class TokenGuide(Protocol):
-    """Restricts which token may come next.
+    """Decides which tokens may come next in one result.
 
-    Called in the step loop, so it must be quick; its answer depends on `output` alone, so that an answer computed
-    anew after a preemption comes out the same. What it raises ends this generation only.
+    Has state, and is called in order: masks are asked for the output accepted so far, which only grows (a result that
+    is computed anew after a preemption keeps its output). Its answers depend on that output alone. What it raises ends
+    its own result only. Calls come from one thread at a time, not always the same.
     """
 
-    def allowed(self, output: Sequence[int]) -> bytes | None:
+    def accept(self, token: int) -> int:
+        """Take the token just drawn. Returns the token that stands in the output: this one, or another that the last
+        mask allowed, where after this one the rest of the answer would no longer fit its limit."""
+        ...
+
+    def forced(self) -> Sequence[int]:
+        """Tokens that must follow, whatever the model thinks; they count as accepted. Asked after every `accept` and
+        once at the start; empty when there is a choice or the output has ended."""
+        ...
+
+    def mask(self) -> bytes | None:
         """The tokens that may follow, as `Draw.allowed`; None allows all."""
         ...
 
@@ -34,6 +45,7 @@ class Generation(msgspec.Struct, frozen=True, kw_only=True):
     max_tokens   most tokens of a result, at least 1
     stop_tokens  end a result; reported as its last token
     boundaries   positions in the prompt that later prompts are likely to share: worth a snapshot
+    guides       one for each result, or none at all
     """
 
     prompt: Sequence[int]
@@ -42,7 +54,7 @@ class Generation(msgspec.Struct, frozen=True, kw_only=True):
     stop_tokens: frozenset[int]
     cache_key: CacheKey
     boundaries: tuple[int, ...] = ()
-    guide: TokenGuide | None = None
+    guides: tuple[TokenGuide, ...] = ()
 
 
 class Admitted(msgspec.Struct, frozen=True, kw_only=True):

@@ -4,11 +4,16 @@ from __future__ import annotations
 
 from array import array
 from bisect import bisect_right
+from typing import Literal
 
 import msgspec
 
 from deepserve.engine.generation import Generation, GenerationId
-from deepserve.engine.interface import CHUNK_TOKENS, Draw, Row, SequenceId
+from deepserve.engine.interface import CHUNK_TOKENS, Draw, Drawn, Row, SequenceId
+
+FORCED_ROW_TOKENS = 32
+"""So many tokens that are certain are computed in one step with those that other results draw; more take turns with
+the prompts, so that nobody's next token waits for a long one."""
 
 
 class ResultState:
@@ -20,14 +25,15 @@ class ResultState:
     snapshot_positions  where the prefix index wants a copy, besides its regular interval
     row_tokens  rows end at multiples of this divisor of CHUNK_TOKENS
 
-    Prefill, decode and the recomputation after a preemption are one case: the next row is the next stretch of
-    history the engine has not seen, and a row that reaches its end draws.
+    Prefill, decode, tokens that a guide forces and the recomputation after a preemption are one case: the next row is
+    the next stretch of history the engine has not seen, and a row that reaches its end draws.
     """
 
     def __init__(self, generation_id: GenerationId, generation: Generation, result: int) -> None:
         self.id = generation_id
         self.generation = generation
         self.result = result
+        self.guide = generation.guides[result] if generation.guides else None
         self.history = array("I", generation.prompt)
         self.num_prompt = len(self.history)
         self.output: list[int] = []
@@ -36,13 +42,15 @@ class ResultState:
         self.last_chunk_step = 0
         self.row_tokens = CHUNK_TOKENS
         self.was_recomputed = False
+        self.has_begun = self.guide is None
         self.is_ended = False
         self.snapshot_positions = set(generation.boundaries)
         draw = generation.draws[result]
         self._counts: dict[int, int] = {}
         self._has_penalty = (draw.repetition_penalty, draw.frequency_penalty, draw.presence_penalty) != (1, 0, 0)
         self._prompt_set = frozenset(self.history) if draw.repetition_penalty != 1 else frozenset()
-        self._cuts = sorted(cut for cut in set(self._cut_positions()) if 0 < cut < self.num_prompt)
+        # A cut after the whole prompt matters where the answer begins with forced tokens.
+        self._cuts = sorted(cut for cut in set(self._cut_positions()) if 0 < cut <= self.num_prompt)
 
     @property
     def num_pending(self) -> int:
@@ -50,8 +58,14 @@ class ResultState:
 
     @property
     def is_decoding(self) -> bool:
-        """One token from the next draw."""
-        return self.num_pending == 1
+        """One token from the next draw, or a few that its guide forced."""
+        num_pending = self.num_pending
+        return num_pending == 1 or (num_pending <= FORCED_ROW_TOKENS and self.computed >= self.num_prompt)
+
+    @property
+    def is_about_to_begin(self) -> bool:
+        """The next row ends the prompt, and the guide was not asked yet what must follow."""
+        return not self.has_begun and self.next_end == self.num_prompt
 
     @property
     def next_end(self) -> int:
@@ -65,30 +79,65 @@ class ResultState:
         return self.next_end - self.computed
 
     def next_row(self) -> Row:
-        """Raises whatever the guide raises."""
+        """What the engine computes next. Raises whatever the guide raises."""
         assert self.sequence is not None
         end = self.next_end
         draw = self._draw() if end == len(self.history) else None
         return Row(sequence=self.sequence, tokens=self.history[self.computed : end], draw=draw)
 
-    def append(self, token: int) -> None:
-        self.history.append(token)
-        self.output.append(token)
-        if self._has_penalty:
-            self._counts[token] = self._counts.get(token, 0) + 1
+    def accept(self, drawn: Drawn) -> list[Drawn]:
+        """Append the token just drawn, or the one its guide puts in its place, and all that must follow it.
+
+        Returns what was appended. Raises whatever the guide raises.
+        """
+        if self.guide is not None:
+            token = self.guide.accept(drawn.token)
+            drawn = drawn if token == drawn.token else self._certain(token)
+        self._append(drawn.token)
+        return [drawn, *self.follow()]
+
+    def follow(self) -> list[Drawn]:
+        """Append what must come next whatever the model thinks, as far as the answer goes."""
+        self.has_begun = True
+        certain: list[Drawn] = []
+        if self.guide is not None and self.ending() is None:
+            for token in self.guide.forced():
+                self._append(token)
+                certain.append(self._certain(token))
+                if self.ending() is not None:
+                    break
+        return certain
+
+    def ending(self) -> Literal["stop", "length"] | None:
+        """Why the output is complete; None while it is not."""
+        if self.output and self.output[-1] in self.generation.stop_tokens:
+            return "stop"
+        return "length" if len(self.output) >= self.generation.max_tokens else None
 
     def packed(self, num_tokens: int) -> bytes:
         """The first tokens of the history, as the prefix index compares them."""
         return self.history[:num_tokens].tobytes()
 
+    def _append(self, token: int) -> None:
+        self.history.append(token)
+        self.output.append(token)
+        if self._has_penalty:
+            self._counts[token] = self._counts.get(token, 0) + 1
+
+    def _certain(self, token: int) -> Drawn:
+        """A token without an alternative, as it is reported: what no mask leaves a choice has probability 1."""
+        num_top = self.generation.draws[self.result].num_top_logprobs
+        if num_top is None:
+            return Drawn(token)
+        return Drawn(token, 0.0, ((token, 0.0),) if num_top else ())
+
     def _draw(self) -> Draw:
-        template, guide = self.generation.draws[self.result], self.generation.guide
         return msgspec.structs.replace(
-            template,
+            self.generation.draws[self.result],
             position=len(self.output),
             prompt_tokens=self._prompt_set,
             output_counts=self._counts,
-            allowed=guide.allowed(self.output) if guide is not None else None,
+            allowed=self.guide.mask() if self.guide is not None else None,
         )
 
     def _cut_positions(self) -> tuple[int, ...]:

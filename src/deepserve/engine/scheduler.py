@@ -33,7 +33,10 @@ _CACHE_SHARE = 0.75
 
 
 class SchedulerStats(msgspec.Struct, frozen=True, kw_only=True):
-    """Gauges and totals since the start; ready to be printed as metrics."""
+    """Gauges and totals since the start; ready to be printed as metrics.
+
+    tokens_forced  reported, but not drawn: their guides left no choice
+    """
 
     running: int
     waiting: int
@@ -50,6 +53,7 @@ class SchedulerStats(msgspec.Struct, frozen=True, kw_only=True):
     prompt_tokens_computed: int
     prompt_tokens_restored: int
     tokens_drawn: int
+    tokens_forced: int
     preemptions: int
     faults: int
 
@@ -61,6 +65,7 @@ class _Totals(msgspec.Struct):
     prompt_tokens_computed: int = 0
     prompt_tokens_restored: int = 0
     tokens_drawn: int = 0
+    tokens_forced: int = 0
     preemptions: int = 0
     faults: int = 0
 
@@ -158,6 +163,8 @@ class Scheduler:
         """Queue a generation; its history must fit `capacity_tokens`. Raises ValueError for an empty prompt."""
         if not generation.prompt:
             raise ValueError("a prompt has at least one token")
+        if generation.guides and len(generation.guides) != len(generation.draws):
+            raise ValueError("a generation has a guide for each result, or none")
         first = ResultState(generation_id, generation, 0)
         self._groups[generation_id] = _Group(results=[first])
         self._waiting.add(first)
@@ -206,10 +213,12 @@ class Scheduler:
         """
         self._land()
         self._admit()
+        self._begin_answers()
         plan = self._plan()
         if plan:
             num_decoded = sum(state.is_decoding for state in plan)
-            prompt_tokens = sum(state.next_tokens for state in plan if not state.is_decoding)
+            # Tokens that were forced cost what a prompt's do, but for one that an ordinary step would have as well.
+            prompt_tokens = sum(state.next_tokens for state in plan) - num_decoded
             started = self._clock()
             self._compute(plan)
             seconds = self._clock() - started
@@ -298,12 +307,18 @@ class Scheduler:
 
     # One step
 
+    def _begin_answers(self) -> None:
+        """Ask the guides of results whose prompt ends in this step what their answers must begin with."""
+        for state in self._running.copy():
+            if state.is_about_to_begin and not self._is_paused(state):
+                self._take(state, None)
+
     def _plan(self) -> list[ResultState]:
         """Who computes in this step, and room for it."""
         active = [state for state in self._running if not self._is_paused(state)]
         plan = [state for state in active if state.is_decoding]
         prefilling = sorted((s for s in active if not s.is_decoding), key=lambda state: state.last_chunk_step)
-        left = self.pace.prompt_allowance(num_decoded=len(plan))
+        left = self.pace.prompt_allowance(num_decoded=len(plan)) - sum(state.next_tokens - 1 for state in plan)
         row_tokens = self.pace.row_tokens(num_decoded=len(plan))
         for place, state in enumerate(prefilling):
             state.row_tokens = row_tokens
@@ -334,7 +349,7 @@ class Scheduler:
                 row = state.next_row()
             except Exception:
                 _logger.exception("a token guide failed")
-                self._fail(state, EngineFailure("The answer's constraint could not be computed."))
+                self._fail(state, _guide_failure())
                 continue
             states.append(state)
             rows.append(row)
@@ -375,9 +390,9 @@ class Scheduler:
 
     def _advance(self, state: ResultState, row: Row, drawn: Drawn | None) -> None:
         """Book what the engine computed."""
-        state.computed += len(row.tokens)
-        if state.computed <= state.num_prompt:
-            self._totals.prompt_tokens_computed += len(row.tokens)
+        before, state.computed = state.computed, state.computed + len(row.tokens)
+        if before < state.num_prompt:
+            self._totals.prompt_tokens_computed += min(state.computed, state.num_prompt) - before
         is_unit = state.computed in state.snapshot_positions
         if is_unit or state.computed % self.snapshot_interval == 0:
             self._remember(state, is_unit=is_unit)
@@ -385,13 +400,23 @@ class Scheduler:
         if row.draw is None:
             return
         assert drawn is not None, "the engine drew nothing for a row that asked"
-        state.append(drawn.token)
         self._totals.tokens_drawn += 1
-        self._report(state, TokenDrawn(result=state.result, drawn=drawn))
-        if drawn.token in state.generation.stop_tokens:
-            self._finish(state, ResultEnded(result=state.result, reason="stop"))
-        elif len(state.output) >= state.generation.max_tokens:
-            self._finish(state, ResultEnded(result=state.result, reason="length"))
+        self._take(state, drawn)
+
+    def _take(self, state: ResultState, drawn: Drawn | None) -> None:
+        """Report the token just drawn, if any, and those that must follow it; end the result that they complete."""
+        try:
+            certain = state.follow() if drawn is None else state.accept(drawn)
+        except Exception:
+            _logger.exception("a token guide failed")
+            self._fail(state, _guide_failure())
+            return
+        self._totals.tokens_forced += len(certain) - (drawn is not None)
+        for token in certain:
+            self._report(state, TokenDrawn(result=state.result, drawn=token))
+        ending = state.ending()
+        if ending is not None:
+            self._finish(state, ResultEnded(result=state.result, reason=ending))
 
     def _branch(self, state: ResultState) -> None:
         """Queue the other results once the first has all they share: the prompt but for its last token."""
@@ -452,8 +477,9 @@ class Scheduler:
     # Ending
 
     def _finish(self, state: ResultState, ended: ResultEnded) -> None:
-        """The state holds all but the last token drawn; the next turn's prompt continues from there."""
-        self._remember(state, is_unit=True)
+        """The state holds all but the last tokens, which nobody had to compute; the next turn continues from there."""
+        if state.computed:
+            self._remember(state, is_unit=True)
         self._end(state, ended)
 
     def _fail(self, state: ResultState, error: DeepserveError) -> None:
@@ -548,3 +574,7 @@ def _growth_tokens(state: ResultState) -> int:
 def _engine_failure(detail: str = "") -> EngineFailure:
     because = f" ({detail})" if detail else ""
     return EngineFailure(f"The engine failed while computing this answer{because}. Please retry.")
+
+
+def _guide_failure() -> EngineFailure:
+    return EngineFailure("The answer's constraint could not be computed.")

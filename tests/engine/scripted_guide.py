@@ -1,0 +1,61 @@
+"""A token guide that does what a test wrote down, and writes down what it was asked."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+
+from tests.engine.fake_engine import VOCAB_SIZE
+
+
+def mask_of(tokens: Iterable[int], vocab_size: int = VOCAB_SIZE) -> bytes:
+    mask = bytearray(-(-vocab_size // 8))
+    for token in tokens:
+        mask[token // 8] |= 1 << token % 8
+    return bytes(mask)
+
+
+class ScriptedGuide:
+    """forced        output length -> tokens that must follow there
+    masks         output length -> the only tokens that may follow there
+    replaced      output length -> what stands there, whatever was drawn
+    failing_call  the number of the call that raises
+    """
+
+    def __init__(
+        self,
+        forced: Mapping[int, Sequence[int]],
+        *,
+        masks: Mapping[int, Sequence[int]] | None = None,
+        replaced: Mapping[int, int] | None = None,
+        failing_call: int | None = None,
+        vocab_size: int = VOCAB_SIZE,
+    ) -> None:
+        self.output: list[int] = []
+        self.calls: list[str] = []
+        self._forced = forced
+        self._masks = masks or {}
+        self._replaced = replaced or {}
+        self._failing_call = failing_call
+        self._vocab_size = vocab_size
+
+    def accept(self, token: int) -> int:
+        self._note(f"accept {token}")
+        token = self._replaced.get(len(self.output), token)
+        self.output.append(token)
+        return token
+
+    def forced(self) -> Sequence[int]:
+        self._note("forced")
+        tokens = self._forced.get(len(self.output), ())
+        self.output.extend(tokens)
+        return tokens
+
+    def mask(self) -> bytes | None:
+        self._note("mask")
+        tokens = self._masks.get(len(self.output))
+        return None if tokens is None else mask_of(tokens, self._vocab_size)
+
+    def _note(self, call: str) -> None:
+        self.calls.append(call)
+        if len(self.calls) - 1 == self._failing_call:
+            raise KeyError("scripted")
