@@ -14,8 +14,8 @@ constexpr double kForbidden = -std::numeric_limits<double>::infinity();
 constexpr int kNumBuckets = 2048;
 constexpr double kReach = 16.0;  // times the temperature: what is further behind the best shares the last bucket
 
-// Penalties, biases and the mask, in the order of `Draw`; forbidden tokens become -inf.
-void adjust(double *scores, int vocab_size, const ds_draw &draw) {
+// Penalties and biases, in the order of `Draw`.
+void adjust(double *scores, const ds_draw &draw) {
   if (draw.repetition_penalty != 1.0) {
     const auto penalise = [&](int token) {
       double &score = scores[token];
@@ -32,22 +32,37 @@ void adjust(double *scores, int vocab_size, const ds_draw &draw) {
       scores[draw.count_tokens[i]] -=
           draw.frequency_penalty * draw.counts[i] + draw.presence_penalty * (draw.counts[i] > 0);
   for (int i = 0; i < draw.num_biases; i++) scores[draw.bias_tokens[i]] += draw.bias_values[i];
-  if (draw.has_mask)
-    for (int token = 0; token < vocab_size; token++)
-      if (!(draw.mask[token >> 3] >> (token & 7) & 1)) scores[token] = kForbidden;
 }
 
-void report_logprobs(const double *scores, int vocab_size, double best, int num_top, const Kernels &kernels,
+// Moves the scores of the allowed tokens to the front, in order, and returns how many those are: what follows takes the
+// time of the tokens that may be drawn, not of the vocabulary. The draw is the one from forbidden scores of -inf.
+int keep_allowed(double *scores, int vocab_size, const uint8_t *mask, int32_t *tokens) {
+  int number = 0;
+  for (int first = 0; first < vocab_size; first += 64) {
+    const int width = std::min(64, vocab_size - first);
+    uint64_t word = 0;
+    for (int byte = 0; byte * 8 < width; byte++) word |= static_cast<uint64_t>(mask[first / 8 + byte]) << (8 * byte);
+    if (width < 64) word &= (uint64_t{1} << width) - 1;
+    for (; word; word &= word - 1) {
+      tokens[number] = first + __builtin_ctzll(word);
+      scores[number] = scores[tokens[number]];
+      number++;
+    }
+  }
+  return number;
+}
+
+void report_logprobs(const double *scores, int num_tokens, double best, int num_top, const Kernels &kernels,
                      Scratch &scratch, ds_drawn &drawn) {
-  double *weights = scratch.take<double>(static_cast<size_t>(vocab_size));
-  for (int token = 0; token < vocab_size; token++) weights[token] = scores[token] - best;
-  kernels.exponentials(weights, vocab_size);
+  double *weights = scratch.take<double>(static_cast<size_t>(num_tokens));
+  for (int token = 0; token < num_tokens; token++) weights[token] = scores[token] - best;
+  kernels.exponentials(weights, num_tokens);
   double total = 0;
-  for (int token = 0; token < vocab_size; token++) total += weights[token];
+  for (int token = 0; token < num_tokens; token++) total += weights[token];
   const double log_total = best + std::log(total);
   drawn.logprob = scores[drawn.token] - log_total;
   int found = 0;
-  for (int token = 0; token < vocab_size && num_top; token++) {
+  for (int token = 0; token < num_tokens && num_top; token++) {
     if (scores[token] == kForbidden) continue;
     if (found == num_top && !(scores[token] > scores[drawn.top_tokens[found - 1]])) continue;
     int at = found < num_top ? found++ : found - 1;
@@ -63,14 +78,14 @@ void report_logprobs(const double *scores, int vocab_size, double best, int num_
 // bucket where a sum crosses its mark is sorted. What is kept is always a beginning of that order.
 class Ranking {
  public:
-  Ranking(const double *scores, int vocab_size, double best, double temperature, const Kernels &kernels,
+  Ranking(const double *scores, int num_tokens, double best, double temperature, const Kernels &kernels,
           Scratch &scratch)
-      : scores_(scores), vocab_size_(vocab_size) {
-    weights_ = scratch.take<double>(static_cast<size_t>(vocab_size));
-    buckets_ = scratch.take<int32_t>(static_cast<size_t>(vocab_size));
-    kernels.weigh(scores, vocab_size, best, temperature, kNumBuckets / (kReach * temperature), kNumBuckets - 1,
+      : scores_(scores), num_tokens_(num_tokens) {
+    weights_ = scratch.take<double>(static_cast<size_t>(num_tokens));
+    buckets_ = scratch.take<int32_t>(static_cast<size_t>(num_tokens));
+    kernels.weigh(scores, num_tokens, best, temperature, kNumBuckets / (kReach * temperature), kNumBuckets - 1,
                   weights_, buckets_);
-    for (int token = 0; token < vocab_size; token++) {
+    for (int token = 0; token < num_tokens; token++) {
       mass_[buckets_[token]] += weights_[token];
       count_[buckets_[token]] += scores[token] != kForbidden;
     }
@@ -99,7 +114,7 @@ class Ranking {
   // Weights fall along the order, so this too leaves a beginning of it: as many as are heavy enough.
   void keep_heavier(double least) {
     int64_t number = 0, kept = static_cast<int64_t>(last_number_);
-    for (int token = 0; token < vocab_size_; token++) number += weights_[token] >= least;
+    for (int token = 0; token < num_tokens_; token++) number += weights_[token] >= least;
     for (int bucket = 0; bucket < last_bucket_; bucket++) kept += count_[bucket];
     if (number < kept) keep_best(number);
   }
@@ -150,7 +165,7 @@ class Ranking {
   const std::vector<int32_t> &sorted(int bucket) {
     if (bucket == sorted_bucket_) return order_;
     order_.clear();
-    for (int token = 0; token < vocab_size_; token++)
+    for (int token = 0; token < num_tokens_; token++)
       if (buckets_[token] == bucket && scores_[token] != kForbidden) order_.push_back(token);
     std::sort(order_.begin(), order_.end(),
               [this](int32_t a, int32_t b) { return scores_[a] != scores_[b] ? scores_[a] > scores_[b] : a < b; });
@@ -159,7 +174,7 @@ class Ranking {
   }
 
   const double *scores_;
-  const int vocab_size_;
+  const int num_tokens_;
   double *weights_;
   int32_t *buckets_;
   double mass_[kNumBuckets] = {};
@@ -187,34 +202,45 @@ void draw_token(const float *logits, int vocab_size, const ds_draw &draw, const 
     return;
   }
   const bool is_adjusted = draw.repetition_penalty != 1.0 || draw.frequency_penalty != 0.0 ||
-                           draw.presence_penalty != 0.0 || draw.num_biases || draw.has_mask;
-  if (!is_adjusted && draw.temperature == 0.0 && draw.num_top_logprobs < 0) {
+                           draw.presence_penalty != 0.0 || draw.num_biases;
+  if (!is_adjusted && !draw.has_mask && draw.temperature == 0.0 && draw.num_top_logprobs < 0) {
     drawn.token = static_cast<int32_t>(std::find(logits, logits + vocab_size, top) - logits);
     return;
   }
   const Scratch::Mark mark = scratch.mark();
   double *scores = scratch.take<double>(static_cast<size_t>(vocab_size));
   for (int token = 0; token < vocab_size; token++) scores[token] = logits[token];
-  if (is_adjusted) adjust(scores, vocab_size, draw);
-  const double best = is_adjusted ? *std::max_element(scores, scores + vocab_size) : top;
+  if (is_adjusted) adjust(scores, draw);
+  int32_t *tokens = nullptr;  // of the scores; null: all of them
+  int num_tokens = vocab_size;
+  if (draw.has_mask) {
+    tokens = scratch.take<int32_t>(static_cast<size_t>(vocab_size));
+    num_tokens = keep_allowed(scores, vocab_size, draw.mask, tokens);
+  }
+  const bool is_changed = is_adjusted || draw.has_mask;
+  const double best = is_changed && num_tokens ? *std::max_element(scores, scores + num_tokens) : top;
   // Extreme penalties and biases can overflow to values that have no order.
-  const bool is_ordered = !is_adjusted || std::none_of(scores, scores + vocab_size, [](double x) { return x != x; });
-  if (!std::isfinite(best) || !is_ordered) {
+  const bool is_ordered = !is_adjusted || std::none_of(scores, scores + num_tokens, [](double x) { return x != x; });
+  if (!num_tokens || !std::isfinite(best) || !is_ordered) {
     drawn.fault = DS_ROW_NOTHING_ALLOWED;
     scratch.release(mark);
     return;
   }
   if (draw.temperature == 0.0) {
-    drawn.token = static_cast<int32_t>(std::find(scores, scores + vocab_size, best) - scores);
+    drawn.token = static_cast<int32_t>(std::find(scores, scores + num_tokens, best) - scores);
   } else {
-    Ranking ranking(scores, vocab_size, best, draw.temperature, kernels, scratch);
+    Ranking ranking(scores, num_tokens, best, draw.temperature, kernels, scratch);
     if (draw.top_k > 0) ranking.keep_best(draw.top_k);
     if (draw.top_p < 1.0) ranking.keep_mass(draw.top_p);
     if (draw.min_p > 0.0) ranking.keep_heavier(draw.min_p);
     drawn.token = ranking.choose(uniform(draw.seed, draw.position));
   }
   if (draw.num_top_logprobs >= 0)
-    report_logprobs(scores, vocab_size, best, draw.num_top_logprobs, kernels, scratch, drawn);
+    report_logprobs(scores, num_tokens, best, draw.num_top_logprobs, kernels, scratch, drawn);
+  if (tokens) {
+    drawn.token = tokens[drawn.token];
+    for (int i = 0; i < drawn.num_top; i++) drawn.top_tokens[i] = tokens[drawn.top_tokens[i]];
+  }
   scratch.release(mark);
 }
 
