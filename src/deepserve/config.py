@@ -75,6 +75,78 @@ class SocketLimits(msgspec.Struct, frozen=True, kw_only=True):
     num_tasks: int = 100
 
 
+class ToolLimits(msgspec.Struct, frozen=True, kw_only=True):
+    """Bounds on what tools that the server runs may take for one answer.
+
+    rounds             how often the model may call them and go on
+    calls              calls in all, of which so many `parallel_calls` run at once
+    call_s             a call that takes longer has failed
+    total_s            after so long no more calls are made
+    total_tokens       prompt and output of all rounds; beyond it no more calls are made
+    result_characters  of a result, the model reads no more
+    kept_bytes         results of earlier answers that are kept for one tenant
+    """
+
+    rounds: int = 8
+    calls: int = 32
+    parallel_calls: int = 8
+    call_s: float = 60.0
+    total_s: float = 300.0
+    total_tokens: int = 2_000_000
+    result_characters: int = 100_000
+    kept_bytes: int = 16 * 1024 * 1024
+
+
+SandboxTier = Literal["auto", "bubblewrap", "landlock"]
+
+
+class CodeLimits(msgspec.Struct, frozen=True, kw_only=True):
+    """Bounds on the programs that the code tool runs, and how they are walled in.
+
+    tier           the kind of walls; auto: the strongest that works here
+    folder         where the Python that programs see is prepared; None: in the user's cache, or root's
+    first_uid      a server that runs as root starts programs as this user and those after it, one for each session
+    max_sessions   conversations whose variables and files are kept, each in a process of its own,
+    max_sessions_per_tenant  and how many of them one tenant may have; the one longest unused makes room
+    waiting        processes that are started ahead
+    cell_s         the longest that one call may take,
+    cell_cpu_s     and the processor time it may use
+    session_cpu_s  processor time of a whole session
+    idle_s         a session that is not used for so long is ended,
+    life_s         and every session after so long
+    memory_bytes   address space of a process
+    session_files  files and folders in a session's working folder,
+    session_bytes  and their size together
+    file_bytes     size of one of them
+    code_bytes     size of the program that one call may run
+    output_bytes   kept of what a program prints,
+    output_read_bytes  and it is ended when it prints more than this in one call
+    files_back     files that a call may bring back,
+    file_back_bytes  and their size, each
+    """
+
+    tier: SandboxTier = "auto"
+    folder: Path | None = None
+    first_uid: int = 64_700
+    max_sessions: int = 8
+    max_sessions_per_tenant: int = 2
+    waiting: int = 1
+    cell_s: float = 30.0
+    cell_cpu_s: float = 20.0
+    session_cpu_s: float = 300.0
+    idle_s: float = 600.0
+    life_s: float = 1800.0
+    memory_bytes: int = 1 << 30
+    session_files: int = 4096
+    session_bytes: int = 64 * 1024 * 1024
+    file_bytes: int = 32 * 1024 * 1024
+    code_bytes: int = 256 * 1024
+    output_bytes: int = 64 * 1024
+    output_read_bytes: int = 1024 * 1024
+    files_back: int = 10
+    file_back_bytes: int = 1024 * 1024
+
+
 EngineName = Literal["auto", "native", "reference"]
 
 InstructionSet = Literal["generic", "avx2", "avx512", "neon"]
@@ -162,6 +234,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     limits: Limits = Limits()
     tasks: TaskLimits = TaskLimits()
     sockets: SocketLimits = SocketLimits()
+    tool_limits: ToolLimits = ToolLimits()
     outgoing_allowed: tuple[str, ...] = ()
     outgoing_http: bool = False
 
