@@ -1,0 +1,1 @@
+"""Reading: documents of several kinds as text."""
