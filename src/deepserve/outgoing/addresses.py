@@ -21,7 +21,6 @@ from deepserve.outgoing.errors import AddressRefused, InvalidUrl
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
-_MAX_URL_CHARACTERS = 2048
 _LOW_PORTS = frozenset((80, 443))
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 
@@ -48,20 +47,22 @@ class AddressPolicy(msgspec.Struct, frozen=True, kw_only=True):
     allowed_networks  whose addresses may be reached though they are not public
     allows_http       URLs without TLS are taken for every host, not only for allowed ones
     own_addresses     where this server listens: never reached, whatever is allowed
+    max_characters    of a URL
     """
 
     allowed_hosts: frozenset[str] = frozenset()
     allowed_networks: tuple[Network, ...] = ()
     allows_http: bool = False
     own_addresses: frozenset[tuple[str, int]] = frozenset()
+    max_characters: int = 2048
 
     def check_url(self, text: str) -> URL:
         """The URL, exactly as written, if it could be called.
 
         Raises InvalidUrl or AddressRefused, in words for its author.
         """
-        if len(text) > _MAX_URL_CHARACTERS:
-            raise InvalidUrl(f"The URL is longer than {_MAX_URL_CHARACTERS} characters.")
+        if len(text) > self.max_characters:
+            raise InvalidUrl(f"The URL is longer than {self.max_characters} characters.")
         if not text.isprintable() or any(character in text for character in " \\"):
             raise InvalidUrl("The URL contains blanks, backslashes or control characters.")
         try:
@@ -92,6 +93,10 @@ class AddressPolicy(msgspec.Struct, frozen=True, kw_only=True):
         if literal is not None and self._judge(literal, port) is not None:
             raise AddressRefused("The URL's address is not a public one.")
         return url
+
+    def exempts(self, host: str, port: int) -> bool:
+        """Whether the operator has named this very host and port."""
+        return self._allows_host(host, port)
 
     def refusal(self, host: str, sockaddr: tuple[object, ...]) -> str | None:
         """Why the address of a socket, to which the name in the URL has led, must not be connected to."""

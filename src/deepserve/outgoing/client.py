@@ -6,7 +6,7 @@ import asyncio
 import io
 import logging
 import socket
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Protocol
 
@@ -91,8 +91,11 @@ class OutgoingClient:
         body: bytes | None = None,
         headers: Mapping[str, str] | None = None,
         limits: OutgoingLimits = OutgoingLimits(),  # noqa: B008 - frozen
+        wants_body: Callable[[int, Mapping[str, str]], bool] = lambda _status, _headers: True,
     ) -> OutgoingAnswer:
-        """Any status is an answer, a redirect too: it is for the caller to check its target and call again.
+        """Any status is an answer, a redirect too: `redirects.follow` checks its target and calls again.
+
+        wants_body: asked with status and headers; a body that is not wanted is not waited for.
 
         Raises OutgoingError.
         """
@@ -131,10 +134,13 @@ class OutgoingClient:
                 asyncio.timeout(limits.total_s) as deadline,
                 session.request(method, target, data=content, headers=sent, allow_redirects=False) as response,
             ):
-                received, is_cut = await _read(response, limits.max_bytes, deadline)
+                received_headers = {name.lower(): value for name, value in response.headers.items()}
+                received, is_cut = b"", True
+                if wants_body(response.status, received_headers):
+                    received, is_cut = await _read(response, limits.max_bytes, deadline)
                 return OutgoingAnswer(
                     status=response.status,
-                    headers={name.lower(): value for name, value in response.headers.items()},
+                    headers=received_headers,
                     body=received,
                     is_cut=is_cut,
                     address=tried[-1] if tried else None,

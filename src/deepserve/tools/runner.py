@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Protocol
 
 import msgspec
@@ -19,11 +19,14 @@ class CallContext(msgspec.Struct, frozen=True, kw_only=True):
 
     session     names the conversation within the tenant: what a tool keeps between calls belongs to it
     timeout_s   after so long the caller cancels the call
+    was_mentioned  whether an address stands in the conversation, written by anybody but the model
+                (`fetch.mentions`); None: there is no conversation, a client calls the tool itself
     """
 
     tenant: TenantId
     session: str
     timeout_s: float
+    was_mentioned: Callable[[str], bool] | None = None
 
 
 class ToolRunner(Protocol):
