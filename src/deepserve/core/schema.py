@@ -1,28 +1,43 @@
-"""Does a JSON value satisfy a JSON schema? Yes, no, or a keyword we do not judge.
+"""Does a JSON value satisfy a JSON schema? Yes, no, or a keyword that was not judged.
 
-The assertions of JSON Schema 2020-12 that clients use for tools and answers. Regular expressions and formats are not
-judged: a client's pattern must not be run by a backtracking matcher on the server's thread. Nothing is fetched: a
-`$ref` points into the schema itself.
+jsonschema-rs judges. Around it stands what a schema from a client needs: nothing is fetched, regular expressions run
+in linear time, and the work is counted before it is done, because a few references that point to each other twice can
+ask for more steps than a lifetime has.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterator, Mapping
-from typing import Literal
+from collections.abc import Iterator, Mapping
+from itertools import islice
+from typing import Final, Literal
 
+import jsonschema_rs
 import msgspec
 
+from deepserve.core.formats import FORMATS
 from deepserve.core.messages import Json
+from deepserve.core.regular_expression import LINEAR_ENGINE, judge_expression
+from deepserve.core.schema_tree import ANNOTATIONS, ASSERTIONS, Place, SchemaDocument, draft_of, step
 
 Verdict = Literal["valid", "invalid", "unjudged"]
 
+_MAX_STEPS: Final = 1_000_000
+_MAX_PAIRS: Final = 50_000
+_MAX_DEPTH: Final = 100
+_MAX_PROBLEMS: Final = 100
+
 
 class SchemaReport(msgspec.Struct, frozen=True, kw_only=True):
-    """problems: JSON pointer and text of what is wrong; unjudged: keywords that were skipped, sorted."""
+    """What was found.
+
+    problems     JSON pointer into the value and text, for each thing that is wrong
+    unjudged     keywords that were skipped, sorted
+    annotations  names in the schema that assert nothing: unknown keywords, and formats as `format:name`; sorted
+    """
 
     problems: tuple[str, ...] = ()
     unjudged: tuple[str, ...] = ()
+    annotations: tuple[str, ...] = ()
 
     @property
     def verdict(self) -> Verdict:
@@ -32,198 +47,136 @@ class SchemaReport(msgspec.Struct, frozen=True, kw_only=True):
         return "unjudged" if self.unjudged else "valid"
 
 
-ANNOTATIONS = frozenset(
-    (
-        *("$schema", "$id", "$comment", "$anchor", "$defs", "$def", "definitions"),
-        *("title", "description", "default", "examples", "deprecated", "readOnly", "writeOnly"),
-        *("contentEncoding", "contentMediaType", "strict"),
-    )
-)
-"""Keywords that assert nothing about a value."""
-
-_MAX_STEPS = 20_000
-_MAX_DEPTH = 200
-
-
 def check_schema(schema: Json, value: Json) -> SchemaReport:
-    """Judge value. Work is bounded: a schema that branches without end is reported as unjudged (`steps`)."""
-    check = _Check(schema)
+    """Judge value. Work is bounded: more than that is reported as unjudged (`steps`); so is what is no schema
+    (`schema`)."""
+    if not isinstance(schema, (Mapping, bool)) or draft_of(schema) is None:
+        return SchemaReport(unjudged=("schema",))
     try:
-        problems = tuple(check.problems(schema, value, "", 0))
+        plan = _Plan(schema)
+        plan.count_steps(value)
+        validator = jsonschema_rs.validator_for(
+            plan.schema, validate_formats=True, pattern_options=LINEAR_ENGINE, offline=True, mask="the value"
+        )
+        found = list(islice(validator.iter_errors(value), _MAX_PROBLEMS))
     except _TooMuch:
         return SchemaReport(unjudged=("steps",))
-    return SchemaReport(problems=problems, unjudged=tuple(sorted(check.unjudged)))
+    except (ValueError, TypeError, AttributeError):  # no schema in the sense of its draft, or no text in the value
+        return SchemaReport(unjudged=("schema",))
+    return SchemaReport(
+        problems=tuple(f"{''.join(map(step, error.instance_path)) or '/'}: {error.message}" for error in found),
+        unjudged=tuple(sorted(plan.unjudged)),
+        annotations=tuple(sorted(plan.annotations)),
+    )
 
 
 class _TooMuch(Exception):
-    """The step or depth budget is spent."""
+    """Judging would take too many steps, or not end."""
 
 
-def type_of(value: Json) -> str:
-    """The JSON Schema name of a decoded value's type."""
-    match value:
-        case None:
-            return "null"
-        case bool():
-            return "boolean"
-        case int():
-            return "integer"
-        case float():
-            return "integer" if value.is_integer() else "number"
-        case str():
-            return "string"
-        case list() | tuple():
-            return "array"
-        case _:
-            return "object"
+class _Plan:
+    """A schema without what cannot be judged, and how many steps judging takes."""
 
-
-def _equal(left: Json, right: Json) -> bool:
-    """JSON equality: 1 equals 1.0, true does not equal 1, keys have no order."""
-    if isinstance(left, bool) or isinstance(right, bool):
-        return left is right
-    if isinstance(left, dict) and isinstance(right, dict):
-        return left.keys() == right.keys() and all(_equal(item, right[key]) for key, item in left.items())
-    if isinstance(left, list) and isinstance(right, list):
-        return len(left) == len(right) and all(map(_equal, left, right))
-    return bool(left == right)
-
-
-def _is_multiple(value: float, of: float) -> bool:
-    if isinstance(value, int) and isinstance(of, int):
-        return value % of == 0
-    quotient = value / of
-    return math.isfinite(quotient) and math.isclose(quotient, round(quotient), rel_tol=1e-12)
-
-
-_BOUNDS: Mapping[str, tuple[tuple[str, ...], Callable[[Json, Json], bool], str]] = {
-    "minimum": (("integer", "number"), lambda value, bound: value >= bound, "is less than {}"),
-    "maximum": (("integer", "number"), lambda value, bound: value <= bound, "is more than {}"),
-    "exclusiveMinimum": (("integer", "number"), lambda value, bound: value > bound, "is not more than {}"),
-    "exclusiveMaximum": (("integer", "number"), lambda value, bound: value < bound, "is not less than {}"),
-    "multipleOf": (("integer", "number"), _is_multiple, "is not a multiple of {}"),
-    "minLength": (("string",), lambda value, bound: len(value) >= bound, "is shorter than {}"),
-    "maxLength": (("string",), lambda value, bound: len(value) <= bound, "is longer than {}"),
-    "minItems": (("array",), lambda value, bound: len(value) >= bound, "has fewer than {} items"),
-    "maxItems": (("array",), lambda value, bound: len(value) <= bound, "has more than {} items"),
-    "minProperties": (("object",), lambda value, bound: len(value) >= bound, "has fewer than {} members"),
-    "maxProperties": (("object",), lambda value, bound: len(value) <= bound, "has more than {} members"),
-}
-"""Keyword -> the types it speaks about, its test, and what to say when the test fails."""
-
-
-class _Check:
-    def __init__(self, root: Json) -> None:
-        self._root = root
-        self._steps = 0
+    def __init__(self, schema: Json) -> None:
         self.unjudged: set[str] = set()
+        self.annotations: set[str] = set()
+        self._original = SchemaDocument(schema)
+        self.schema = self._judgeable(schema, "")
+        self._document = SchemaDocument(self.schema)
+        self._steps: dict[tuple[int, int], int] = {}
+        self._open: set[tuple[int, int]] = set()
 
-    def problems(self, schema: Json, value: Json, at: str, depth: int) -> Iterator[str]:
-        self._steps += 1
-        if self._steps > _MAX_STEPS or depth > _MAX_DEPTH:
-            raise _TooMuch
-        if schema is True:
-            return
-        if schema is False:
-            yield f"{at or '/'} is not allowed"
-            return
-        if not isinstance(schema, dict):
-            self.unjudged.add("schema")
-            return
-        kind = type_of(value)
+    def _judgeable(self, schema: Json, pointer: str) -> Json:
+        """The schema without expressions, formats and references that are not judged; each is noted."""
+        if isinstance(schema, list):
+            return [self._judgeable(inner, pointer + step(index)) for index, inner in enumerate(schema)]
+        if not isinstance(schema, Mapping):
+            return schema
+        place = self._original.place(pointer)
+        if place is None:
+            return {name: self._judgeable(inner, pointer + step(name)) for name, inner in schema.items()}
+        kept: dict[str, Json] = {}
         for keyword, argument in schema.items():
-            try:
-                yield from self._keyword(schema, keyword, argument, value, kind, at, depth + 1)
-            except (TypeError, AttributeError, ArithmeticError):  # the argument is not what the keyword takes
-                self.unjudged.add(keyword)
-
-    def _keyword(
-        self, schema: Mapping[str, Json], keyword: str, argument: Json, value: Json, kind: str, at: str, depth: int
-    ) -> Iterator[str]:
-        here = at or "/"
-        match keyword:
-            case "type":
-                allowed = [argument] if isinstance(argument, str) else list(argument)
-                if kind not in allowed and not (kind == "integer" and "number" in allowed):
-                    yield f"{here} is of type {kind}, not {' or '.join(allowed)}"
-            case "enum":
-                if not any(_equal(value, choice) for choice in argument):
-                    yield f"{here} is none of the allowed values"
-            case "const":
-                if not _equal(value, argument):
-                    yield f"{here} is not the required value"
-            case "properties" if kind == "object":
-                for name, inner in argument.items():
-                    if name in value:
-                        yield from self.problems(inner, value[name], f"{at}/{name}", depth)
-            case "required" if kind == "object":
-                for name in argument:
-                    if name not in value:
-                        yield f"{here} lacks {name}"
-            case "additionalProperties" if kind == "object":
-                if "patternProperties" in schema:
+            match keyword:
+                case "format" if argument not in FORMATS:
+                    self.annotations.add(f"format:{argument}")
+                case "pattern" if isinstance(argument, str) and judge_expression(argument) != "linear":
                     self.unjudged.add(keyword)
-                    return
-                for name in value.keys() - schema.get("properties", {}).keys():
-                    yield from self.problems(argument, value[name], f"{at}/{name}", depth)
-            case "propertyNames" if kind == "object":
-                for name in value:
-                    yield from self.problems(argument, name, f"{at}/{name}", depth)
-            case "items" if kind == "array":
-                start = len(schema.get("prefixItems", ()))
-                for index, item in enumerate(value[start:], start):
-                    yield from self.problems(argument, item, f"{at}/{index}", depth)
-            case "prefixItems" if kind == "array":
-                for index, (inner, item) in enumerate(zip(argument, value, strict=False)):
-                    yield from self.problems(inner, item, f"{at}/{index}", depth)
-            case "uniqueItems" if kind == "array":
-                if argument and len(value) > 200:
+                case "patternProperties" if any(judge_expression(name) != "linear" for name in argument):
                     self.unjudged.add(keyword)
-                elif argument and any(_equal(value[i], value[j]) for i in range(len(value)) for j in range(i)):
-                    yield f"{here} has equal items"
-            case "allOf":
-                for inner in argument:
-                    yield from self.problems(inner, value, at, depth)
-            case "anyOf":
-                if not any(self._holds(inner, value, at, depth) for inner in argument):
-                    yield f"{here} matches none of the alternatives"
-            case "oneOf":
-                if sum(self._holds(inner, value, at, depth) for inner in argument) != 1:
-                    yield f"{here} does not match exactly one of the alternatives"
-            case "not":
-                if self._holds(argument, value, at, depth):
-                    yield f"{here} matches what it must not"
-            case "$ref":
-                found, target = self._target(argument)
-                if not found:
+                case "$ref" if isinstance(argument, str) and self._original.resolve(argument, place.base) is None:
                     self.unjudged.add(keyword)
-                else:
-                    yield from self.problems(target, value, at, depth)
-            case _ if keyword in _BOUNDS:
-                kinds, holds, text = _BOUNDS[keyword]
-                if kind in kinds and not holds(value, argument):
-                    yield f"{here} {text.format(argument)}"
-            case "properties" | "required" | "additionalProperties" | "propertyNames" | "items" | "prefixItems":
-                pass  # speaks about another type
-            case "uniqueItems":
-                pass
-            case _ if keyword not in ANNOTATIONS:
-                self.unjudged.add(keyword)
+                case "additionalProperties" | "unevaluatedProperties" if any(
+                    judge_expression(name) != "linear" for name in schema.get("patternProperties", ())
+                ):
+                    self.unjudged.add(keyword)
+                case "enum" | "const" | "default" | "examples":
+                    kept[keyword] = argument
+                case _:
+                    if keyword not in ASSERTIONS and keyword not in ANNOTATIONS:
+                        self.annotations.add(keyword)
+                    kept[keyword] = self._judgeable(argument, pointer + step(keyword))
+        return kept
 
-    def _holds(self, schema: Json, value: Json, at: str, depth: int) -> bool:
-        return next(self.problems(schema, value, at, depth), None) is None
+    def count_steps(self, value: Json) -> None:
+        """Raise _TooMuch when judging the value visits schemas more often than is allowed, or without end."""
+        root = self._document.place("")
+        if root is not None and self._count(root, value, 0) > _MAX_STEPS:
+            raise _TooMuch
 
-    def _target(self, reference: str) -> tuple[bool, Json]:
-        """What a `#/...` pointer means; (False, None) when it leads nowhere or outside."""
-        if not reference.startswith("#"):
-            return False, None
-        target: Json = self._root
-        for step in reference[1:].split("/")[1:]:
-            name = step.replace("~1", "/").replace("~0", "~")
-            if isinstance(target, dict) and name in target:
-                target = target[name]
-            elif isinstance(target, list) and name.isdigit() and int(name) < len(target):
-                target = target[int(name)]
-            else:
-                return False, None
-        return True, target
+    def _count(self, place: Place, value: Json, depth: int) -> int:
+        """How often a schema is visited, at most, to judge one value. Each pair of schema and value is counted once."""
+        if not isinstance(place.schema, Mapping):
+            return 1
+        pair = (id(place.schema), id(value))
+        known = self._steps.get(pair)
+        if known is not None:
+            return known
+        if pair in self._open or depth > _MAX_DEPTH or len(self._steps) > _MAX_PAIRS:
+            raise _TooMuch
+        self._open.add(pair)
+        total = 1 + sum(self._count(*visit, depth + 1) for visit in self._visits(place, place.schema, value))
+        self._open.discard(pair)
+        self._steps[pair] = total
+        return total
+
+    def _visits(self, place: Place, schema: Mapping[str, Json], value: Json) -> Iterator[tuple[Place, Json]]:
+        for keyword, argument in schema.items():
+            at = place.pointer + step(keyword)
+            match keyword:
+                case "$ref" | "$dynamicRef" | "$recursiveRef":
+                    target = self._document.resolve(argument, place.base)
+                    if target is not None:
+                        yield target, value
+                case "allOf" | "anyOf" | "oneOf":
+                    for index in range(len(argument)):
+                        yield from self._at(at + step(index), value)
+                case "not" | "if" | "then" | "else":
+                    yield from self._at(at, value)
+                case "dependentSchemas" | "dependencies":
+                    for name in argument:
+                        yield from self._at(at + step(name), value)
+                case "properties" if isinstance(value, Mapping):
+                    for name in argument.keys() & value.keys():
+                        yield from self._at(at + step(name), value[name])
+                case "patternProperties" if isinstance(value, Mapping):
+                    for name in argument:
+                        for member in value.values():
+                            yield from self._at(at + step(name), member)
+                case "additionalProperties" | "unevaluatedProperties" if isinstance(value, Mapping):
+                    for member in value.values():
+                        yield from self._at(at, member)
+                case "propertyNames" if isinstance(value, Mapping):
+                    for member in value:
+                        yield from self._at(at, member)
+                case "prefixItems" | "items" if isinstance(argument, list) and isinstance(value, (list, tuple)):
+                    for index, item in enumerate(value[: len(argument)]):
+                        yield from self._at(at + step(index), item)
+                case "items" | "additionalItems" | "unevaluatedItems" | "contains" if isinstance(value, (list, tuple)):
+                    for item in value:
+                        yield from self._at(at, item)
+
+    def _at(self, pointer: str, value: Json) -> Iterator[tuple[Place, Json]]:
+        place = self._document.place(pointer)
+        if place is not None:
+            yield place, value
