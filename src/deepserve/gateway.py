@@ -1,6 +1,6 @@
-"""The life of a request, in order: model, sealed traces, back end, meter. Read this first.
+"""The life of a request, in order: model, sealed traces, tools, back end, meter. Read this first.
 
-    dialect decodes -> Gateway.answer -> back end -> events -> dialect encodes
+    dialect decodes -> Gateway.answer -> tool loop -> back end -> events -> dialect encodes
 
 The two doors are `answer` and `count`; every dialect goes through them, and nothing goes around.
 """
@@ -19,6 +19,8 @@ from deepserve.core.provider import ServedModel
 from deepserve.core.request import Request
 from deepserve.store.sealed_reasoning import OpenedTraces, TraceSealer, open_traces
 from deepserve.store.sealing import Sealer
+from deepserve.tools.tool_loop import ToolLoop
+from deepserve.tools.toolbox import Toolbox
 
 _log = logging.getLogger(__name__)
 
@@ -38,9 +40,20 @@ class Observer(Protocol):
 class Gateway:
     """In front of everything that can answer."""
 
-    def __init__(self, backend: Backend, *, observers: tuple[Observer, ...] = (), sealer: Sealer | None = None) -> None:
-        """sealer: seals the traces that leave and opens those that come back; None: traces are text or nothing."""
+    def __init__(
+        self,
+        backend: Backend,
+        *,
+        observers: tuple[Observer, ...] = (),
+        sealer: Sealer | None = None,
+        tools: ToolLoop | None = None,
+    ) -> None:
+        """sealer: seals the traces that leave and opens those that come back; None: traces are text or nothing.
+
+        tools: asks the back end as often as the tools that the server runs need it; None: it runs none.
+        """
         self._backend = backend
+        self._tools = tools or ToolLoop()
         self._observers = observers
         self._sealer = sealer
         self._num_opened = self._num_refused = 0
@@ -71,7 +84,7 @@ class Gateway:
         open_results = set(range(request.num_results))
         has_begun = False
         try:
-            async with aclosing(self._backend.answer(request)) as events:
+            async with aclosing(self._tools.answer(request, self._backend.answer)) as events:
                 async for event in events:
                     has_begun = True
                     if seals is not None:
@@ -109,7 +122,12 @@ class Gateway:
     async def count(self, request: Request) -> int:
         """Prompt tokens the request would be billed for."""
         self._check_model(request)
-        return await self._backend.count(self._open_traces(request).request)
+        return await self._backend.count(self._tools.prepare(self._open_traces(request).request).request)
+
+    @property
+    def toolbox(self) -> Toolbox:
+        """The tools that the server runs."""
+        return self._tools.toolbox
 
     def _open_traces(self, request: Request) -> OpenedTraces:
         if self._sealer is None:

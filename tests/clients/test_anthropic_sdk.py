@@ -182,14 +182,15 @@ def test_a_search_the_server_cannot_make_is_a_tools_error(client: Anthropic) -> 
         messages=MESSAGES,
         tools=[{"type": "web_search_20250305", "name": "web_search", "max_uses": 8}],
     )
-    call, result = answer.content[1:]
+    call, result = answer.content[1:3]
     assert call.type == "server_tool_use"
     assert (call.name, call.input) == ("web_search", {"query": "example"})
     assert result.type == "web_search_tool_result"
     assert result.tool_use_id == call.id
     assert not isinstance(result.content, list)
     assert result.content.error_code == "unavailable"
-    assert answer.stop_reason == "pause_turn"
+    assert answer.content[-1].type == "text"
+    assert answer.stop_reason == "end_turn"
 
 
 def test_errors_are_the_sdks_own(live: LiveServer, client: Anthropic) -> None:

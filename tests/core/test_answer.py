@@ -24,6 +24,7 @@ from deepserve.core.events import (
 )
 from deepserve.core.messages import Reasoning, ServerToolCall, ServerToolResult, Text, ToolCall
 from deepserve.core.provider import ServedBy
+from deepserve.core.server_tool import SearchResults
 from deepserve.core.usage import Usage
 
 STARTED = Started(served_by=ServedBy(provider="p", model="m", fingerprint="f"))
@@ -35,6 +36,9 @@ def _collected(events: Sequence[Event]) -> Answer:
             yield event
 
     return asyncio.run(collect(stream()))
+
+
+FOUND = SearchResults(query="q")
 
 
 def test_every_kind_of_block_becomes_its_part() -> None:
@@ -51,10 +55,10 @@ def test_every_kind_of_block_becomes_its_part() -> None:
             BlockOpened(index=2, block=ToolCallBlock(id="c", name="t")),
             BlockDelta(index=2, text="{}"),
             BlockClosed(index=2),
-            BlockOpened(index=3, block=ServerToolCallBlock(id="s", tool="web_search")),
-            BlockDelta(index=3, text='{"q":1}'),
+            BlockOpened(index=3, block=ServerToolCallBlock(id="s", tool="web_search", name="search")),
+            BlockDelta(index=3, text='{"q": 1}'),
             BlockClosed(index=3),
-            BlockOpened(index=4, block=ServerToolResultBlock(call_id="s", tool="web_search", output=[1])),
+            BlockOpened(index=4, block=ServerToolResultBlock(call_id="s", tool="web_search", output=FOUND)),
             BlockClosed(index=4),
             UsageReported(usage=Usage(miss_tokens=3)),
             Finished(reason="stop"),
@@ -64,8 +68,8 @@ def test_every_kind_of_block_becomes_its_part() -> None:
         Reasoning(text="hmm", signature="s"),
         Text("hi"),
         ToolCall(id="c", name="t", arguments="{}"),
-        ServerToolCall(id="s", tool="web_search", input={"q": 1}),
-        ServerToolResult(call_id="s", tool="web_search", output=[1]),
+        ServerToolCall(id="s", tool="web_search", name="search", arguments='{"q": 1}'),
+        ServerToolResult(call_id="s", tool="web_search", output=FOUND),
     )
     assert answer.usage.prompt_tokens == 3
 

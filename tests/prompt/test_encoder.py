@@ -20,6 +20,7 @@ from deepserve.core.messages import (
     ToolResult,
 )
 from deepserve.core.request import Effort, Infill, ResponseFormat, Thinking, Tool, ToolChoice
+from deepserve.core.server_tool import SearchHit, SearchResults
 from deepserve.prompt.encoder import SampledTurn, encode, encode_transcript
 from deepserve.prompt.profile import MINI
 from deepserve.prompt.segments import Special, Tokens
@@ -330,11 +331,14 @@ def test_a_turn_that_the_client_changed_is_not_replayed(memory: SampledTurn) -> 
     assert CALL_TEXT in encode(asked, MINI, replay={"1": memory}.get).text
 
 
+HIT = SearchHit(url="u", title="t", snippet="s")
+
+
 def test_tools_the_server_runs_are_turns_of_their_own() -> None:
     parts = (
         Reasoning(text="look it up"),
-        ServerToolCall(id="s1", tool="web_search", input={"query": "x"}),
-        ServerToolResult(call_id="s1", tool="web_search", output=[{"url": "u"}]),
+        ServerToolCall(id="s1", tool="web_search", name="web_search", arguments='{"query": "x"}'),
+        ServerToolResult(call_id="s1", tool="web_search", output=SearchResults(query="x", hits=(HIT,))),
         Reasoning(text="good"),
         Text("Found."),
     )
@@ -343,7 +347,7 @@ def test_tools_the_server_runs_are_turns_of_their_own() -> None:
     text = encode(request(*turns, thinking=QUICK, tools=tools), MINI).text
     assert f'{THINK}look it up{END_THINK}\n\n<{DSML}tool_calls>\n<{DSML}invoke name="web_search">' in text
     assert (
-        f'{EOS}{USER}<tool_result>[{{"url": "u"}}]</tool_result>{ASSISTANT}{THINK}good{END_THINK}Found.{EOS}{USER}v'
+        f"{EOS}{USER}<tool_result>1. t\nURL: u\ns</tool_result>{ASSISTANT}{THINK}good{END_THINK}Found.{EOS}{USER}v"
         in text
     )
 

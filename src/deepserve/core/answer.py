@@ -137,15 +137,9 @@ def _close(opened: _Open, closed: BlockClosed) -> Part:
             return Text(text, citations=tuple(opened.citations))
         case ToolCallBlock(id=id, name=name):
             return ToolCall(id=id, name=name, arguments=text)
-        case ServerToolCallBlock(id=id, tool=tool):
-            try:
-                value = msgspec.json.decode(text) if text else None
-            except msgspec.DecodeError:
-                value = text
-            return ServerToolCall(id=id, tool=tool, input=value)
-        case ServerToolResultBlock() as block:
-            return ServerToolResult(
-                call_id=block.call_id, tool=block.tool, output=block.output, error_code=block.error_code
-            )
+        case ServerToolCallBlock(id=id, tool=tool, name=name):
+            return ServerToolCall(id=id, tool=tool, name=name, arguments=text)
+        case ServerToolResultBlock(call_id=call_id, tool=tool, output=output):
+            return ServerToolResult(call_id=call_id, tool=tool, output=output)
         case _:
             assert_never(opened.block)

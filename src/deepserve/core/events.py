@@ -13,8 +13,9 @@ import msgspec
 
 from deepserve.core.cost import Cost
 from deepserve.core.errors import DeepserveError
-from deepserve.core.messages import Citation, Json
+from deepserve.core.messages import Citation
 from deepserve.core.provider import ServedBy
+from deepserve.core.server_tool import ToolKind, ToolOutput
 from deepserve.core.usage import Usage
 
 FinishReason = Literal["stop", "stop_string", "length", "tool_calls", "content_filter", "aborted"]
@@ -45,19 +46,19 @@ class ToolCallBlock(msgspec.Struct, frozen=True, kw_only=True, tag="tool_call"):
 
 
 class ServerToolCallBlock(msgspec.Struct, frozen=True, kw_only=True, tag="server_tool_call"):
-    """Its deltas are the tool's input, as JSON text."""
+    """Its deltas are the arguments, as JSON text. name: under which the model called the tool."""
 
     id: str
-    tool: str
+    tool: ToolKind
+    name: str
 
 
 class ServerToolResultBlock(msgspec.Struct, frozen=True, kw_only=True, tag="server_tool_result"):
-    """Has no deltas: a result arrives whole."""
+    """Has no deltas: a result arrives whole. It follows its call, but not always at once."""
 
     call_id: str
-    tool: str
-    output: Json = None
-    error_code: str | None = None
+    tool: ToolKind
+    output: ToolOutput
 
 
 Block = ReasoningBlock | TextBlock | ToolCallBlock | ServerToolCallBlock | ServerToolResultBlock
@@ -76,11 +77,13 @@ class Started(msgspec.Struct, frozen=True, kw_only=True):
 
     prompt_usage    hit and miss where they are known this early
     past_reasoning  None when past traces play no part (no tools, or not thinking)
+    relaxed         what the schemas of tools that are not strict demand and nobody enforces
     """
 
     served_by: ServedBy
     prompt_usage: Usage | None = None
     past_reasoning: PastReasoning | None = None
+    relaxed: tuple[str, ...] = ()
 
 
 class BlockOpened(msgspec.Struct, frozen=True, kw_only=True):

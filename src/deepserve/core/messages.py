@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 import msgspec
 
+from deepserve.core.server_tool import ToolKind, ToolOutput
 from deepserve.core.tool import Tool
 
 Role = Literal["system", "user", "assistant", "tool", "latest_reminder"]
@@ -87,18 +88,24 @@ class ToolResult(msgspec.Struct, frozen=True, kw_only=True, tag="tool_result"):
 
 
 class ServerToolCall(msgspec.Struct, frozen=True, kw_only=True, tag="server_tool_call"):
-    """A tool the server runs itself inside one request (web search, fetch, code)."""
+    """A call of a tool that the server runs itself inside one request (web search, fetch, code).
+
+    name       under which the model called it
+    arguments  the text as the model wrote it
+    """
 
     id: str
-    tool: str
-    input: Json = None
+    tool: ToolKind
+    name: str
+    arguments: str = "{}"
 
 
 class ServerToolResult(msgspec.Struct, frozen=True, kw_only=True, tag="server_tool_result"):
+    """output: None where the client sent back only that there was one; the server may remember it."""
+
     call_id: str
-    tool: str
-    output: Json = None
-    error_code: str | None = None
+    tool: ToolKind
+    output: ToolOutput | None = None
 
 
 class OtherPart(msgspec.Struct, frozen=True, kw_only=True, tag="other"):

@@ -10,6 +10,7 @@ import msgspec
 
 from deepserve.core.messages import Json, Message
 from deepserve.core.sampling import Sampling
+from deepserve.core.server_tool import ToolKind
 from deepserve.core.tenant import LOCAL_TENANT, Tenant
 from deepserve.core.tool import Tool as Tool
 
@@ -32,12 +33,35 @@ class Thinking(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ServerTool(msgspec.Struct, frozen=True, kw_only=True):
-    """A tool the server is asked to run itself; options are the dialect's, decoded."""
+    """A tool the server is asked to run itself; options are the dialect's, decoded.
 
-    tool: Literal["web_search", "web_fetch", "code_interpreter"]
+    name        under which the model is to call it; for mcp the name of the operator's server, all of whose
+                functions are meant
+    max_uses    more calls are answered by an error
+    is_first    it is not the model that calls the tool: it is run once, on what the user said, before the answer
+    if_missing  what a server without it does: refuse the request, leave the tool out, or offer it all the same and
+                answer its calls by an error, for clients that count on the tool's form more than on the tool
+    """
+
+    tool: ToolKind
     name: str
     max_uses: int | None = None
     options: Mapping[str, Json] = {}
+    is_first: bool = False
+    if_missing: Literal["refuse", "skip", "fault"] = "refuse"
+
+
+class ToolBudget(msgspec.Struct, frozen=True, kw_only=True):
+    """What tools of the server may take for one answer, where the client wants less than the server allows.
+
+    max_rounds  how often the model may call tools and go on
+    max_calls   calls in all
+    max_tokens  prompt and output of all rounds together
+    """
+
+    max_rounds: int | None = None
+    max_calls: int | None = None
+    max_tokens: int | None = None
 
 
 class ToolChoice(msgspec.Struct, frozen=True, kw_only=True):
@@ -106,6 +130,7 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
     infill: Infill | None = None
     tools: tuple[Tool, ...] = ()
     server_tools: tuple[ServerTool, ...] = ()
+    tool_budget: ToolBudget = ToolBudget()
     tool_choice: ToolChoice = ToolChoice()
     response_format: ResponseFormat = ResponseFormat()
     thinking: Thinking = Thinking()

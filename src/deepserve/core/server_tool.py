@@ -10,6 +10,9 @@ from typing import Literal
 
 import msgspec
 
+ToolKind = Literal["web_search", "web_fetch", "code_interpreter", "datetime", "mcp"]
+"""What a tool of the server's does, whatever a dialect calls it. mcp: a function of a server the operator added."""
+
 ToolErrorCode = Literal[
     "invalid_input",
     "input_too_long",
@@ -22,6 +25,10 @@ ToolErrorCode = Literal[
     "unavailable",
     "failed",
 ]
+
+
+CUT_NOTE = "\n[The rest was left out.]"
+"""What stands where something was cut."""
 
 
 class SearchHit(msgspec.Struct, frozen=True, kw_only=True):
@@ -49,6 +56,11 @@ class FetchedPage(msgspec.Struct, frozen=True, kw_only=True, tag="page"):
     media_type: str
     is_cut: bool = False
 
+    @property
+    def shown_text(self) -> str:
+        """The text, with a word where it was cut."""
+        return self.text + CUT_NOTE if self.is_cut else self.text
+
 
 class OutputFile(msgspec.Struct, frozen=True, kw_only=True):
     """A file that a program left behind; name is a plain name, without folders."""
@@ -74,6 +86,22 @@ class CodeOutput(msgspec.Struct, frozen=True, kw_only=True, tag="code"):
     exit_code: int = 0
     stopped_by: str | None = None
     files: tuple[OutputFile, ...] = ()
+
+    @property
+    def printed(self) -> str:
+        """Standard output, and the last expression's value as an interactive session shows it: below."""
+        return _stacked(self.stdout, self.value)
+
+    @property
+    def complaints(self) -> str:
+        """Standard error, and what ended the program."""
+        return _stacked(self.stderr, None if self.stopped_by is None else f"Stopped: {self.stopped_by}")
+
+
+def _stacked(text: str, last: str | None) -> str:
+    if last is None:
+        return text
+    return f"{text}{last}" if not text or text.endswith("\n") else f"{text}\n{last}"
 
 
 class PlainOutput(msgspec.Struct, frozen=True, kw_only=True, tag="plain"):

@@ -40,6 +40,7 @@ from deepserve.core.request import Infill, Request, Tool
 from deepserve.prompt.json_text import read_json, write_json
 from deepserve.prompt.profile import Profile
 from deepserve.prompt.segments import Constraint, Prompt, SegmentWriter, Stage, Start
+from deepserve.prompt.server_turns import ordinary_turns
 from deepserve.prompt.special_tokens import (
     ASSISTANT,
     BOS,
@@ -192,7 +193,7 @@ class _Encoder:
         """Join the messages between two assistant turns; system messages are elsewhere already."""
         open_turn: _UserTurn | None = None
         call_order: dict[str, int] = {}
-        for index, message in enumerate(self.request.messages):
+        for index, message in enumerate(ordinary_turns(self.request.messages)):
             if message.role == "system":
                 continue
             if message.task is not None and not self.profile.has_tasks:
@@ -216,10 +217,9 @@ class _Encoder:
             if message.role == "latest_reminder":
                 yield _Reminder(_join_parts(message.parts))
                 continue
-            for turn in _split_assistant(message):
-                if isinstance(turn, _AssistantTurn):
-                    call_order = {call.id: position for position, call in enumerate(turn.calls)}
-                yield turn
+            turn = _assistant_turn(message.parts, message.task)
+            call_order = {call.id: position for position, call in enumerate(turn.calls)}
+            yield turn
         if open_turn is not None:
             yield _ordered(open_turn, call_order)
 
@@ -414,31 +414,6 @@ def _split_user(message: Message) -> Iterator[_UserTurn]:
         yield _UserTurn([], [_join_parts(texts)], message.task, message.tools)
 
 
-def _split_assistant(message: Message) -> Iterator[_Turn]:
-    """One turn; or several, where the server ran tools in the middle of the message.
-
-    To the model a tool is a tool, whoever runs it: its calls and results are turns of their own.
-    """
-    parts: list[Part] = []
-    results: list[ToolResult] = []
-    for part in message.parts:
-        if isinstance(part, ServerToolResult):
-            results.append(
-                ToolResult(
-                    call_id=part.call_id, content=(Text(_server_result_text(part)),), is_error=bool(part.error_code)
-                )
-            )
-            continue
-        if results:
-            yield _assistant_turn(parts, None)
-            yield _UserTurn(results, [])
-            parts, results = [], []
-        parts.append(part)
-    yield _assistant_turn(parts, None if results else message.task)
-    if results:
-        yield _UserTurn(results, [])
-
-
 def _assistant_turn(parts: Sequence[Part], task: Task | None) -> _AssistantTurn:
     texts: list[Part] = []
     traces: list[str] = []
@@ -449,8 +424,6 @@ def _assistant_turn(parts: Sequence[Part], task: Task | None) -> _AssistantTurn:
                 traces.append(part.text)
             case ToolCall():
                 calls.append(part)
-            case ServerToolCall():
-                calls.append(ToolCall(id=part.id, name=part.tool, arguments=write_json(part.input or {})))
             case _:
                 texts.append(part)
     return _AssistantTurn(_join_parts(texts), "".join(traces) if traces else None, tuple(calls), task)
@@ -481,12 +454,6 @@ def _part_text(part: Part) -> str:
             return f"[Unsupported {part.__struct_config__.tag}]"
         case _:
             assert_never(part)
-
-
-def _server_result_text(result: ServerToolResult) -> str:
-    if result.error_code is not None:
-        return f"error: {result.error_code}"
-    return result.output if isinstance(result.output, str) else write_json(result.output)
 
 
 def _task_of(turn: _Turn | None) -> Task | None:

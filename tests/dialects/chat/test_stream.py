@@ -25,6 +25,7 @@ from deepserve.core.events import (
     UsageReported,
 )
 from deepserve.core.provider import ServedBy
+from deepserve.core.server_tool import SearchResults
 from deepserve.core.usage import Usage
 from deepserve.dialects.chat.response import FINISH_WORDS
 from deepserve.dialects.chat.stream import DONE, KEEP_ALIVE, StreamDecoder, StreamEncoder
@@ -53,8 +54,8 @@ _BLOCKS: dict[type, Block] = {
     ReasoningBlock: ReasoningBlock(),
     TextBlock: TextBlock(),
     ToolCallBlock: ToolCallBlock(id="c", name="t"),
-    ServerToolCallBlock: ServerToolCallBlock(id="s", tool="web_search"),
-    ServerToolResultBlock: ServerToolResultBlock(call_id="s", tool="web_search"),
+    ServerToolCallBlock: ServerToolCallBlock(id="s", tool="web_search", name="web_search"),
+    ServerToolResultBlock: ServerToolResultBlock(call_id="s", tool="web_search", output=SearchResults(query="q")),
 }
 
 

@@ -20,7 +20,10 @@ from deepserve.core.messages import (
     ToolCall,
     ToolResult,
 )
-from deepserve.core.request import Thinking, ToolChoice
+from deepserve.core.request import ServerTool, Thinking, ToolChoice
+from deepserve.core.server_tool import PlainOutput, SearchHit, SearchResults, ToolFault
+from deepserve.core.web_tools import FetchOptions, SearchOptions
+from deepserve.core.web_tools import decode as decode_options
 from deepserve.dialects.messages.fields import IGNORED, REFUSED, REFUSED_BLOCKS
 from tests.dialects.messages.decoding import HELLO, SEARCH, WEATHER, body, decode, refusal
 
@@ -190,18 +193,23 @@ def test_documents_and_search_results_of_text_are_read() -> None:
     assert said == ["T", "C", "body", "part", "R", "url", "cited"]
 
 
-def test_results_of_servers_tools_lose_what_is_sealed_for_others() -> None:
+def test_results_of_servers_tools_lose_what_is_sealed_by_others() -> None:
     call = {"type": "server_tool_use", "id": "s1", "name": "web_search", "input": {"query": "q"}}
     page = {"type": "web_search_result", "url": "u", "title": "t", "encrypted_content": "xxx", "page_age": None}
     result = {"type": "web_search_tool_result", "tool_use_id": "s1", "content": [page]}
     error = {"type": "web_search_tool_result_error", "error_code": "unavailable"}
     failed = {"type": "web_search_tool_result", "tool_use_id": "s1", "content": error}
     assert _messages("?", [call, result, {"type": "text", "text": "."}], "!")[1].parts[:2] == (
-        ServerToolCall(id="s1", tool="web_search", input={"query": "q"}),
-        ServerToolResult(call_id="s1", tool="web_search", output=[{"url": "u", "title": "t", "page_age": None}]),
+        ServerToolCall(id="s1", tool="web_search", name="web_search", arguments='{"query":"q"}'),
+        ServerToolResult(
+            call_id="s1",
+            tool="web_search",
+            output=SearchResults(query="", hits=(SearchHit(url="u", title="t", snippet=""),)),
+        ),
     )
     paused = _messages("?", [call, failed])[-1]
-    assert paused.parts[-1] == ServerToolResult(call_id="s1", tool="web_search", error_code="unavailable")
+    fault = ToolFault(code="unavailable", message="unavailable")
+    assert paused.parts[-1] == ServerToolResult(call_id="s1", tool="web_search", output=fault)
     assert not paused.prefix, "the model goes on with a turn of its own"
 
 
@@ -295,11 +303,65 @@ def test_tools() -> None:
     assert set(decoded.ignored) == {"tools[].cache_control", "tools[].defer_loading"}
 
 
-def test_a_servers_tool_is_offered_to_the_model_as_a_function() -> None:
-    decoded = decode(body(tools=[{**SEARCH, "name": "WebSearch"}, WEATHER]))
-    assert [tool.name for tool in decoded.request.tools] == ["WebSearch", "get_weather"]
-    assert list(decoded.server_tools) == ["WebSearch"]
-    assert decoded.ignored == ("tools[].max_uses",)
+def test_a_servers_tool_is_read_with_its_options() -> None:
+    place = {"type": "approximate", "city": "Hangzhou", "country": "CN"}
+    declared = {**SEARCH, "name": "WebSearch", "allowed_domains": ["example.org"], "user_location": place}
+    decoded = decode(body(tools=[declared, WEATHER]))
+    assert [tool.name for tool in decoded.request.tools] == ["get_weather"]
+    [search] = decoded.request.server_tools
+    assert (search.tool, search.name, search.max_uses, search.if_missing) == ("web_search", "WebSearch", 8, "fault")
+    options = decode_options(search.options, SearchOptions)
+    assert options.domains.allowed == ("example.org",)
+    assert (options.location.city, options.location.country) == ("Hangzhou", "CN")
+    assert decoded.ignored == ()
+    [fetch, code] = decode(
+        body(
+            tools=[
+                {"type": "web_fetch_20250910", "name": "web_fetch", "max_content_tokens": 100},
+                {"type": "code_execution_20250825", "name": "code_execution"},
+            ]
+        )
+    ).request.server_tools
+    assert (fetch.tool, decode_options(fetch.options, FetchOptions).max_characters) == ("web_fetch", 400)
+    assert (code.tool, code.options) == ("code_interpreter", {})
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"max_uses": 0},
+        {"max_uses": "3"},
+        {"allowed_domains": "example.org"},
+        {"allowed_domains": ["https://example.org"]},
+        {"allowed_domains": ["a.org"], "blocked_domains": ["b.org"]},
+        {"user_location": {"type": "exact"}},
+        {"name": "web search"},
+    ],
+)
+def test_a_servers_tool_with_senseless_options_is_refused(wrong: dict[str, Any]) -> None:  # Any: JSON
+    error = refusal(body(tools=[{**SEARCH, **wrong}]))
+    assert isinstance(error, InvalidField)
+    assert error.field is not None
+    assert error.field.startswith("tools[0]")
+
+
+def test_servers_of_the_operators_are_asked_for_by_name() -> None:
+    given = {"type": "url", "name": "docs", "url": "https://evil.example", "authorization_token": "secret"}
+    decoded = decode(body(mcp_servers=[given]))
+    assert decoded.request.server_tools == (ServerTool(tool="mcp", name="docs", if_missing="skip"),)
+    assert decoded.ignored == ("mcp_servers[].url", "mcp_servers[].authorization_token")
+    assert isinstance(refusal(body(mcp_servers=[given, given])), InvalidField)
+
+
+def test_what_an_operators_server_did_is_read_again() -> None:
+    call = {"type": "mcp_tool_use", "id": "mcptoolu_1", "name": "look", "server_name": "docs", "input": {"x": 1}}
+    text = [{"type": "text", "text": "found"}]
+    result = {"type": "mcp_tool_result", "tool_use_id": "mcptoolu_1", "is_error": False, "content": text}
+    parts = _messages("?", [call, result, {"type": "text", "text": "."}], "!")[1].parts
+    assert parts[:2] == (
+        ServerToolCall(id="1", tool="mcp", name="mcp__docs__look", arguments='{"x":1}'),
+        ServerToolResult(call_id="1", tool="mcp", output=PlainOutput(text="found")),
+    )
 
 
 def test_tools_that_nobody_here_knows() -> None:

@@ -62,6 +62,8 @@ def _accumulated(text: str) -> dict[str, Any]:  # Any: JSON
                         block["text"] += delta["text"]
                     case "thinking_delta":
                         block["thinking"] += delta["thinking"]
+                    case "citations_delta":
+                        block.setdefault("citations", []).append(delta["citation"])
                     case "signature_delta":
                         block["signature"] = delta["signature"]
                     case "input_json_delta":

@@ -29,6 +29,7 @@ from deepserve.core.events import (
 )
 from deepserve.core.messages import Citation
 from deepserve.core.provider import ServedBy
+from deepserve.core.server_tool import SearchResults
 from deepserve.core.tenant import LOCAL_TENANT
 from deepserve.core.usage import Usage
 from deepserve.dialects.responses.response import OUTCOMES
@@ -61,8 +62,8 @@ _BLOCKS: dict[type, Block] = {
     ReasoningBlock: ReasoningBlock(),
     TextBlock: TextBlock(),
     ToolCallBlock: ToolCallBlock(id="c", name="t"),
-    ServerToolCallBlock: ServerToolCallBlock(id="s", tool="web_search"),
-    ServerToolResultBlock: ServerToolResultBlock(call_id="s", tool="web_search"),
+    ServerToolCallBlock: ServerToolCallBlock(id="s", tool="web_search", name="web_search"),
+    ServerToolResultBlock: ServerToolResultBlock(call_id="s", tool="web_search", output=SearchResults(query="q")),
 }
 
 

@@ -146,7 +146,7 @@ def test_every_event_can_be_written() -> None:
     """Also those that no back end sends in this dialect yet."""
     writer = StreamEncoder(decode(deliveryMethod="stream"), None)
     served_by = ServedBy(provider="p", model="m", fingerprint="f")
-    block = ServerToolCallBlock(id="s", tool="web_search")
+    block = ServerToolCallBlock(id="s", tool="web_search", name="web_search")
     for event in (
         Started(served_by=served_by),
         BlockOpened(index=0, block=block),

@@ -8,18 +8,15 @@ from deepserve.core.errors import UnsupportedFeature
 from deepserve.core.messages import (
     File,
     Image,
-    Json,
     OtherPart,
     Part,
     Reasoning,
-    ServerToolCall,
-    ServerToolResult,
     Text,
     ToolCall,
     ToolResult,
 )
 from deepserve.dialects.messages.fields import REFUSED_BLOCKS
-from deepserve.dialects.messages.server_tools import kind_of_name, kind_of_result
+from deepserve.dialects.messages.server_tools import decode_call, decode_result, kind_of_result
 from deepserve.dialects.node import Node
 from deepserve.dialects.reading import Reading
 
@@ -28,9 +25,6 @@ INVALID_JSON = "INVALID_JSON"
 arguments that were cut off (platform.claude.com/docs, "Fine-grained tool streaming")."""
 
 _BLOCKS = "messages[].content[]"
-
-_OPAQUE_MEMBERS = frozenset(("encrypted_content", "encrypted_index", "encrypted_stdout", "type"))
-"""Members of search results that say nothing to our model."""
 
 _Shown = Text | Image | File | OtherPart
 
@@ -67,18 +61,14 @@ def _block(reading: Reading, node: Node) -> list[Part]:
             ]
         case "tool_result":
             return [_tool_result(reading, node)]
-        case "server_tool_use":
-            name = node.required("name").string()
-            call = node.optional("input")
-            return [
-                ServerToolCall(id=node.required("id").string(), tool=name, input={} if call is None else call.value)
-            ]
+        case "server_tool_use" | "mcp_tool_use":
+            return [decode_call(node, _arguments(node.optional("input")))]
         case _ if kind in REFUSED_BLOCKS:
             raise UnsupportedFeature(
                 f"Content blocks of type `{kind}` are not supported: {REFUSED_BLOCKS[kind]}.", field=node.field
             )
-        case _ if kind_of_result(kind) is not None:
-            return [_server_result(node)]
+        case _ if kind == "mcp_tool_result" or kind_of_result(kind) is not None:
+            return [decode_result(node)]
         case _:
             return list(_shown(reading, node))
 
@@ -166,28 +156,3 @@ def _tool_result(reading: Reading, node: Node) -> ToolResult:
         content=() if content is None else tuple(_shown_content(reading, content)),
         is_error=has_failed,
     )
-
-
-def _server_result(node: Node) -> ServerToolResult:
-    kind = kind_of_result(node.required("type").string())
-    assert kind is not None
-    content = node.required("content").value
-    error_code = content.get("error_code") if isinstance(content, dict) else None
-    is_failure = isinstance(error_code, str)
-    return ServerToolResult(
-        call_id=node.required("tool_use_id").string(),
-        tool=kind_of_name(kind.name).name,
-        output=None if is_failure else _readable(content),
-        error_code=error_code if is_failure else None,
-    )
-
-
-def _readable(value: Json) -> Json:
-    """A result without what is sealed for its issuer."""
-    match value:
-        case dict():
-            return {key: _readable(item) for key, item in value.items() if key not in _OPAQUE_MEMBERS}
-        case list():
-            return [_readable(item) for item in value]
-        case _:
-            return value

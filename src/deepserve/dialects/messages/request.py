@@ -25,7 +25,6 @@ from deepserve.dialects.knobs import read_knob
 from deepserve.dialects.messages.conversation import check_traces, decode_messages, decode_system
 from deepserve.dialects.messages.end_user import end_user
 from deepserve.dialects.messages.fields import HONOURED, REFUSED
-from deepserve.dialects.messages.server_tools import ServerTools
 from deepserve.dialects.messages.thinking import decode_thinking
 from deepserve.dialects.messages.tools import decode_tool_choice, decode_tools
 from deepserve.dialects.node import Node, not_json
@@ -49,11 +48,9 @@ class Names(Protocol):
 class MessagesRequest(Asked, frozen=True, kw_only=True):
     """A decoded request and what only this dialect needs to answer it.
 
-    server_tools        tools that the client believes the server to run
-    has_context_edits   the client asked for edits of the conversation, and is told that none were made
+    has_context_edits  the client asked for edits of the conversation, and is told that none were made
     """
 
-    server_tools: ServerTools = msgspec.field(default_factory=dict)
     has_context_edits: bool = False
 
 
@@ -90,7 +87,8 @@ def decode_request(
         arrived_at=arrived_at,
         messages=messages,
         tools=tools,
-        tool_choice=decode_tool_choice(reading, thinking, tools),
+        server_tools=server_tools,
+        tool_choice=decode_tool_choice(reading, thinking, (*tools, *server_tools)),
         thinking=thinking,
         sampling=_sampling(reading, thinking),
         max_output_tokens=_max_tokens(reading),
@@ -109,8 +107,7 @@ def decode_request(
         model=model,
         is_stream=is_stream,
         ignored=reading.ignored,
-        past_reasoning=count_traces(messages, is_needed=thinking.enabled and bool(tools)),
-        server_tools=server_tools,
+        past_reasoning=count_traces(messages, is_needed=thinking.enabled and bool(tools or server_tools)),
         has_context_edits=root.optional("context_management") is not None,
     )
 

@@ -10,8 +10,9 @@ import msgspec
 from msgspec import UNSET
 
 from deepserve.core.answer import Answer
-from deepserve.core.events import Finished, FinishReason
+from deepserve.core.events import FinishReason
 from deepserve.core.messages import (
+    Citation,
     File,
     Image,
     Json,
@@ -29,22 +30,13 @@ from deepserve.core.usage import Usage
 from deepserve.dialects.exchange import AnswerHead
 from deepserve.dialects.messages.content import INVALID_JSON
 from deepserve.dialects.messages.request import MessagesRequest
-from deepserve.dialects.messages.server_tools import (
-    UNAVAILABLE,
-    ServerToolKind,
-    ServerTools,
-    error_content,
-    kind_of_name,
-    server_call_id,
-)
+from deepserve.dialects.messages.server_tools import encode_call, encode_result, seal
 from deepserve.dialects.messages.wire import (
     WireBlock,
     WireContextManagement,
     WireMessage,
     WireOutputDetails,
-    WireServerResult,
     WireServerToolUsage,
-    WireServerToolUse,
     WireText,
     WireThinking,
     WireToolUse,
@@ -67,18 +59,17 @@ def encode_answer(
 ) -> bytes:
     """The body of a whole answer.
 
-    Not carried, because the dialect has no word for it: log-probabilities, seeds, cost, citations of our own, and any
+    Not carried, because the dialect has no word for it: log-probabilities, seeds, cost, and any
     result but the first, of which there is only one here.
     """
     result = answer.results[0]
-    calls = [part.name for part in result.parts if isinstance(part, ToolCall)]
     return msgspec.json.encode(
         WireMessage(
             id=message_id(head),
             role="assistant",
             model=head.model,
             content=list(_blocks(result.parts, messages, head)),
-            stop_reason=stop_reason(result.finished, calls, messages.server_tools),
+            stop_reason=STOP_REASONS[result.finished.reason],
             stop_sequence=result.finished.stop_string,
             usage=encode_usage(answer.usage),
             context_management=context_management(messages),
@@ -89,13 +80,6 @@ def encode_answer(
 
 def message_id(head: AnswerHead) -> str:
     return "msg_" + head.id.replace("-", "")
-
-
-def stop_reason(finished: Finished, called: Iterable[str], server_tools: ServerTools) -> str:
-    """called: names of all tools the answer calls. Where only the server is to answer, the turn pauses."""
-    if finished.reason == "tool_calls" and all(name in server_tools for name in called):
-        return "pause_turn"
-    return STOP_REASONS[finished.reason]
 
 
 def signature_of(signature: str | None, sealed: str | None, head: AnswerHead) -> str:
@@ -125,17 +109,14 @@ def encode_usage(usage: Usage) -> WireUsage:
     )
 
 
-def unavailable_result(kind: ServerToolKind, call_id: str) -> WireServerResult:
-    """The answer to a call of a tool that this server does not run."""
-    return WireServerResult(
-        type=kind.result_type, tool_use_id=server_call_id(call_id), content=error_content(kind, UNAVAILABLE)
-    )
-
-
-def server_result(result: ServerToolResult) -> WireServerResult:
-    kind = kind_of_name(result.tool)
-    content = result.output if result.error_code is None else error_content(kind, result.error_code)
-    return WireServerResult(type=kind.result_type, tool_use_id=server_call_id(result.call_id), content=content)
+def encode_citation(citation: Citation) -> Json:
+    return {
+        "type": "web_search_result_location",
+        "url": citation.url,
+        "title": citation.title,
+        "cited_text": citation.cited_text,
+        "encrypted_index": seal(citation.url),
+    }
 
 
 def input_of(arguments: str) -> Json:
@@ -153,18 +134,17 @@ def _blocks(parts: Iterable[Part], messages: MessagesRequest, head: AnswerHead) 
             case Reasoning():
                 shown = "" if messages.request.thinking.exclude else part.text
                 yield WireThinking(shown, signature_of(part.signature, part.sealed, head))
-            case Text() | Refusal():
+            case Text():
+                citations = [encode_citation(citation) for citation in part.citations]
+                yield WireText(part.text, citations or UNSET)
+            case Refusal():
                 yield WireText(part.text)
-            case ToolCall(name=name) if name in messages.server_tools:
-                kind = messages.server_tools[name]
-                yield WireServerToolUse(server_call_id(part.id), kind.name, input_of(part.arguments))
-                yield unavailable_result(kind, part.id)
             case ToolCall():
                 yield WireToolUse(part.id, part.name, input_of(part.arguments))
             case ServerToolCall():
-                yield WireServerToolUse(server_call_id(part.id), part.tool, part.input or {})
+                yield encode_call(part.id, part.tool, part.name, input_of(part.arguments))
             case ServerToolResult():
-                yield server_result(part)
+                yield encode_result(part, head.created_at)
             case Image() | File() | ToolResult() | OtherPart():
                 pass  # no back end answers with these
             case _:

@@ -9,6 +9,7 @@ from deepserve.dialects import body_schema as schema
 from deepserve.dialects import deepseek
 from deepserve.dialects.body_schema import BOOLEAN, STRING, Schema
 from deepserve.dialects.messages.fields import IGNORED
+from deepserve.dialects.messages.server_tools import KINDS, MAX_NAME
 
 _MAX_U32 = 2**32 - 1
 
@@ -37,22 +38,42 @@ def request_schema(limits: Limits, names: Sequence[str]) -> Schema:
         ),
         "output_config": schema.record({"effort": schema.one_of(tuple(deepseek.EFFORTS)), "format": {"type": "null"}}),
         "tools": schema.list_of(
-            schema.record(
-                {
-                    "name": schema.tool_name(deepseek.MAX_TOOL_NAME),
-                    "description": STRING,
-                    "input_schema": {"type": "object", "description": "A JSON Schema."},
-                    "strict": BOOLEAN,
-                },
-                required=("name", "input_schema"),
+            schema.any_of(
+                schema.record(
+                    {
+                        "name": schema.tool_name(deepseek.MAX_TOOL_NAME),
+                        "description": STRING,
+                        "input_schema": {"type": "object", "description": "A JSON Schema."},
+                        "strict": BOOLEAN,
+                    },
+                    required=("name", "input_schema"),
+                ),
+                _server_tool(),
             ),
             at_most=limits.tools,
+        ),
+        "mcp_servers": schema.list_of(
+            schema.record({"name": {**STRING, "description": "One that the operator has added."}}, required=("name",))
         ),
         "tool_choice": schema.record(
             {"type": schema.one_of(("auto", "none")), "disable_parallel_tool_use": BOOLEAN}, required=("type",)
         ),
     }
     return schema.body(("model", "messages"), properties, ignored=IGNORED)
+
+
+def _server_tool() -> Schema:
+    """One that the server runs; dates of types are not checked."""
+    domains = schema.list_of({**STRING, "pattern": r"^[A-Za-z0-9-]{1,63}(\.[A-Za-z0-9-]{1,63})*$"}, at_most=100)
+    return schema.record(
+        {
+            "type": {**STRING, "pattern": f"^({'|'.join(kind.type_prefix for kind in KINDS)})"},
+            "name": schema.tool_name(MAX_NAME),
+            "max_uses": schema.integer(1, _MAX_U32, "More calls in one answer are refused to the model."),
+            "allowed_domains": domains,
+        },
+        required=("type", "name"),
+    )
 
 
 def _message(text_block: Schema) -> Schema:

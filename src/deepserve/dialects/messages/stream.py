@@ -8,6 +8,7 @@ Order and members: platform.claude.com/docs, "Streaming messages".
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import assert_never
 
 import msgspec
@@ -30,27 +31,25 @@ from deepserve.core.events import (
     ToolCallBlock,
     UsageReported,
 )
-from deepserve.core.messages import Part, ServerToolResult, Text, ToolCall
+from deepserve.core.messages import Citation, Part, ServerToolResult, Text, ToolCall
 from deepserve.core.usage import Usage
 from deepserve.core.verdict import is_judged, judge, validated_label
 from deepserve.dialects.exchange import AnswerHead
 from deepserve.dialects.messages.errors import encode_error
 from deepserve.dialects.messages.request import MessagesRequest
 from deepserve.dialects.messages.response import (
+    STOP_REASONS,
     context_management,
+    encode_citation,
     encode_usage,
     message_id,
-    server_result,
     signature_of,
-    stop_reason,
-    unavailable_result,
 )
-from deepserve.dialects.messages.server_tools import kind_of_name, server_call_id
+from deepserve.dialects.messages.server_tools import encode_call, encode_result
 from deepserve.dialects.messages.wire import (
     WireBlock,
     WireMessage,
     WireMessageDelta,
-    WireServerToolUse,
     WireStop,
     WireText,
     WireThinking,
@@ -58,6 +57,8 @@ from deepserve.dialects.messages.wire import (
 )
 
 PING = b'event: ping\ndata: {"type":"ping"}\n\n'
+
+_BEFORE_ARGUMENTS = b'{"type":"input_json_delta","partial_json":'
 
 _STOPPED = b'event: message_stop\ndata: {"type":"message_stop"}\n\n'
 
@@ -78,7 +79,6 @@ class StreamEncoder:
         self._texts: list[str] = []
         self._block: Block | None = None
         self._index = -1  # of the open block on the wire, which has more blocks than the core has
-        self._called: list[str] = []
         self._usage = Usage()
         self._error: DeepserveError | None = None
         self._before_delta = b""
@@ -88,7 +88,7 @@ class StreamEncoder:
         """Frames for one event; often none."""
         match event:
             case BlockDelta():
-                return self._delta(event.text)
+                return self._delta(event.text) + self._cite(event.citations)
             case BlockOpened():
                 return self._open(event.block)
             case BlockClosed():
@@ -136,20 +136,12 @@ class StreamEncoder:
             case TextBlock():
                 return self._begin(WireText(""), b'{"type":"text_delta","text":')
             case ToolCallBlock():
-                self._called.append(block.name)
-                kind = self._messages.server_tools.get(block.name)
-                wire: WireBlock = WireToolUse(block.id, block.name, {})
-                if kind is not None:
-                    wire = WireServerToolUse(server_call_id(block.id), kind.name, {})
-                return self._begin(wire, b'{"type":"input_json_delta","partial_json":')
+                return self._begin(WireToolUse(block.id, block.name, {}), _BEFORE_ARGUMENTS)
             case ServerToolCallBlock():
-                wire = WireServerToolUse(server_call_id(block.id), kind_of_name(block.tool).name, {})
-                return self._begin(wire, b'{"type":"input_json_delta","partial_json":')
+                return self._begin(encode_call(block.id, block.tool, block.name, {}), _BEFORE_ARGUMENTS)
             case ServerToolResultBlock():
-                result = ServerToolResult(
-                    call_id=block.call_id, tool=block.tool, output=block.output, error_code=block.error_code
-                )
-                return self._begin(server_result(result), b"")
+                result = ServerToolResult(call_id=block.call_id, tool=block.tool, output=block.output)
+                return self._begin(encode_result(result, self._head.created_at), b"")
             case _:
                 assert_never(block)
 
@@ -174,6 +166,13 @@ class StreamEncoder:
             return b""
         return b"%b%b}}\n\n" % (self._before_delta, _encode(text))
 
+    def _cite(self, citations: Sequence[Citation]) -> bytes:
+        return b"".join(
+            b'event: content_block_delta\ndata: {"type":"content_block_delta","index":%d,"delta":%b}\n\n'
+            % (self._index, _encode({"type": "citations_delta", "citation": encode_citation(citation)}))
+            for citation in citations
+        )
+
     def _close(self, closed: BlockClosed) -> bytes:
         block, self._block = self._block, None
         self._keep(block)
@@ -183,10 +182,6 @@ class StreamEncoder:
                 delta = b'{"type":"signature_delta","signature":%b}' % _encode(signature)
                 frame = b'event: content_block_delta\ndata: {"type":"content_block_delta","index":%d,"delta":%b}\n\n'
                 return frame % (self._index, delta) + self._stop()
-            case ToolCallBlock(id=call_id, name=name) if name in self._messages.server_tools:
-                stopped = self._stop()
-                result = unavailable_result(self._messages.server_tools[name], call_id)
-                return stopped + self._begin(result, b"") + self._stop()
             case _:
                 return self._stop()
 
@@ -206,7 +201,7 @@ class StreamEncoder:
         label = validated_label(judge(self._messages.request, self._parts)) if self._keeps_parts else ""
         delta = WireMessageDelta(
             delta=WireStop(
-                stop_reason=stop_reason(finished, self._called, self._messages.server_tools),
+                stop_reason=STOP_REASONS[finished.reason],
                 stop_sequence=finished.stop_string,
             ),
             usage=encode_usage(self._usage),

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from deepserve.core.errors import InvalidField, UnsupportedFeature
-from deepserve.core.request import Thinking, Tool, ToolChoice
+from deepserve.core.request import ServerTool, Thinking, Tool, ToolChoice
 from deepserve.dialects.deepseek import MAX_TOOL_NAME
-from deepserve.dialects.messages.server_tools import ServerToolKind, kind_of_type
+from deepserve.dialects.messages.server_tools import decode_mcp_servers, decode_server_tool, kind_of_type
 from deepserve.dialects.node import Node
 from deepserve.dialects.reading import Reading
 from deepserve.dialects.tool_name import read_tool_name
@@ -14,11 +16,12 @@ _MEMBERS = ("type", "name", "description", "input_schema", "strict")
 _TOOL_SEARCH = "tool_search_tool_"
 
 
-def decode_tools(reading: Reading) -> tuple[tuple[Tool, ...], dict[str, ServerToolKind]]:
-    """All tools that the model is offered, and which of them the client believes the server to run."""
+def decode_tools(reading: Reading) -> tuple[tuple[Tool, ...], tuple[ServerTool, ...]]:
+    """The functions that the client offers, and the tools that the server is to run."""
+    mcp_servers = decode_mcp_servers(reading)
     node = reading.root.optional("tools")
     if node is None:
-        return (), {}
+        return (), mcp_servers
     num_tools = len(node.sequence())
     if num_tools > reading.limits.tools:
         raise InvalidField(
@@ -27,24 +30,21 @@ def decode_tools(reading: Reading) -> tuple[tuple[Tool, ...], dict[str, ServerTo
             field="tools",
         )
     tools: list[Tool] = []
-    server_tools: dict[str, ServerToolKind] = {}
+    server_tools: list[ServerTool] = []
     for item in node.items():
         kind = item.optional("type")
         declared = "custom" if kind is None else kind.string()
         server_tool = kind_of_type(declared)
         if server_tool is not None:
-            name = read_tool_name(item.required("name"), MAX_TOOL_NAME)
-            server_tools[name] = server_tool
-            tools.append(server_tool.tool(name))
-            reading.ignore_others(item, ("type", "name"), "tools[]")
+            server_tools.append(decode_server_tool(reading, item, server_tool))
         elif declared.startswith(_TOOL_SEARCH):
             reading.ignore(f"tools[].{declared[:64]}")
         else:
             tools.append(_function(reading, item, declared))
-    names = [tool.name for tool in tools]
+    names = [tool.name for tool in tools] + [tool.name for tool in server_tools]
     if len(set(names)) < len(names):
         raise InvalidField("tools: Tool names must be unique.", field="tools")
-    return tuple(tools), server_tools
+    return tuple(tools), (*server_tools, *mcp_servers)
 
 
 def _function(reading: Reading, node: Node, declared: str) -> Tool:
@@ -69,7 +69,7 @@ def _function(reading: Reading, node: Node, declared: str) -> Tool:
     )
 
 
-def decode_tool_choice(reading: Reading, thinking: Thinking, tools: tuple[Tool, ...]) -> ToolChoice:
+def decode_tool_choice(reading: Reading, thinking: Thinking, tools: Sequence[Tool | ServerTool]) -> ToolChoice:
     """disable_parallel_tool_use is honoured, where the vendor ignores it; strict mode ignores it too."""
     node = reading.root.optional("tool_choice")
     if node is None:

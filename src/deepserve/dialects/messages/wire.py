@@ -15,6 +15,7 @@ class WireThinking(msgspec.Struct, tag_field="type", tag="thinking"):
 
 class WireText(msgspec.Struct, tag_field="type", tag="text"):
     text: str
+    citations: list[Json] | UnsetType = UNSET
 
 
 class WireToolUse(msgspec.Struct, tag_field="type", tag="tool_use"):
@@ -37,7 +38,20 @@ class WireServerResult(msgspec.Struct):
     content: Json
 
 
-WireBlock = WireThinking | WireText | WireToolUse | WireServerToolUse | WireServerResult
+class WireMcpUse(msgspec.Struct, tag_field="type", tag="mcp_tool_use"):
+    id: str
+    name: str
+    server_name: str
+    input: Json
+
+
+class WireMcpResult(msgspec.Struct, tag_field="type", tag="mcp_tool_result"):
+    tool_use_id: str
+    is_error: bool
+    content: list[Json]
+
+
+WireBlock = WireThinking | WireText | WireToolUse | WireServerToolUse | WireServerResult | WireMcpUse | WireMcpResult
 
 
 class WireOutputDetails(msgspec.Struct):
