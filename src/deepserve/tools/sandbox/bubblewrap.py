@@ -58,7 +58,7 @@ class Bubblewrap:
             parent=None,
             paths=None,
             num_threads=_NUM_THREADS,
-            filter=inner_filter(self._machine, may_change_metadata=True),
+            filter=inner_filter(self._machine, sees_host=False, is_own_user=True),
             font_lists=[f"{_RUNTIME}/fonts/{name}" for name in self._runtime.font_lists()],
         )
         return set_up(process, inside, self._limits)

@@ -17,6 +17,7 @@ from deepserve.tools.sandbox.syscalls import (
     FILE_SYSTEMS,
     KERNEL,
     METADATA,
+    MODES,
     NEW_PROCESSES,
     NEWEST_KNOWN,
     OTHER_PROCESSES,
@@ -60,15 +61,17 @@ def outer_filter(machine: Machine) -> bytes:
     return _program(machine, (REACHING_OUT, OTHER_PROCESSES, FILE_SYSTEMS, KERNEL), has_processes=True)
 
 
-def inner_filter(machine: Machine, *, may_change_metadata: bool) -> bytes:
+def inner_filter(machine: Machine, *, sees_host: bool, is_own_user: bool) -> bytes:
     """Stage two, for the rest of the process's life.
 
-    may_change_metadata: modes and times of files. No, where the process is the server's own user and paths are all
-    that keeps it from his files: Landlock does not look at these calls.
+    sees_host    paths of the host can be named, so that calls on paths which Landlock does not watch must fail
+    is_own_user  nothing outside the sandbox belongs to the process's user
     """
     groups = [REACHING_OUT, OTHER_PROCESSES, FILE_SYSTEMS, KERNEL, NEW_PROCESSES]
-    if not may_change_metadata:
+    if sees_host:
         groups.append(METADATA)
+        if not is_own_user:
+            groups.append(MODES)
     return _program(machine, tuple(groups), has_processes=False)
 
 

@@ -16,8 +16,8 @@ if TYPE_CHECKING:  # these exist on Linux only
     from deepserve.tools.sandbox.launch import Tier
     from deepserve.tools.sandbox.runtime import Runtime
 
-TierName = Literal["bubblewrap", "landlock"]
-_STRONGEST_FIRST: tuple[TierName, ...] = ("bubblewrap", "landlock")
+SandboxName = Literal["bubblewrap", "landlock"]
+_STRONGEST_FIRST: tuple[SandboxName, ...] = ("bubblewrap", "landlock")
 
 _FONT_LIST_S = 30.0
 _FONT_LIST_PREFIX = "fontlist"

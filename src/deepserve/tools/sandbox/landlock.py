@@ -78,8 +78,7 @@ class Landlock:
             },
             # The kernel counts all that this user runs.
             num_threads=_NUM_THREADS + (_count_threads(os.geteuid()) if user is None else 0),
-            # A user of its own owns nothing else: then modes and times of files are its own affair.
-            filter=inner_filter(self._machine, may_change_metadata=user is not None),
+            filter=inner_filter(self._machine, sees_host=True, is_own_user=user is not None),
             font_lists=[str(self._runtime.font_folder / name) for name in self._runtime.font_lists()],
         )
         return set_up(process, inside, self._limits)

@@ -101,6 +101,14 @@ class Process:
     def has_ended(self) -> bool:
         return self._has_ended
 
+    @property
+    def pid(self) -> int:
+        """Of the innermost process, as this machine numbers it."""
+        return self._walls.pid
+
+    def is_alive(self) -> bool:
+        return not self._has_ended and self._child.poll() is None
+
     def set_up(self, setup: dict[str, Json], *, timeout_s: float) -> None:
         """Hand over what the process needs to wall itself in. Raises StartFailed, and has ended then."""
         exchange = _Exchange(self._limits, setup)
@@ -134,16 +142,14 @@ class Process:
             return CellResult(stdout=stdout, stderr=stderr, exit_code=1, stopped_by=stopped_by)
         self._walls.send_signal(signal.SIGSTOP)
         value = head.value
+        files = exchange.answer.files()
+        num_left_out = head.left_out + len(head.files) - len(files)
         if head.is_value_cut and value is not None:
             value += " [the rest was left out]"
-        if head.left_out:
-            stderr += (
-                f"[{head.left_out} more files were left out: at most {self._limits.files_back} of "
-                f"{self._limits.file_back_bytes // 1024} KiB each are sent back]\n"
-            )
-        return CellResult(
-            stdout=stdout, stderr=stderr, value=value, exit_code=head.exit_code, files=exchange.answer.files()
-        )
+        if num_left_out:
+            most, most_kib = self._limits.files_back, self._limits.file_back_bytes // 1024
+            stderr += f"[left out: {num_left_out} more files; at most {most} of {most_kib} KiB each are sent back]\n"
+        return CellResult(stdout=stdout, stderr=stderr, value=value, exit_code=head.exit_code, files=files)
 
     def kill(self) -> None:
         """Kill it now; may be called from any thread, and whatever waits for it then returns."""
@@ -173,7 +179,9 @@ class Process:
 
     def _converse(self, exchange: _Exchange, *, timeout_s: float, cpu_s: float | None = None) -> str | None:
         """Send and receive until the answer is complete. Returns the reason if the process has ended, or has to."""
-        deadline = self._clock() + timeout_s
+        now = self._clock()
+        deadline = now + timeout_s
+        next_look = now + _TICK_S
         cpu_before = self._cpu_s() if cpu_s is not None else 0.0
         poll = select.poll()
         poll.register(self._input, select.POLLOUT)
@@ -201,17 +209,19 @@ class Process:
             if exchange.answer.is_complete:
                 # What was printed before the answer lies in the pipes by now.
                 self._drain(exchange)
-                return None
+                return self._overfull() if cpu_s is not None else None
             if exchange.num_output_bytes > self._limits.output_read_bytes:
                 return f"the limit of {self._limits.output_read_bytes // 1024} KiB of output"
-            if cpu_s is not None and not is_writing:
-                stopped_by = self._exceeded(cpu_before + cpu_s, cpu_s)
+            if cpu_s is not None and self._clock() >= next_look:
+                next_look = self._clock() + _TICK_S
+                if self._cpu_s() > cpu_before + cpu_s:
+                    return f"the limit of {cpu_s:g} s of processor time"
+                stopped_by = self._overfull()
                 if stopped_by is not None:
                     return stopped_by
 
-    def _exceeded(self, cpu_until_s: float, cpu_s: float) -> str | None:
-        if self._cpu_s() > cpu_until_s:
-            return f"the limit of {cpu_s:g} s of processor time"
+    def _overfull(self) -> str | None:
+        """Which limit of the working folder is exceeded."""
         try:
             num_files, size_bytes = self._walls.count_files()
         except OSError:

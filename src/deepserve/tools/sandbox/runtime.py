@@ -155,8 +155,10 @@ def _digest(distributions: list[metadata.Distribution]) -> str:
 
 def _refuse_writable_by_others(folder: Path) -> None:
     status = folder.stat()
-    if status.st_uid != os.geteuid() or status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
-        raise ConfigurationError(f"{folder} must belong to the server's user and be writable by nobody else")
+    if status.st_uid not in (os.geteuid(), 0) or status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+        raise ConfigurationError(
+            f"{folder} must belong to the server's user or to root, and be writable by nobody else"
+        )
 
 
 def _remove_unused(folder: Path, *, kept: str) -> None:

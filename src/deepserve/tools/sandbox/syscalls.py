@@ -159,10 +159,14 @@ NEW_PROCESSES: Calls = {
 }
 """What setting up the sandbox itself needs, and the code in it does not."""
 
-METADATA: Calls = {
+MODES: Calls = {
     "chmod": (90, None),
     "fchmod": (91, 52),
     "fchmodat": (268, 53),
+}
+"""What Landlock does not watch, and owners may do."""
+
+METADATA: Calls = {
     "chown": (92, None),
     "fchown": (93, 55),
     "lchown": (94, None),
@@ -179,7 +183,7 @@ METADATA: Calls = {
     "fremovexattr": (199, 16),
     "truncate": (76, 45),
 }
-"""What Landlock does not watch: owners, modes and times of files and, before Linux 6.2, their lengths."""
+"""Nor this, which whoever may write may do: attributes, times and, before Linux 6.2, lengths of files."""
 
 BY_ARGUMENT: Calls = {
     "clone": (56, 220),
