@@ -1,0 +1,1 @@
+"""Searching: services on the web, and folders on this machine."""

@@ -1,0 +1,1 @@
+"""Searching folders on this machine, without any network."""
