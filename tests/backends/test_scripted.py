@@ -21,6 +21,7 @@ from deepserve.core.errors import (
     InvalidField,
     Overloaded,
     TooManyRequests,
+    UnsupportedFeature,
 )
 from deepserve.core.events import BlockDelta, Event, Failed, Finished, Started, UsageReported
 from deepserve.core.messages import Reasoning, Text, ToolCall
@@ -95,6 +96,46 @@ def test_without_a_script_json_mode_gives_an_object() -> None:
     text = result.parts[-1]
     assert isinstance(text, Text)
     assert json.loads(text.text) == {"echo": "Hello, json!"}
+
+
+@pytest.mark.parametrize(
+    ("choice", "called"),
+    [
+        ("auto", []),
+        ("required", ["get_weather"]),
+        ({"type": "function", "function": {"name": "wait"}}, ["wait"]),
+        ({"type": "allowed_tools", "mode": "required", "tools": [{"type": "function", "name": "wait"}]}, ["wait"]),
+        ({"type": "allowed_tools", "mode": "auto", "tools": [{"type": "function", "name": "wait"}]}, []),
+        ("none", []),
+    ],
+)
+def test_without_a_script_it_calls_what_it_must_and_may(choice: object, called: list[str]) -> None:
+    """After a tool's result, where it would not call by itself."""
+    turn = {
+        "role": "assistant",
+        "tool_calls": [{"id": "c", "type": "function", "function": {"name": "f", "arguments": ""}}],
+    }
+    answered = [*HELLO, turn, {"role": "tool", "tool_call_id": "c", "content": "21 C"}]
+    tools = [WEATHER, {"type": "function", "function": {"name": "wait"}}]
+    result = _only(_request(messages=answered, tools=tools, tool_choice=choice))
+    assert [part.name for part in result.parts if isinstance(part, ToolCall)] == called
+
+
+@pytest.mark.parametrize(
+    ("fields", "text"),
+    [
+        ({"guided_json": {"type": "object", "properties": {"n": {"type": "integer"}}, "required": ["n"]}}, '{"n": 1}'),
+        ({"guided_choice": ["yes", "no"]}, "yes"),
+    ],
+)
+def test_without_a_script_it_answers_in_the_form_that_is_asked_for(fields: dict[str, Any], text: str) -> None:
+    assert _only(_request(**fields)).parts[-1] == Text(text)
+
+
+def test_a_pattern_needs_a_rule() -> None:
+    with pytest.raises(UnsupportedFeature, match="give it a rule"):
+        _answer(_request(guided_regex="a+"))
+    assert _only(_request(guided_regex="a+"), Reply(text="aaa")).parts == (Text("aaa"),)
 
 
 def test_tools_are_left_alone_when_the_client_says_none() -> None:

@@ -9,6 +9,7 @@ import anthropic
 import pytest
 from anthropic import Anthropic, AsyncAnthropic
 from anthropic.types import MessageParam, ToolParam
+from pydantic import BaseModel
 
 from deepserve.config import Settings
 from tests.server.live import LiveServer, live_server, scripted
@@ -193,6 +194,30 @@ def test_a_search_the_server_cannot_make_is_a_tools_error(client: Anthropic) -> 
     assert answer.stop_reason == "end_turn"
 
 
+class City(BaseModel):
+    """A city."""
+
+    name: str
+    population: int
+
+
+def test_a_schema_is_parsed_by_the_sdk(client: Anthropic) -> None:
+    answer = client.messages.parse(model=MODEL, max_tokens=256, messages=MESSAGES, output_format=City)
+    assert isinstance(answer.parsed_output, City)
+
+
+def test_a_call_is_forced_while_thinking(client: Anthropic) -> None:
+    answer = client.messages.create(
+        model=MODEL,
+        max_tokens=2048,
+        messages=MESSAGES,
+        tools=TOOLS,
+        tool_choice={"type": "tool", "name": "get_weather", "disable_parallel_tool_use": True},
+        thinking={"type": "enabled", "budget_tokens": 1024},
+    )
+    assert [block.type for block in answer.content] == ["thinking", "tool_use"]
+
+
 def test_errors_are_the_sdks_own(live: LiveServer, client: Anthropic) -> None:
     with pytest.raises(anthropic.BadRequestError) as caught:
         client.messages.create(model=MODEL, max_tokens=256, messages=MESSAGES, extra_body={"temperature": 3})
@@ -203,8 +228,8 @@ def test_errors_are_the_sdks_own(live: LiveServer, client: Anthropic) -> None:
     assert caught.value.body["request_id"] == caught.value.request_id
     with pytest.raises(anthropic.BadRequestError, match="supported API model names"):
         client.messages.create(model="gpt-5", max_tokens=256, messages=MESSAGES)
-    with pytest.raises(anthropic.BadRequestError, match="is not supported"):
-        client.messages.create(model=MODEL, max_tokens=256, messages=MESSAGES, tools=TOOLS, tool_choice={"type": "any"})
+    with pytest.raises(anthropic.BadRequestError, match="no tools are offered"):
+        client.messages.create(model=MODEL, max_tokens=256, messages=MESSAGES, tool_choice={"type": "any"})
     with client_of(live, "/anthropic/nowhere") as lost, pytest.raises(anthropic.NotFoundError):
         lost.messages.create(model=MODEL, max_tokens=256, messages=MESSAGES)
 

@@ -12,7 +12,6 @@ from typing import Any
 import pytest
 from anthropic import Anthropic
 from langchain_anthropic import ChatAnthropic
-from langchain_anthropic.chat_models import AnthropicInvalidRequestError
 from langchain_core.language_models import BaseChatModel
 from langchain_core.messages import AIMessage, BaseMessage, HumanMessage
 from langchain_core.tools import tool
@@ -151,9 +150,6 @@ class City(BaseModel):
     name: str
 
 
-@pytest.mark.xfail(
-    reason="the server does not enforce schemas and tool choices yet", strict=True, raises=AnthropicInvalidRequestError
-)
 @pytest.mark.parametrize("method", ["function_calling", "json_schema"])
 def test_chat_anthropic_fills_a_schema(scripted_server: str, method: str) -> None:
     model = claude(scripted_server, thinks=False)

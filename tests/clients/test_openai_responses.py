@@ -183,10 +183,15 @@ def test_a_long_conversation_is_made_shorter_and_goes_on(client: OpenAI) -> None
     assert after.usage.input_tokens < before.input_tokens
 
 
+def test_a_schema_is_parsed_by_the_sdk(client: OpenAI) -> None:
+    parsed = client.responses.parse(model=MODEL, input="a city", text_format=City).output_parsed
+    assert isinstance(parsed, City)
+
+
 def test_errors_are_the_sdks_own(client: OpenAI) -> None:
     with pytest.raises(openai.BadRequestError) as caught:
-        client.responses.parse(model=MODEL, input="a city", text_format=City)
-    assert (caught.value.code, caught.value.param) == ("unsupported_parameter", "text.format.type")
+        client.responses.create(model=MODEL, input="hello", tool_choice="required")
+    assert (caught.value.code, caught.value.param) == ("invalid_value", "tool_choice")
     with pytest.raises(openai.BadRequestError) as caught:
         client.responses.create(model="gpt-6", input="hello")
     assert caught.value.code == "model_not_found"

@@ -3,12 +3,12 @@
 import asyncio
 import json
 from collections.abc import Iterator
-from typing import Any
 
 import openai
 import pytest
 from openai import AsyncOpenAI, OpenAI
 from openai.types.chat import ChatCompletionMessageParam, ChatCompletionToolParam
+from pydantic import BaseModel
 
 from tests.server.live import LiveServer, live_server, scripted
 
@@ -134,13 +134,26 @@ def test_errors_are_the_sdks_own(client: OpenAI) -> None:
     assert caught.value.param == "temperature"
     assert caught.value.code == "invalid_request_error"
     assert caught.value.request_id
-    for fields in (
-        {"response_format": {"type": "json_schema", "json_schema": {"name": "x", "schema": {}}}},
-        {"tools": TOOLS, "tool_choice": "required"},
-    ):
-        call: Any = client.chat.completions.create  # Any: the overloads do not take a dictionary
-        with pytest.raises(openai.BadRequestError, match="not supported"):
-            call(model=MODEL, messages=MESSAGES, **fields)
+
+
+class City(BaseModel):
+    """A city."""
+
+    name: str
+    population: int
+
+
+def test_a_schema_is_parsed_by_the_sdk(client: OpenAI) -> None:
+    answer = client.chat.completions.parse(model=MODEL, messages=MESSAGES, response_format=City)
+    assert isinstance(answer.choices[0].message.parsed, City)
+
+
+def test_a_call_is_forced_while_thinking(client: OpenAI) -> None:
+    answer = client.chat.completions.create(model=MODEL, messages=MESSAGES, tools=TOOLS, tool_choice="required")
+    message = answer.choices[0].message
+    assert [call.type for call in message.tool_calls or ()] == ["function"]
+    assert message.model_extra is not None
+    assert message.model_extra["reasoning_content"]
 
 
 def test_the_asynchronous_client(live: LiveServer) -> None:

@@ -2,16 +2,17 @@
 
 For authors of clients, who want every kind of answer on demand, and for our own tests. A script is an ordered list of
 rules; the first whose `when` matches the request gives the `reply`. Without a matching rule, a built-in reply answers
-anything: it echoes the last user message, calls the first tool when tools are offered and no result is pending, and
-gives a small JSON object in JSON mode.
+anything: it echoes the last user message, calls the first tool that may be called when a call is demanded or no result
+is pending, and gives JSON by the schema where a form is asked for.
 
 Honoured: thinking on and off (a scripted trace is only sent while thinking), `budget_tokens`, stop strings, output
-limits, the number of results, log-probabilities (invented, but stable), `tool_choice` none and parallel calls, the
-context limit. One piece of text counts as one token: a word with the blanks before it.
+limits, the number of results, log-probabilities (invented, but stable), `tool_choice` and the form of the answer (by
+the built-in reply; of a script's replies only calls are left out, where none or one is allowed), the context limit.
+One piece of text counts as one token: a word with the blanks before it.
 
 Ignored: every sampling knob, logit_bias and seed (nothing is drawn), the effort, `strict` of tools (arguments come
-from the script or from the schema's types), the parts that are not text, `user_id` and the tenant (there is no cache:
-`hit_tokens` is what the script says), provider preferences and fallback models, plain completions (refused).
+from the script, or are an example by their schema), the parts that are not text, `user_id` and the tenant (there is no
+cache: `hit_tokens` is what the script says), provider preferences and fallback models, plain completions (refused).
 """
 
 from __future__ import annotations
@@ -21,7 +22,9 @@ import json
 import math
 import re
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
+from typing import assert_never
 
+from deepserve.backends.example_value import example_value
 from deepserve.backends.script import Failure, Reply, Script, ScriptedCall, When, load_script
 from deepserve.config import Settings
 from deepserve.core.errors import (
@@ -32,6 +35,7 @@ from deepserve.core.errors import (
     InvalidField,
     Overloaded,
     TooManyRequests,
+    UnsupportedFeature,
 )
 from deepserve.core.events import (
     Block,
@@ -282,7 +286,7 @@ def _matches(when: When, request: Request) -> bool:
         (when.last_role, request.messages[-1].role if request.messages else None),
         (when.has_tools, bool(request.tools)),
         (when.is_thinking, request.thinking.enabled),
-        (when.is_json, request.response_format.kind == "json_object"),
+        (when.is_json, request.response_format.kind in ("json_object", "json_schema")),
     )
     if any(wanted is not None and wanted != actual for wanted, actual in conditions):
         return False
@@ -302,54 +306,51 @@ def _built_in_reply(request: Request) -> Reply:
         return Reply(text=f" and so on after: {asked}" if request.infill.suffix is None else "something in between")
     last = request.messages[-1]
     reasoning = f"The user said: {asked} I will answer that."
+    tools = _callable_tools(request)
+    if tools and (request.tool_choice.mode in ("required", "named") or (last.role != "tool" and not last.prefix)):
+        tool = tools[0]
+        call = ScriptedCall(name=tool.name, arguments=_written(_arguments(tool)))
+        return Reply(reasoning=reasoning, tool_calls=(call,))
     if last.prefix:
         return Reply(reasoning=reasoning, text=" and so on.")
+    form = request.response_format
+    match form.kind:
+        case "json_object":
+            return Reply(reasoning=reasoning, text=_written({"echo": asked}))
+        case "json_schema":
+            return Reply(reasoning=reasoning, text=_written(example_value(form.schema)))
+        case "choice":
+            return Reply(reasoning=reasoning, text=form.choices[0])
+        case "regex":
+            raise UnsupportedFeature(
+                "The scripted back end cannot answer by a regular expression: give it a rule for this request.",
+                field="response_format",
+            )
+        case "text":
+            pass
+        case _:
+            assert_never(form.kind)
     if last.role == "tool":
         results = [part.text for part in last.tool_results[0].content if isinstance(part, Text)]
         return Reply(reasoning=reasoning, text="The tool answered: " + "".join(results))
-    if request.tools and request.tool_choice.mode != "none":
-        tool = request.tools[0]
-        call = ScriptedCall(name=tool.name, arguments=json.dumps(_arguments(tool), ensure_ascii=False))
-        return Reply(reasoning=reasoning, tool_calls=(call,))
-    if request.response_format.kind == "json_object":
-        return Reply(reasoning=reasoning, text=json.dumps({"echo": asked}, ensure_ascii=False))
     return Reply(reasoning=reasoning, text=f"You said: {asked}")
 
 
-def _arguments(tool: Tool) -> dict[str, Json]:
-    """A value of the right type for each required parameter."""
-    schema = tool.parameters or {}
-    properties = schema.get("properties")
-    required = schema.get("required")
-    if not isinstance(properties, Mapping) or not isinstance(required, list):
-        return {}
-    return {name: _example(properties.get(name)) for name in required if isinstance(name, str)}
+def _callable_tools(request: Request) -> Sequence[Tool]:
+    """The tools that may be called, as the choice among them says."""
+    choice = request.tool_choice
+    if choice.mode == "none":
+        return ()
+    return [tool for tool in request.tools if not choice.names or tool.name in choice.names]
 
 
-def _example(schema: Json, depth: int = 0) -> Json:
-    if not isinstance(schema, Mapping) or depth > 8:
-        return "example"
-    choices = schema.get("enum")
-    if isinstance(choices, list) and choices:
-        return choices[0]
-    if "const" in schema:
-        return schema["const"]
-    match schema.get("type"):
-        case "integer" | "number":
-            return 1
-        case "boolean":
-            return True
-        case "null":
-            return None
-        case "array":
-            return []
-        case "object":
-            properties, required = schema.get("properties"), schema.get("required")
-            if isinstance(properties, Mapping) and isinstance(required, list):
-                return {name: _example(properties.get(name), depth + 1) for name in required if isinstance(name, str)}
-            return {}
-        case _:
-            return "example"
+def _arguments(tool: Tool) -> Json:
+    arguments = example_value({"type": "object", **(tool.parameters or {})})
+    return arguments if isinstance(arguments, dict) else {}
+
+
+def _written(value: Json) -> str:
+    return json.dumps(value, ensure_ascii=False)
 
 
 def _count_prompt(request: Request) -> int:

@@ -118,3 +118,17 @@ def user_id(limits: Limits) -> Schema:
 
 def tool_name(max_characters: int) -> Schema:
     return {"type": "string", "pattern": "^[a-zA-Z0-9_-]+$", "maxLength": max_characters}
+
+
+def json_schema(description: str = "A JSON Schema.") -> Schema:
+    return {"type": "object", "description": description}
+
+
+def named_schema(max_name: int) -> dict[str, Schema]:
+    """The members with which OpenAI's dialects ask for a schema."""
+    return {
+        "name": tool_name(max_name),
+        "description": STRING,
+        "schema": json_schema(),
+        "strict": BOOLEAN | {"description": "True: a keyword that cannot be enforced is refused."},
+    }

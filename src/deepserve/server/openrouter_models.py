@@ -194,7 +194,7 @@ class _Models:
             "native_tools": {},
             "service_tier": None,
             "supports_diarization": False,
-            "supports_tool_choice": {"none": True, "auto": True, "required": False, "function": False},
+            "supports_tool_choice": {"none": True, "auto": True, "required": True, "function": True},
             "served_by": served.served_by,
         }
 

@@ -9,7 +9,6 @@ import os
 from functools import cache
 from typing import Any
 
-import pytest
 from langchain_anthropic import ChatAnthropic
 from langchain_core.language_models import BaseChatModel
 from langchain_deepseek import ChatDeepSeek
@@ -34,8 +33,6 @@ class _Suite(ChatModelIntegrationTests):
 
 
 class TestChatDeepSeek(_Suite):
-    forces_calls = False
-
     @property
     @override
     def chat_model_class(self) -> type[BaseChatModel]:
@@ -51,18 +48,6 @@ class TestChatDeepSeek(_Suite):
     @override
     def supports_json_mode(self) -> bool:
         return True
-
-    @property
-    @override
-    def has_tool_choice(self) -> bool:
-        """Where it is true, the suite forces nearly every call, and the ordinary way would go untested."""
-        return self.forces_calls
-
-    @pytest.mark.xfail(reason="the server does not force a tool call yet", strict=True)
-    @override
-    def test_tool_choice(self, model: BaseChatModel) -> None:
-        self.forces_calls = True
-        super().test_tool_choice(model)
 
 
 class TestChatAnthropic(_Suite):
@@ -84,9 +69,3 @@ class TestChatAnthropic(_Suite):
             "max_tokens": 4096,
             "thinking": {"type": "enabled", "budget_tokens": 2048},
         }
-
-    @property
-    @override
-    def has_tool_choice(self) -> bool:
-        """As with Anthropic: no call is forced while thinking."""
-        return False

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from deepserve.config import Limits
-from deepserve.core.errors import InvalidField, MalformedBody, MissingField, UnknownModel, UnsupportedFeature
+from deepserve.core.errors import InvalidField, MalformedBody, MissingField, UnknownModel
 from tests.dialects.chat.decoding import HELLO, WEATHER, body, decode, refusal
 
 _BODY = "Failed to deserialize the JSON body into the target type: "
@@ -134,17 +134,19 @@ STRICT_ONLY = [
         re.compile(r".*reasoning_effort: unknown variant `ultra`, expected one of `none`.*"),
     ),
     (body(tools=[]), re.compile(r"Invalid 'tools': empty array.*")),
-]
-
-# In both modes, with the vendor's text in strict mode and a way out otherwise.
-NOT_YET: list[tuple[dict[str, Any], str, str]] = [
     (
-        body(response_format={"type": "json_schema", "json_schema": {}}),
+        body(response_format={"type": "json_schema", "json_schema": {"schema": {"type": "object"}}}),
         "This response_format type is unavailable now",
-        "json_object",
     ),
-    (body(tools=[WEATHER], tool_choice="required"), "Thinking mode does not support this tool_choice", "auto"),
-    (body(tools=[WEATHER], tool_choice=_FORCED), "Thinking mode does not support this tool_choice", "auto"),
+    (body(tools=[WEATHER], tool_choice="required"), "Thinking mode does not support this tool_choice"),
+    (body(tools=[WEATHER], tool_choice=_FORCED), "Thinking mode does not support this tool_choice"),
+    (
+        body(
+            tools=[WEATHER],
+            tool_choice={"type": "allowed_tools", "allowed_tools": {"mode": "auto", "tools": [_FORCED]}},
+        ),
+        _BODY + "tool_choice.type: unknown variant `allowed_tools`, expected `function` at line 1 column COLUMN",
+    ),
 ]
 
 
@@ -168,28 +170,10 @@ def test_strict_mode_refuses_what_is_otherwise_served(value: dict[str, Any], tex
     decode(value)
 
 
-@pytest.mark.parametrize(("value", "strict_text", "way_out"), NOT_YET)
-def test_what_needs_a_grammar_is_refused_by_name(value: dict[str, Any], strict_text: str, way_out: str) -> None:
-    assert refusal(value, is_strict=True).message == strict_text
-    error = refusal(value)
-    assert isinstance(error, UnsupportedFeature)
-    assert way_out in error.message
-    assert error.field is not None
-    assert error.field.split(".")[0] in value
-
-
-def test_a_schema_beside_json_object_is_refused_by_name() -> None:
-    """Some services take it there; served without it, the answer would break a promise in silence."""
-    value = body(response_format={"type": "json_object", "schema": {"type": "object"}})
-    error = refusal(value)
-    assert (type(error), error.field) == (UnsupportedFeature, "response_format.schema")
-    assert "response_format.schema" in decode(value, is_strict=True).ignored
-
-
-def test_forced_tools_are_refused_without_thinking_too() -> None:
-    value = body(tools=[WEATHER], tool_choice="required", thinking={"type": "disabled"})
-    assert isinstance(refusal(value), UnsupportedFeature)
-    assert isinstance(refusal(value, is_strict=True), UnsupportedFeature)
+@pytest.mark.parametrize("choice", ["required", _FORCED])
+def test_strict_mode_forces_calls_where_the_vendor_does(choice: object) -> None:
+    value = body(tools=[WEATHER], tool_choice=choice, thinking={"type": "disabled"})
+    assert decode(value, is_strict=True).request.tool_choice == decode(value).request.tool_choice
 
 
 def test_the_trace_is_only_demanded_where_the_vendor_demands_it() -> None:
@@ -271,7 +255,7 @@ def test_a_body_that_is_no_object_is_refused(value: bytes) -> None:
         ({"frequency_penalty": 3}, Limits(), "frequency_penalty"),
         ({"repetition_penalty": 0}, Limits(), "repetition_penalty"),
         ({"functions": []}, Limits(), "functions"),
-        ({"guided_json": {}}, Limits(), "guided_json"),
+        ({"guided_grammar": "root ::= x"}, Limits(), "guided_grammar"),
     ],
 )
 def test_every_limit_names_its_field(fields: dict[str, Any], limits: Limits, field: str) -> None:

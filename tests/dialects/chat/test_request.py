@@ -1,5 +1,6 @@
 """What a request body means."""
 
+import json
 from datetime import UTC, datetime
 from typing import Any
 
@@ -284,6 +285,14 @@ def test_parts_that_are_not_text_are_kept_and_named() -> None:
     }
 
 
+WAIT = {"type": "function", "function": {"name": "wait"}}
+NAMED_CHOICE = {"type": "function", "function": {"name": "get_weather"}}
+
+
+def _allowing(mode: str) -> dict[str, Any]:
+    return {"type": "allowed_tools", "allowed_tools": {"mode": mode, "tools": [NAMED_CHOICE, NAMED_CHOICE]}}
+
+
 def test_tools_and_their_choice() -> None:
     strict = {"type": "function", "function": {"name": "s", "strict": True}}
     request = decode(body(tools=[WEATHER, strict], tool_choice="none", parallel_tool_calls=False)).request
@@ -293,6 +302,104 @@ def test_tools_and_their_choice() -> None:
     )
     assert request.tool_choice == ToolChoice(mode="none", is_parallel=False)
     assert decode(body(tools=[])).request.tools == ()
+
+
+@pytest.mark.parametrize(
+    ("choice", "expected"),
+    [
+        ("none", ToolChoice(mode="none")),
+        ("auto", ToolChoice()),
+        ("required", ToolChoice(mode="required")),
+        (NAMED_CHOICE, ToolChoice(mode="named", names=("get_weather",))),
+        (_allowing("auto"), ToolChoice(names=("get_weather",))),
+        (_allowing("required"), ToolChoice(mode="required", names=("get_weather",))),
+        (
+            {"type": "allowed_tools", "mode": "auto", "tools": [{"type": "function", "name": "get_weather"}]},
+            ToolChoice(names=("get_weather",)),
+        ),
+    ],
+)
+def test_every_choice_among_tools_is_understood(choice: object, expected: ToolChoice) -> None:
+    request = decode(body(tools=[WEATHER, WAIT], tool_choice=choice)).request
+    assert request.tool_choice == expected
+    assert len(request.tools) == 2, "a list of allowed tools takes none out of the prompt"
+
+
+SCHEMA = {"type": "object", "properties": {"a": {"type": "integer"}}, "required": ["a"]}
+NAMED = {"name": "answer", "schema": SCHEMA}
+ENFORCED = ResponseFormat(kind="json_schema", schema=SCHEMA, strict=True)
+
+
+@pytest.mark.parametrize(
+    ("fields", "form"),
+    [
+        ({"response_format": {"type": "text"}}, ResponseFormat()),
+        ({"response_format": {"type": "json_object"}}, ResponseFormat(kind="json_object")),
+        ({"response_format": {"type": "json_object", "schema": SCHEMA}}, ENFORCED),
+        (
+            {"response_format": {"type": "json_schema", "json_schema": NAMED}},
+            ResponseFormat(kind="json_schema", name="answer", schema=SCHEMA),
+        ),
+        (
+            {"response_format": {"type": "json_schema", "json_schema": {**NAMED, "strict": True}}},
+            ResponseFormat(kind="json_schema", name="answer", schema=SCHEMA, strict=True),
+        ),
+        (
+            {"response_format": {"type": "json_schema", "json_schema": {"schema": SCHEMA, "description": "Counts."}}},
+            ResponseFormat(kind="json_schema", schema={**SCHEMA, "description": "Counts."}),
+        ),
+        ({"guided_json": SCHEMA}, ENFORCED),
+        ({"guided_json": json.dumps(SCHEMA)}, ENFORCED),
+        ({"guided_regex": "[a-c]+"}, ResponseFormat(kind="regex", pattern="[a-c]+")),
+        ({"guided_choice": ["yes", "no", "yes"]}, ResponseFormat(kind="choice", choices=("yes", "no"))),
+        ({"structured_outputs": {"json": SCHEMA}}, ENFORCED),
+        ({"structured_outputs": {"regex": "[a-c]+"}}, ResponseFormat(kind="regex", pattern="[a-c]+")),
+        ({"structured_outputs": {"choice": ["yes"]}}, ResponseFormat(kind="choice", choices=("yes",))),
+        ({"structured_outputs": {"json_object": True}}, ResponseFormat(kind="json_object")),
+        ({"structured_outputs": {"json_object": False}}, ResponseFormat()),
+        ({"structured_outputs": True}, ResponseFormat()),
+        ({"response_format": {"type": "text"}, "guided_choice": ["a"]}, ResponseFormat(kind="choice", choices=("a",))),
+    ],
+)
+def test_every_form_of_an_answer_is_understood(fields: dict[str, Any], form: ResponseFormat) -> None:
+    chat = decode(body(**fields))
+    assert chat.request.response_format == form
+    assert chat.ignored == ()
+
+
+@pytest.mark.parametrize(
+    ("fields", "field"),
+    [
+        ({"response_format": {"type": "json_object"}, "guided_json": SCHEMA}, "guided_json"),
+        ({"guided_regex": "a", "guided_choice": ["a"]}, "guided_choice"),
+        ({"guided_regex": "a", "structured_outputs": {"json_object": True}}, "structured_outputs"),
+        ({"structured_outputs": {"json": SCHEMA, "regex": "a"}}, "structured_outputs"),
+        ({"structured_outputs": {"grammar": "root ::= x"}}, "structured_outputs.grammar"),
+        ({"structured_outputs": {"structural_tag": "{}"}}, "structured_outputs.structural_tag"),
+        ({"response_format": {"type": "grammar", "grammar": "root ::= x"}}, "response_format.type"),
+        ({"response_format": {"type": "python"}}, "response_format.type"),
+        ({"response_format": {"type": "xml"}}, "response_format.type"),
+        ({"response_format": {"type": "json_schema"}}, "response_format.json_schema"),
+        ({"response_format": {"type": "json_schema", "json_schema": {}}}, "response_format.json_schema.schema"),
+        ({"guided_json": "{"}, "guided_json"),
+        ({"guided_json": "[1, 2]"}, "guided_json"),
+        ({"guided_choice": []}, "guided_choice"),
+        ({"guided_choice": ["a", ""]}, "guided_choice"),
+    ],
+)
+def test_forms_that_contradict_or_say_nothing_are_refused(fields: dict[str, Any], field: str) -> None:
+    assert refusal(body(**fields)).field == field
+
+
+def test_strict_mode_knows_one_form_and_no_flag_but_at_beta_addresses() -> None:
+    flagged = {"type": "function", "function": {"name": "s", "strict": True}}
+    chat = decode(body(tools=[flagged], guided_json=SCHEMA, structured_outputs={"regex": "a"}), is_strict=True)
+    assert chat.request.response_format == ResponseFormat()
+    assert not chat.request.tools[0].strict
+    assert set(chat.ignored) == {"guided_json", "structured_outputs", "tools[].function.strict"}
+    chat = decode(body(response_format={"type": "json_object", "schema": SCHEMA}), is_strict=True)
+    assert chat.request.response_format == ResponseFormat(kind="json_object")
+    assert chat.ignored == ("response_format.schema",)
 
 
 def test_arguments_in_history_may_be_anything() -> None:
@@ -335,6 +442,13 @@ def _varied() -> list[Request]:
             body(
                 tools=[WEATHER], tool_choice="none", parallel_tool_calls=False, response_format={"type": "json_object"}
             ),
+            *(
+                body(tools=[WEATHER], tool_choice=choice)
+                for choice in ("required", _allowing("auto"), _allowing("required"), NAMED_CHOICE)
+            ),
+            body(response_format={"type": "json_schema", "json_schema": {**NAMED, "strict": True}}),
+            body(guided_regex="a+"),
+            body(guided_choice=["a", "b"]),
             body(
                 reasoning={"max_tokens": 4, "exclude": True},
                 **{name: KNOBS[name].high for name in KNOBS if name != "top_k"},

@@ -20,7 +20,7 @@ from deepserve.core.messages import (
     ToolCall,
     ToolResult,
 )
-from deepserve.core.request import ServerTool, Thinking, ToolChoice
+from deepserve.core.request import ResponseFormat, ServerTool, Thinking, ToolChoice
 from deepserve.core.server_tool import PlainOutput, SearchHit, SearchResults, ToolFault
 from deepserve.core.web_tools import FetchOptions, SearchOptions
 from deepserve.core.web_tools import decode as decode_options
@@ -402,19 +402,62 @@ def test_a_tool_needs_a_schema_in_strict_mode_only() -> None:
         ({"type": "auto"}, ToolChoice()),
         ({"type": "auto", "disable_parallel_tool_use": True}, ToolChoice(is_parallel=False)),
         ({"type": "none"}, ToolChoice(mode="none")),
+        ({"type": "any"}, ToolChoice(mode="required")),
+        ({"type": "any", "disable_parallel_tool_use": True}, ToolChoice(mode="required", is_parallel=False)),
+        ({"type": "tool", "name": "get_weather"}, ToolChoice(mode="named", names=("get_weather",))),
     ],
 )
 def test_tool_choice(choice: dict[str, Any], expected: ToolChoice) -> None:
     assert decode(body(tools=[WEATHER], tool_choice=choice)).request.tool_choice == expected
 
 
-def test_a_forced_call_is_refused_by_name() -> None:
-    for choice in ({"type": "any"}, {"type": "tool", "name": "get_weather"}):
-        assert isinstance(refusal(body(tools=[WEATHER], tool_choice=choice)), UnsupportedFeature)
-        error = refusal(body(tools=[WEATHER], tool_choice=choice), is_strict=True)
-        assert error.message == "Thinking mode does not support this tool_choice"
+@pytest.mark.parametrize("choice", [{"type": "any"}, {"type": "tool", "name": "get_weather"}])
+def test_strict_mode_forces_a_call_only_without_thinking(choice: dict[str, Any]) -> None:
+    forced = body(tools=[WEATHER], tool_choice=choice)
+    assert refusal(forced, is_strict=True).message == "Thinking mode does not support this tool_choice"
+    unthinking = forced | {"thinking": {"type": "disabled"}}
+    assert decode(unthinking, is_strict=True).request.tool_choice == decode(forced).request.tool_choice
+
+
+def test_a_choice_needs_the_tools_it_is_among() -> None:
     error = refusal(body(tools=[WEATHER], tool_choice={"type": "tool", "name": "f"}))
     assert "Tool 'f' not found" in error.message
+    assert "no tools are offered" in refusal(body(tool_choice={"type": "any"})).message
+
+
+SCHEMA = {"type": "object", "properties": {"a": {"type": "integer"}}, "required": ["a"]}
+FORMAT = {"type": "json_schema", "schema": SCHEMA}
+
+
+@pytest.mark.parametrize("fields", [{"output_config": {"format": FORMAT}}, {"output_format": FORMAT}])
+def test_both_places_of_the_format_mean_the_same(fields: dict[str, Any]) -> None:
+    decoded = decode(body(**fields))
+    assert decoded.request.response_format == ResponseFormat(kind="json_schema", schema=SCHEMA, strict=True)
+    assert decoded.ignored == ()
+    # The vendor's own service knows neither.
+    strict = decode(body(**fields), is_strict=True)
+    assert strict.request.response_format == ResponseFormat()
+    assert strict.ignored in (("output_config.format",), ("output_format",))
+
+
+@pytest.mark.parametrize(
+    ("fields", "field"),
+    [
+        ({"output_config": {"format": FORMAT}, "output_format": FORMAT}, "output_format"),
+        ({"output_config": {"format": {"type": "json_object"}}}, "output_config.format.type"),
+        ({"output_config": {"format": {"type": "json_schema"}}}, "output_config.format.schema"),
+        ({"output_format": {"type": "json_schema", "schema": "x"}}, "output_format.schema"),
+    ],
+)
+def test_a_format_that_asks_for_nothing_is_refused(fields: dict[str, Any], field: str) -> None:
+    assert refusal(body(**fields)).field == field
+
+
+def test_strict_tools_are_strict_but_for_the_vendors_own_service() -> None:
+    tool = {**WEATHER, "strict": True}
+    assert decode(body(tools=[tool])).request.tools[0].strict
+    strict = decode(body(tools=[tool]), is_strict=True)
+    assert (strict.request.tools[0].strict, strict.ignored) == (False, ("tools[].strict",))
 
 
 # Everything else.

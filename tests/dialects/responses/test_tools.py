@@ -104,40 +104,50 @@ def test_strict_mode_knows_one_custom_tool_and_no_namespaces() -> None:
     assert asked.ignored == ("tools[].namespace",)
 
 
-def test_allowed_tools_leaves_out_the_others() -> None:
-    choice = {
-        "type": "allowed_tools",
-        "mode": "auto",
-        "tools": [{"type": "function", "name": "log", "namespace": "mcp__git"}, {"type": "web_search"}],
-    }
-    asked = decode(body(tools=[WEATHER, SPACE], tool_choice=choice, parallel_tool_calls=False))
-    assert [tool.name for tool in asked.request.tools] == ["mcp__git__log"]
-    assert asked.request.tool_choice == ToolChoice(is_parallel=False)
+LOG = {"type": "function", "name": "log", "namespace": "mcp__git"}
 
 
 @pytest.mark.parametrize(
-    "choice",
+    ("choice", "expected"),
     [
-        "required",
-        {"type": "function", "name": "get_weather"},
-        {"type": "web_search"},
-        {"type": "allowed_tools", "mode": "required", "tools": [{"type": "function", "name": "get_weather"}]},
+        ("none", ToolChoice(mode="none")),
+        ("auto", ToolChoice()),
+        ("required", ToolChoice(mode="required")),
+        ({"type": "function", "name": "get_weather"}, ToolChoice(mode="named", names=("get_weather",))),
+        (LOG, ToolChoice(mode="named", names=("mcp__git__log",))),
+        ({"type": "custom", "name": "apply_patch"}, ToolChoice(mode="named", names=("apply_patch",))),
+        (
+            {"type": "allowed_tools", "mode": "auto", "tools": [LOG, {"type": "web_search"}]},
+            ToolChoice(names=("mcp__git__log",)),
+        ),
+        (
+            {"type": "allowed_tools", "mode": "required", "tools": [LOG]},
+            ToolChoice(mode="required", names=("mcp__git__log",)),
+        ),
     ],
 )
-def test_a_forced_call_is_refused_by_name(choice: object) -> None:
-    error = refusal(body(tools=[WEATHER], tool_choice=choice))
-    assert isinstance(error, UnsupportedFeature)
-    assert error.field == "tool_choice"
-    if not (isinstance(choice, dict) and choice["type"] == "allowed_tools"):
-        strict = refusal(body(tools=[WEATHER], tool_choice=choice), is_strict=True)
-        assert strict.message == "Thinking mode does not support this tool_choice"
+def test_every_choice_among_tools_is_understood(choice: object, expected: ToolChoice) -> None:
+    request = decode(body(tools=[WEATHER, SPACE, PATCH], tool_choice=choice)).request
+    assert request.tool_choice == expected
+    assert len(request.tools) == 4, "a list of allowed tools takes none out of the prompt"
+
+
+def test_calls_one_at_a_time_go_with_every_choice() -> None:
+    asked = decode(body(tools=[WEATHER], tool_choice="required", parallel_tool_calls=False))
+    assert asked.request.tool_choice == ToolChoice(mode="required", is_parallel=False)
+
+
+@pytest.mark.parametrize("choice", ["required", {"type": "function", "name": "get_weather"}, {"type": "web_search"}])
+def test_strict_mode_forces_no_call_while_thinking(choice: object) -> None:
+    forced = body(tools=[WEATHER], tool_choice=choice)
+    assert refusal(forced, is_strict=True).message == "Thinking mode does not support this tool_choice"
+
+
+def test_a_search_that_nobody_runs_cannot_be_forced() -> None:
+    error = refusal(body(tools=[WEATHER], tool_choice={"type": "web_search"}))
+    assert (type(error), error.field) == (UnsupportedFeature, "tool_choice")
 
 
 def test_a_choice_of_what_is_not_offered_is_refused() -> None:
     error = refusal(body(tools=[WEATHER], tool_choice={"type": "function", "name": "other"}))
     assert error.message == "tool_choice names `other`, which is not in tools."
-
-
-def test_none_and_auto_are_what_they_say() -> None:
-    assert decode(body(tools=[WEATHER], tool_choice="none")).request.tool_choice.mode == "none"
-    assert decode(body(tools=[WEATHER], tool_choice="auto")).request.tool_choice.mode == "auto"

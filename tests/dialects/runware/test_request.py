@@ -10,7 +10,7 @@ import pytest
 from deepserve.config import Limits
 from deepserve.core.errors import InvalidField, MalformedBody, MissingField
 from deepserve.core.messages import Message, Reasoning, Text, ToolCall, ToolResult
-from deepserve.core.request import Thinking, ToolChoice
+from deepserve.core.request import ResponseFormat, Thinking, ToolChoice
 from deepserve.dialects.runware import fields
 from deepserve.dialects.runware.errors import TaskRefused
 from deepserve.dialects.runware.request import read_task_type, read_tasks
@@ -111,7 +111,10 @@ def test_an_unknown_model_is_not_found() -> None:
         ({"settings": {"topK": 4}}, "unsupportedParameter", "settings.topK"),
         ({"colour": 1}, "unsupportedParameter", "colour"),
         ({"inputs": {"images": ["x"]}}, "unsupportedParameter", "inputs"),
-        ({"jsonSchema": {"type": "object"}}, "unsupportedParameter", "jsonSchema"),
+        ({"jsonSchema": 3}, "invalidJsonSchema", "jsonSchema"),
+        ({"jsonSchema": "{"}, "invalidJsonSchema", "jsonSchema"),
+        ({"jsonSchema": {"schema": 3}}, "invalidJsonSchema", "jsonSchema.schema"),
+        ({"jsonSchema": {"schema": {}, "name": "n" * 65}}, "invalidName", "jsonSchema.name"),
         ({"providerSettings": {"google": {}}}, "mismatchProviderSettingsProvider", "providerSettings.google"),
         ({"numberResults": 5}, "invalidNumberResults", "numberResults"),
         ({"numberResults": 2, "deliveryMethod": "stream"}, "invalidNumberResults", "numberResults"),
@@ -159,6 +162,7 @@ def test_every_member_is_honoured_refused_or_ignored_with_a_reason() -> None:
         "includeCost": True,
         "includeUsage": True,
         "outputFormat": "TEXT",
+        "jsonSchema": {"type": "object"},
         "providerSettings": {"deepseek": {"anything": 1}},
         "routing": {"anything": 1},
     }
@@ -193,6 +197,38 @@ def test_json_is_refused_for_pro_in_strict_mode_only() -> None:
     assert decode(outputFormat="JSON").request.response_format.kind == "json_object"
     assert refused(is_strict=True, outputFormat="JSON") == ("invalidOutputFormat", "outputFormat")
     assert decode(is_strict=True, outputFormat="JSON", model="deepseek:v4@flash").model.id == "deepseek-v4-flash"
+
+
+SCHEMA = {"type": "object", "properties": {"a": {"type": "integer"}}}
+
+
+@pytest.mark.parametrize(
+    ("given", "name", "is_strict"),
+    [
+        (SCHEMA, None, True),
+        (json.dumps(SCHEMA), None, True),
+        ({"schema": SCHEMA}, None, True),
+        ({"name": "n", "strict": False, "schema": SCHEMA}, "n", False),
+        (json.dumps({"name": "n", "schema": SCHEMA}), "n", True),
+    ],
+)
+@pytest.mark.parametrize("output", ["JSON", "TEXT", None])
+def test_a_schema_is_taken_in_every_form_seen_in_the_wild(
+    given: object, name: str | None, is_strict: bool, output: str | None
+) -> None:
+    form = decode(jsonSchema=given, outputFormat=output).request.response_format
+    assert form == ResponseFormat(kind="json_schema", name=name, schema=SCHEMA, strict=is_strict)
+
+
+def test_a_schema_is_refused_for_pro_in_strict_mode_only() -> None:
+    assert refused(is_strict=True, jsonSchema=SCHEMA) == ("unsupportedParameter", "jsonSchema")
+    flash = decode(is_strict=True, jsonSchema=SCHEMA, model="deepseek:v4@flash")
+    assert flash.request.response_format.schema == SCHEMA
+
+
+def test_the_description_in_the_envelope_is_read_by_the_model() -> None:
+    form = decode(jsonSchema={"schema": SCHEMA, "description": "Counts."}).request.response_format
+    assert form.schema == {**SCHEMA, "description": "Counts."}
 
 
 def test_the_highest_documented_seed_is_taken_and_shown_as_it_came() -> None:

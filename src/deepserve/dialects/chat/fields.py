@@ -25,11 +25,7 @@ IGNORED: Mapping[str, str] = {
 REFUSED: Mapping[str, str] = {
     "function_call": "use `tool_choice`",
     "functions": "use `tools`",
-    "guided_choice": "answers are not constrained by a grammar yet; list the choices in the prompt",
-    "guided_grammar": "answers are not constrained by a grammar yet",
-    "guided_json": "answers are not constrained by a grammar yet; use `response_format` of type `json_object`",
-    "guided_regex": "answers are not constrained by a grammar yet",
-    "structured_outputs": "answers are not constrained by a grammar yet; use `response_format` of type `json_object`",
+    "guided_grammar": "grammars are not taken from clients; use `response_format` of type `json_schema`",
     "web_search_options": "this server has no search; offer a search function in `tools`",
 }
 """Fields that promise something this server cannot do, and what to use instead. Strict mode ignores them."""
@@ -45,6 +41,7 @@ DOCUMENTED = frozenset(
 EXTENSIONS = frozenset(
     (
         *("max_completion_tokens", "n", "seed", "logit_bias", "parallel_tool_calls", "user"),
+        *("guided_json", "guided_regex", "guided_choice", "structured_outputs"),
         *("top_k", "min_p", "top_a", "repetition_penalty", "frequency_penalty", "presence_penalty"),
     )
 )

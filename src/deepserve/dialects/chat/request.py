@@ -20,6 +20,7 @@ from deepserve.core.request import Request, RequestId
 from deepserve.core.sampling import KNOBS
 from deepserve.core.tenant import Tenant
 from deepserve.dialects.body import JsonBody
+from deepserve.dialects.chat.answer_form import decode_answer_form, encode_answer_form
 from deepserve.dialects.chat.flavour import Flavour
 from deepserve.dialects.chat.messages import decode_messages, encode_message
 from deepserve.dialects.chat.reading import ChatReading
@@ -30,7 +31,7 @@ from deepserve.dialects.chat.sampling import (
 )
 from deepserve.dialects.chat.sequence import check_sequence, check_traces
 from deepserve.dialects.chat.thinking import decode_thinking
-from deepserve.dialects.chat.tools import decode_response_format, decode_tool_choice, decode_tools, encode_tool
+from deepserve.dialects.chat.tools import decode_tool_choice, decode_tools, encode_tool, encode_tool_choice
 from deepserve.dialects.exchange import Arrival, Asked
 from deepserve.dialects.knobs import read_num_results
 from deepserve.dialects.node import Node, not_json
@@ -99,7 +100,7 @@ def decode_root(
     sampling = decode_sampling(reading, thinking)
     tools = decode_tools(reading)
     tool_choice = decode_tool_choice(reading, thinking, tools)
-    response_format = decode_response_format(reading, messages)
+    response_format = decode_answer_form(reading, messages)
     check_sequence(messages)
     if is_strict and thinking.enabled:
         check_traces(messages)
@@ -168,17 +169,8 @@ def encode_request(
     fields.update({name: getattr(sampling, name) for name in KNOBS})
     if request.tools:
         fields["tools"] = [encode_tool(tool) for tool in request.tools]
-    choice = request.tool_choice
-    if choice.mode == "named":
-        fields["tool_choice"] = {"type": "function", "function": {"name": choice.names[0]}}
-    elif choice.mode != "auto":
-        fields["tool_choice"] = choice.mode
-    if not choice.is_parallel:
+    fields["tool_choice"] = encode_tool_choice(request.tool_choice)
+    if not request.tool_choice.is_parallel:
         fields["parallel_tool_calls"] = False
-    form = request.response_format
-    if form.kind == "json_schema":
-        schema = {"name": form.name, "schema": form.schema, "strict": form.strict}
-        fields["response_format"] = {"type": "json_schema", "json_schema": schema}
-    elif form.kind != "text":
-        fields["response_format"] = {"type": form.kind}
+    fields |= encode_answer_form(request.response_format)
     return msgspec.json.encode({name: value for name, value in fields.items() if value is not None})

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from deepserve.config import Limits
 from deepserve.dialects import body_schema as schema
+from deepserve.dialects.answer_form import MAX_SCHEMA_NAME
 from deepserve.dialects.body_schema import BOOLEAN, STRING, Schema
 from deepserve.dialects.chat.fields import IGNORED
 from deepserve.dialects.chat.flavour import Flavour
@@ -49,12 +50,12 @@ def request_schema(
         "include_reasoning": BOOLEAN | {"description": "False: think, but do not send the trace."},
         "max_tokens": schema.integer(1, flavour.max_output_tokens, "Reasoning and answer together."),
         "max_completion_tokens": schema.integer(1, flavour.max_output_tokens),
-        "response_format": schema.record({"type": schema.one_of(("text", "json_object"))}, required=("type",)),
+        "response_format": _answer_form(),
         "stop": schema.stop_strings(limits),
         "stream": BOOLEAN,
         "stream_options": schema.record({"include_usage": BOOLEAN}),
         "tools": schema.list_of(tool, at_most=limits.tools),
-        "tool_choice": schema.one_of(("none", "auto")),
+        "tool_choice": _tool_choice(),
         "parallel_tool_calls": BOOLEAN,
         "logprobs": BOOLEAN,
         "top_logprobs": schema.integer(0, 20, "Needs `logprobs`."),
@@ -63,6 +64,16 @@ def request_schema(
         "logit_bias": schema.logit_bias(limits),
         "user_id": schema.user_id(limits),
         "user": schema.user_id(limits),
+        "guided_json": schema.any_of(schema.json_schema(), STRING, description="As vLLM spells it."),
+        "guided_regex": STRING | {"description": "What the whole answer must match, as vLLM spells it."},
+        "guided_choice": _choices() | {"description": "As vLLM spells it."},
+        "structured_outputs": schema.any_of(
+            BOOLEAN,
+            schema.record(
+                {"json": schema.any_of(schema.json_schema(), STRING), "regex": STRING, "choice": _choices()}
+                | {"json_object": BOOLEAN}
+            ),
+        ),
         "temperature": schema.knob("temperature"),
         "top_p": schema.knob("top_p"),
         "top_k": schema.knob("top_k"),
@@ -119,13 +130,45 @@ def _message() -> Schema:
     return schema.any_of(said, answered, result)
 
 
+def _answer_form() -> Schema:
+    named = schema.record(schema.named_schema(MAX_SCHEMA_NAME), required=("schema",))
+    return schema.any_of(
+        schema.record({"type": schema.constant("text")}, required=("type",)),
+        schema.record({"type": schema.constant("json_object"), "schema": schema.json_schema()}, required=("type",)),
+        schema.record({"type": schema.constant("json_schema"), "json_schema": named}, required=("type", "json_schema")),
+    )
+
+
+def _choices() -> Schema:
+    return schema.list_of({"type": "string", "minLength": 1}, at_least=1)
+
+
+def _tool_choice() -> Schema:
+    function = schema.constant("function")
+    named = schema.record(
+        {"type": function, "function": schema.record({"name": STRING}, required=("name",))},
+        required=("type", "function"),
+    )
+    allowed = schema.record(
+        {"mode": schema.one_of(("auto", "required")), "tools": schema.list_of(named, at_least=1)},
+        required=("mode", "tools"),
+    )
+    return schema.any_of(
+        schema.one_of(("none", "auto", "required")),
+        named,
+        schema.record(
+            {"type": schema.constant("allowed_tools"), "allowed_tools": allowed}, required=("type", "allowed_tools")
+        ),
+    )
+
+
 def _tool(flavour: Flavour) -> Schema:
     function = schema.record(
         {
             "name": schema.tool_name(flavour.max_tool_name),
             "description": STRING,
-            "parameters": {"type": "object", "description": "A JSON Schema."},
-            "strict": BOOLEAN | {"description": "The arguments are checked against the schema when finished."},
+            "parameters": schema.json_schema(),
+            "strict": BOOLEAN | {"description": "True: a keyword that cannot be enforced is refused."},
         },
         required=("name",),
     )

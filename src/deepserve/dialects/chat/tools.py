@@ -1,15 +1,20 @@
-"""Tools, the choice among them, and the form of the answer: wire to core and back."""
+"""Tools and the choice among them: wire to core and back."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal
 
+import msgspec
+
 from deepserve.core.errors import InvalidField, UnsupportedFeature
-from deepserve.core.messages import Json, Message, Text
-from deepserve.core.request import ResponseFormat, Thinking, Tool, ToolChoice
+from deepserve.core.messages import Json
+from deepserve.core.request import Thinking, Tool, ToolChoice
+from deepserve.dialects.answer_form import read_schema_at
 from deepserve.dialects.chat.reading import ChatReading
 from deepserve.dialects.chat.strict_schema import check_strict_tools
 from deepserve.dialects.node import Node
+from deepserve.dialects.tool_choice import allowed_choice, named_choice, required_choice
 from deepserve.dialects.tool_name import read_tool_name
 
 
@@ -46,82 +51,60 @@ def _tool(reading: ChatReading, node: Node) -> Tool:
     reading.ignore_others(function, ("name", "description", "parameters", "strict"), "tools[].function")
     name = read_tool_name(function.required("name"), reading.flavour.max_tool_name)
     description, parameters = function.optional("description"), function.optional("parameters")
-    strict = function.optional("strict")
+    is_strict_tool = _is_strict(reading, function)
+    if is_strict_tool and parameters is not None:
+        read_schema_at(parameters)
     return Tool(
         name=name,
         description="" if description is None else description.string(),
         parameters=None if parameters is None else parameters.mapping(),
-        strict=strict is not None and strict.boolean(),
+        strict=is_strict_tool,
     )
+
+
+def _is_strict(reading: ChatReading, function: Node) -> bool:
+    """Away from its beta address the vendor takes the flag without effect; strict mode does the same."""
+    node = function.optional("strict")
+    if node is None or not node.boolean():
+        return False
+    if reading.is_strict and not reading.is_beta:
+        reading.ignore("tools[].function.strict")
+        return False
+    return True
 
 
 def decode_tool_choice(reading: ChatReading, thinking: Thinking, tools: tuple[Tool, ...]) -> ToolChoice:
     parallel = reading.extension("parallel_tool_calls")
     is_parallel = parallel is None or parallel.boolean()
     node = reading.root.optional("tool_choice")
-    if node is None:
-        return ToolChoice(is_parallel=is_parallel)
-    if isinstance(node.value, str):
-        mode = node.variant(("none", "auto", "required"))
-        if mode != "required":
-            return ToolChoice(mode="none" if mode == "none" else "auto", is_parallel=is_parallel)
-    else:
-        kind = node.required("type")
-        if isinstance(kind.value, str) and kind.value != "function" and not reading.is_strict:
-            raise UnsupportedFeature(
-                f"tool_choice of type `{kind.value[:64]}` is not supported: use `auto` or `none`.", field=kind.field
-            )
-        kind.variant(("function",))
-        name = node.required("function").required("name").string()
-        if name not in [tool.name for tool in tools]:
-            raise InvalidField(f"tool_choice names `{name[:64]}`, which is not in tools.", field="tool_choice")
-    if reading.is_strict and thinking.enabled:
+    choice = ToolChoice() if node is None else _choice(reading, node, [tool.name for tool in tools])
+    if choice.mode in ("required", "named") and reading.is_strict and thinking.enabled:
         raise InvalidField("Thinking mode does not support this tool_choice", field="tool_choice")
-    raise UnsupportedFeature(
-        "This tool_choice is not supported: this server does not force a tool call yet. Use `auto`, and ask for "
-        "the call in the prompt.",
-        field="tool_choice",
+    return msgspec.structs.replace(choice, is_parallel=is_parallel)
+
+
+def _choice(reading: ChatReading, node: Node, offered: Sequence[str]) -> ToolChoice:
+    if isinstance(node.value, str):
+        match node.variant(("none", "auto", "required")):
+            case "none":
+                return ToolChoice(mode="none")
+            case "auto":
+                return ToolChoice()
+            case _:
+                return required_choice(offered)
+    known = ("function",) if reading.is_strict else ("function", "allowed_tools")
+    if node.required("type").variant(known) == "function":
+        return named_choice(node.required("function").required("name").string(), offered)
+    # Written flat, as in the Responses dialect, by some clients.
+    allowed = node.optional("allowed_tools") or node
+    names: list[str] = []
+    for tool in allowed.required("tools").items():
+        tool.required("type").variant(("function",))
+        names.append((tool.optional("function") or tool).required("name").string())
+    mode: Literal["auto", "required"] = (
+        "auto" if allowed.required("mode").variant(("auto", "required")) == "auto" else "required"
     )
-
-
-def decode_response_format(reading: ChatReading, messages: tuple[Message, ...]) -> ResponseFormat:
-    node = reading.root.optional("response_format")
-    if node is None:
-        return ResponseFormat()
-    kind: Literal["text", "json_object"]
-    match node.required("type").variant(("text", "json_object", "json_schema")):
-        case "text":
-            kind = "text"
-        case "json_object" if node.optional("schema") is not None and not reading.is_strict:
-            raise UnsupportedFeature(
-                "`response_format.schema` is not supported: this server does not enforce a schema yet. Leave it out "
-                "and describe the schema in the prompt.",
-                field="response_format.schema",
-            )
-        case "json_object":
-            kind = "json_object"
-        case _ if reading.is_strict:
-            raise InvalidField("This response_format type is unavailable now", field="response_format.type")
-        case _:
-            raise UnsupportedFeature(
-                "response_format of type `json_schema` is not supported: this server does not enforce a schema "
-                "yet. Use `json_object` and describe the schema in the prompt, or a function with `strict: true`, "
-                "whose arguments are checked.",
-                field="response_format.type",
-            )
-    if kind == "json_object" and reading.is_strict and not any(map(_says_json, messages)):
-        raise InvalidField(
-            "Prompt must contain the word 'json' in some form to use 'response_format' of type 'json_object'.",
-            field="response_format",
-        )
-    reading.ignore_others(node, ("type",), "response_format")
-    return ResponseFormat(kind=kind)
-
-
-def _says_json(message: Message) -> bool:
-    texts = [message.text]
-    texts += [part.text for result in message.tool_results for part in result.content if isinstance(part, Text)]
-    return "json" in "".join(texts).lower()
+    return allowed_choice(mode, names, offered)
 
 
 def encode_tool(tool: Tool) -> Json:
@@ -133,3 +116,13 @@ def encode_tool(tool: Tool) -> Json:
     if tool.strict:
         function["strict"] = True
     return {"type": "function", "function": function}
+
+
+def encode_tool_choice(choice: ToolChoice) -> Json:
+    """None where the choice is what a request means that says nothing."""
+    if choice.mode == "named":
+        return {"type": "function", "function": {"name": choice.names[0]}}
+    if choice.names and choice.mode != "none":
+        tools = [{"type": "function", "function": {"name": name}} for name in choice.names]
+        return {"type": "allowed_tools", "allowed_tools": {"mode": choice.mode, "tools": tools}}
+    return None if choice.mode == "auto" else choice.mode

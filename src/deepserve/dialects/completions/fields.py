@@ -16,13 +16,16 @@ IGNORED: Mapping[str, str] = {
 }
 """Fields of related services that change nothing here, and why. Each use is named in `x-deepserve-ignored`."""
 
+_NO_FORM = "use chat completions, whose answers can be held to a form"
+
 REFUSED: Mapping[str, str] = {
     "best_of": "use `n`, which returns every result",
-    "guided_choice": "answers are not constrained by a grammar yet",
-    "guided_grammar": "answers are not constrained by a grammar yet",
-    "guided_json": "answers are not constrained by a grammar yet",
-    "guided_regex": "answers are not constrained by a grammar yet",
-    "response_format": "use chat completions, with `response_format` of type `json_object`",
+    "guided_choice": _NO_FORM,
+    "guided_grammar": "grammars are not taken from clients",
+    "guided_json": _NO_FORM,
+    "guided_regex": _NO_FORM,
+    "response_format": _NO_FORM,
+    "structured_outputs": _NO_FORM,
 }
 """Fields that promise something this server cannot do, and what to use instead. Strict mode ignores them."""
 

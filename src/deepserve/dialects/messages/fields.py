@@ -7,7 +7,7 @@ from collections.abc import Mapping
 HONOURED = frozenset(
     (
         *("model", "messages", "system", "max_tokens", "stop_sequences", "stream", "temperature", "top_p", "top_k"),
-        *("metadata", "thinking", "output_config", "tools", "tool_choice", "mcp_servers"),
+        *("metadata", "thinking", "output_config", "output_format", "tools", "tool_choice", "mcp_servers"),
     )
 )
 """Top-level fields that are acted on, some of them in part."""
@@ -39,15 +39,8 @@ IGNORED: Mapping[str, str] = {
 }
 """Fields that change nothing here, and why. Each use is named in `x-deepserve-ignored`."""
 
-_NO_GRAMMAR = (
-    "answers are not constrained by a grammar yet; describe the schema in the prompt, or use a tool with "
-    "`strict: true`, whose arguments are checked"
-)
-
 REFUSED: Mapping[str, str] = {
     "compaction": "this server does not summarise conversations; ask for a summary in the prompt",
-    "output_config.format": _NO_GRAMMAR,
-    "output_format": _NO_GRAMMAR,
     "thread": "conversations are not kept on this server; send all messages",
 }
 """Fields that promise something this server cannot do, and what to do instead."""

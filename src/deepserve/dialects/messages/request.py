@@ -22,6 +22,7 @@ from deepserve.dialects.body import JsonBody
 from deepserve.dialects.deepseek import MAX_OUTPUT_TOKENS, default_output_tokens
 from deepserve.dialects.exchange import Asked
 from deepserve.dialects.knobs import read_knob
+from deepserve.dialects.messages.answer_form import decode_answer_form
 from deepserve.dialects.messages.conversation import check_traces, decode_messages, decode_system
 from deepserve.dialects.messages.end_user import end_user
 from deepserve.dialects.messages.fields import HONOURED, REFUSED
@@ -89,6 +90,7 @@ def decode_request(
         tools=tools,
         server_tools=server_tools,
         tool_choice=decode_tool_choice(reading, thinking, (*tools, *server_tools)),
+        response_format=decode_answer_form(reading),
         thinking=thinking,
         sampling=_sampling(reading, thinking),
         max_output_tokens=_max_tokens(reading),

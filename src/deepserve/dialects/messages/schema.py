@@ -36,14 +36,15 @@ def request_schema(limits: Limits, names: Sequence[str]) -> Schema:
             },
             required=("type",),
         ),
-        "output_config": schema.record({"effort": schema.one_of(tuple(deepseek.EFFORTS)), "format": {"type": "null"}}),
+        "output_config": schema.record({"effort": schema.one_of(tuple(deepseek.EFFORTS)), "format": _answer_form()}),
+        "output_format": _answer_form() | {"description": "The older place of `output_config.format`."},
         "tools": schema.list_of(
             schema.any_of(
                 schema.record(
                     {
                         "name": schema.tool_name(deepseek.MAX_TOOL_NAME),
                         "description": STRING,
-                        "input_schema": {"type": "object", "description": "A JSON Schema."},
+                        "input_schema": schema.json_schema(),
                         "strict": BOOLEAN,
                     },
                     required=("name", "input_schema"),
@@ -55,11 +56,24 @@ def request_schema(limits: Limits, names: Sequence[str]) -> Schema:
         "mcp_servers": schema.list_of(
             schema.record({"name": {**STRING, "description": "One that the operator has added."}}, required=("name",))
         ),
-        "tool_choice": schema.record(
-            {"type": schema.one_of(("auto", "none")), "disable_parallel_tool_use": BOOLEAN}, required=("type",)
+        "tool_choice": schema.any_of(
+            schema.record(
+                {"type": schema.one_of(("auto", "any", "none")), "disable_parallel_tool_use": BOOLEAN},
+                required=("type",),
+            ),
+            schema.record(
+                {"type": schema.constant("tool"), "name": STRING, "disable_parallel_tool_use": BOOLEAN},
+                required=("type", "name"),
+            ),
         ),
     }
     return schema.body(("model", "messages"), properties, ignored=IGNORED)
+
+
+def _answer_form() -> Schema:
+    return schema.record(
+        {"type": schema.constant("json_schema"), "schema": schema.json_schema()}, required=("type", "schema")
+    )
 
 
 def _server_tool() -> Schema:

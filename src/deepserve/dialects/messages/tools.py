@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import msgspec
+
 from deepserve.core.errors import InvalidField, UnsupportedFeature
 from deepserve.core.request import ServerTool, Thinking, Tool, ToolChoice
+from deepserve.dialects.answer_form import read_schema_at
 from deepserve.dialects.deepseek import MAX_TOOL_NAME
 from deepserve.dialects.messages.server_tools import decode_mcp_servers, decode_server_tool, kind_of_type
 from deepserve.dialects.node import Node
 from deepserve.dialects.reading import Reading
+from deepserve.dialects.tool_choice import required_choice
 from deepserve.dialects.tool_name import read_tool_name
 
 _MEMBERS = ("type", "name", "description", "input_schema", "strict")
@@ -61,11 +65,17 @@ def _function(reading: Reading, node: Node, declared: str) -> Tool:
         raise node.missing("input_schema")
     reading.ignore_others(node, _MEMBERS, "tools[]")
     description, strict = node.optional("description"), node.optional("strict")
+    is_strict_tool = strict is not None and strict.boolean()
+    if is_strict_tool and reading.is_strict:  # the vendor's service does not know the flag
+        reading.ignore("tools[].strict")
+        is_strict_tool = False
+    if is_strict_tool and schema is not None:
+        read_schema_at(schema)
     return Tool(
         name=read_tool_name(node.required("name"), MAX_TOOL_NAME),
         description="" if description is None else description.string(),
         parameters=None if schema is None else schema.mapping(),
-        strict=strict is not None and strict.boolean(),
+        strict=is_strict_tool,
     )
 
 
@@ -81,12 +91,10 @@ def decode_tool_choice(reading: Reading, thinking: Thinking, tools: Sequence[Too
     is_parallel = single is None or not single.boolean()
     if kind in ("auto", "none"):
         return ToolChoice(mode="none" if kind == "none" else "auto", is_parallel=is_parallel)
-    if kind == "tool" and (name := node.required("name").string()) not in [tool.name for tool in tools]:
+    offered = [tool.name for tool in tools]
+    if kind == "tool" and (name := node.required("name").string()) not in offered:
         raise InvalidField(f"tool_choice.name: Tool '{name[:64]}' not found in provided tools", field="tool_choice")
+    choice = required_choice(offered) if kind == "any" else ToolChoice(mode="named", names=(name,))
     if reading.is_strict and thinking.enabled:
         raise InvalidField("Thinking mode does not support this tool_choice", field="tool_choice")
-    raise UnsupportedFeature(
-        f"tool_choice of type `{kind}` is not supported: this server does not force a tool call yet. Use `auto`, and "
-        "ask for the call in the prompt.",
-        field="tool_choice",
-    )
+    return msgspec.structs.replace(choice, is_parallel=is_parallel)

@@ -97,7 +97,7 @@ def decode_request(raw: bytes, arrival: Arrival, *, names: Names, limits: Limits
         raise names.unknown(requested)
     thinking = _thinking(reading, default=model.thinking)
     offered = decode_tools(reading)
-    tool_choice, offered = decode_tool_choice(reading, thinking, offered)
+    tool_choice = decode_tool_choice(reading, thinking, offered)
     included = _included(reading)
     messages = conversation.messages
     request = Request(

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from deepserve.config import Limits
 from deepserve.dialects import body_schema as schema
 from deepserve.dialects import deepseek
+from deepserve.dialects.answer_form import MAX_SCHEMA_NAME
 from deepserve.dialects.body_schema import BOOLEAN, STRING, Schema
 from deepserve.dialects.responses.fields import IGNORED, INCLUDABLE
 
@@ -28,19 +29,17 @@ def request_schema(limits: Limits, names: Sequence[str]) -> Schema:
                     "type": schema.constant("function"),
                     "name": schema.tool_name(deepseek.MAX_TOOL_NAME),
                     "description": STRING,
-                    "parameters": {"type": "object", "description": "A JSON Schema."},
+                    "parameters": schema.json_schema(),
                     "strict": BOOLEAN,
                 },
                 required=("type", "name"),
             ),
             at_most=limits.tools,
         ),
-        "tool_choice": schema.one_of(("none", "auto")),
+        "tool_choice": _tool_choice(),
         "parallel_tool_calls": BOOLEAN,
         "reasoning": schema.record({"effort": schema.one_of(tuple(deepseek.EFFORTS))}),
-        "text": schema.record(
-            {"format": schema.record({"type": schema.one_of(("text", "json_object"))}, required=("type",))}
-        ),
+        "text": schema.record({"format": _answer_form()}),
         "include": schema.list_of(schema.any_of(schema.one_of(sorted(INCLUDABLE)), STRING)),
         "truncation": schema.one_of(("auto", "disabled")),
         "metadata": {
@@ -62,6 +61,28 @@ def request_schema(limits: Limits, names: Sequence[str]) -> Schema:
         "presence_penalty": schema.knob("presence_penalty"),
     }
     return schema.body(("model", "input"), properties, ignored=IGNORED)
+
+
+def _answer_form() -> Schema:
+    named = {"type": schema.constant("json_schema"), **schema.named_schema(MAX_SCHEMA_NAME)}
+    return schema.any_of(
+        schema.record({"type": schema.one_of(("text", "json_object"))}, required=("type",)),
+        schema.record(named, required=("type", "schema")),
+    )
+
+
+def _tool_choice() -> Schema:
+    named = schema.record(
+        {"type": schema.one_of(("function", "custom")), "name": STRING, "namespace": STRING}, required=("type", "name")
+    )
+    allowed = {
+        "type": schema.constant("allowed_tools"),
+        "mode": schema.one_of(("auto", "required")),
+        "tools": schema.list_of(named, at_least=1),
+    }
+    return schema.any_of(
+        schema.one_of(("none", "auto", "required")), named, schema.record(allowed, required=("type", "mode", "tools"))
+    )
 
 
 def _item() -> Schema:

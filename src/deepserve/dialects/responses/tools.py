@@ -13,12 +13,16 @@ import msgspec
 
 from deepserve.core.errors import InvalidField, UnsupportedFeature
 from deepserve.core.request import ResponseFormat, Thinking, Tool, ToolChoice
+from deepserve.dialects.answer_form import read_named_schema, read_schema_at
 from deepserve.dialects.deepseek import MAX_TOOL_NAME
 from deepserve.dialects.node import Node
 from deepserve.dialects.reading import Reading
+from deepserve.dialects.tool_choice import allowed_choice, named_choice, required_choice
 from deepserve.dialects.tool_name import read_tool_name
 
 _SEARCHES = ("web_search", "web_search_2025_08_26", "web_search_preview", "web_search_preview_2025_03_11")
+
+_NOT_WHILE_THINKING = "Thinking mode does not support this tool_choice"
 
 
 class ToolName(msgspec.Struct, frozen=True, kw_only=True):
@@ -100,11 +104,17 @@ def _tool(reading: Reading, node: Node, kind: str, namespace: str | None) -> Ite
         return
     reading.ignore_others(node, ("type", "name", "description", "parameters", "strict"), "tools[]")
     parameters, strict = node.optional("parameters"), node.optional("strict")
+    is_strict_tool = strict is not None and strict.boolean()
+    if is_strict_tool and reading.is_strict:  # the vendor's service knows the flag at Chat's beta address only
+        reading.ignore("tools[].strict")
+        is_strict_tool = False
+    if is_strict_tool and parameters is not None:
+        read_schema_at(parameters)
     tool = Tool(
         name=flat,
         description=description,
         parameters=None if parameters is None else parameters.mapping(),
-        strict=strict is not None and strict.boolean(),
+        strict=is_strict_tool,
     )
     yield tool, ToolName(name=name, namespace=namespace)
 
@@ -118,54 +128,51 @@ def _shown_format(reading: Reading, node: Node | None) -> str:
     return f"\n\nThe input follows this {syntax} grammar:\n{definition}"
 
 
-def decode_tool_choice(reading: Reading, thinking: Thinking, offered: OfferedTools) -> tuple[ToolChoice, OfferedTools]:
-    """The choice, and the tools that are left of those offered (`allowed_tools` leaves out the others)."""
+def decode_tool_choice(reading: Reading, thinking: Thinking, offered: OfferedTools) -> ToolChoice:
     parallel = reading.extension("parallel_tool_calls")
     is_parallel = parallel is None or parallel.boolean()
     node = reading.root.optional("tool_choice")
-    auto = ToolChoice(is_parallel=is_parallel)
-    if node is None:
-        return auto, offered
+    choice = ToolChoice() if node is None else _choice(reading, node, offered, is_thinking=thinking.enabled)
+    if choice.mode in ("required", "named") and reading.is_strict and thinking.enabled:
+        raise InvalidField(_NOT_WHILE_THINKING, field="tool_choice")
+    return msgspec.structs.replace(choice, is_parallel=is_parallel)
+
+
+def _choice(reading: Reading, node: Node, offered: OfferedTools, *, is_thinking: bool) -> ToolChoice:
     if isinstance(node.value, str):
-        mode = node.variant(("none", "auto", "required"))
-        if mode != "required":
-            return ToolChoice(mode="none" if mode == "none" else "auto", is_parallel=is_parallel), offered
-    else:
-        kind = node.required("type").string()
-        if kind == "allowed_tools" and not reading.is_strict:
-            allowed = _allowed(node, offered)
-            if node.required("mode").variant(("auto", "required")) == "auto":
-                return auto, allowed
-        elif kind in ("function", "custom"):
-            _named(node, offered)
-        elif kind not in _SEARCHES and reading.is_strict:
-            return auto, offered
-    if reading.is_strict and thinking.enabled:
-        raise InvalidField("Thinking mode does not support this tool_choice", field="tool_choice")
-    raise UnsupportedFeature(
-        "This tool_choice is not supported: this server does not force a tool call yet. Use `auto`, and ask for "
-        "the call in the prompt.",
-        field="tool_choice",
-    )
+        match node.variant(("none", "auto", "required")):
+            case "none":
+                return ToolChoice(mode="none")
+            case "auto":
+                return ToolChoice()
+            case _:
+                return required_choice(offered.names)
+    match node.required("type").string():
+        case "function" | "custom":
+            return named_choice(_named(node), offered.names)
+        case "allowed_tools" if not reading.is_strict:
+            return _allowed(node, offered)
+        case kind if kind in _SEARCHES and reading.is_strict and is_thinking:
+            raise InvalidField(_NOT_WHILE_THINKING, field="tool_choice")
+        case kind if kind in _SEARCHES or not reading.is_strict:
+            raise UnsupportedFeature(
+                f"tool_choice of type `{kind[:64]}` is not supported: this server runs no such tool. Use `auto`.",
+                field="tool_choice",
+            )
+        case _:
+            return ToolChoice()
 
 
-def _allowed(node: Node, offered: OfferedTools) -> OfferedTools:
-    wanted = [
-        _named(tool, offered) for tool in node.required("tools").items() if tool.required("type").value not in _SEARCHES
-    ]
-    return OfferedTools(
-        tools=tuple(tool for tool in offered.tools if tool.name in wanted),
-        names={flat: name for flat, name in offered.names.items() if flat in wanted},
-    )
+def _allowed(node: Node, offered: OfferedTools) -> ToolChoice:
+    is_required = node.required("mode").variant(("auto", "required")) == "required"
+    names = [_named(tool) for tool in node.required("tools").items() if tool.required("type").value not in _SEARCHES]
+    return allowed_choice("required" if is_required else "auto", names, offered.names)
 
 
-def _named(node: Node, offered: OfferedTools) -> str:
-    """The flat name of the tool that a choice names. Raises InvalidField where it is not offered."""
+def _named(node: Node) -> str:
+    """The flat name of the tool that a choice names."""
     space = node.optional("namespace")
-    flat = flat_name(node.required("name").string(), None if space is None else space.string())
-    if flat not in offered.names:
-        raise InvalidField(f"tool_choice names `{flat[:64]}`, which is not in tools.", field="tool_choice")
-    return flat
+    return flat_name(node.required("name").string(), None if space is None else space.string())
 
 
 def decode_response_format(reading: Reading) -> ResponseFormat:
@@ -178,11 +185,6 @@ def decode_response_format(reading: Reading) -> ResponseFormat:
         return ResponseFormat()
     kind = node.required("type").variant(("text", "json_object", "json_schema"))
     if kind == "json_schema":
-        raise UnsupportedFeature(
-            "text.format of type `json_schema` is not supported: this server does not enforce a schema yet. Use "
-            "`json_object` and describe the schema in the prompt, or a function with `strict: true`, whose arguments "
-            "are checked.",
-            field="text.format.type",
-        )
+        return read_named_schema(reading, node, "text.format", own=("type",))
     reading.ignore_others(node, ("type",), "text.format")
     return ResponseFormat(kind="json_object" if kind == "json_object" else "text")

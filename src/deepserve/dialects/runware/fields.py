@@ -55,7 +55,6 @@ IGNORED: Mapping[str, str] = {
 
 REFUSED: Mapping[str, str] = {
     "inputs": "DeepSeek V4 reads text only",
-    "jsonSchema": "answers are not yet held to a schema; use `outputFormat` JSON and describe the form in the prompt",
 }
 """Known, but not to be had here, and why."""
 

@@ -13,11 +13,12 @@ from deepserve.config import Limits
 from deepserve.core.errors import InvalidField, MissingField, UnknownModel
 from deepserve.core.messages import Json
 from deepserve.core.model import ModelName
-from deepserve.core.request import Request, RequestId, ResponseFormat, Thinking, ToolChoice
+from deepserve.core.request import Request, RequestId, Thinking, ToolChoice
 from deepserve.core.sampling import Sampling
 from deepserve.core.tenant import LOCAL_TENANT, Tenant
 from deepserve.dialects.body import JsonBody
 from deepserve.dialects.runware import fields
+from deepserve.dialects.runware.answer_form import decode_answer_form
 from deepserve.dialects.runware.conversation import decode_messages, decode_tool_choice, decode_tools
 from deepserve.dialects.runware.errors import TaskRefused
 from deepserve.dialects.runware.value import Value
@@ -142,7 +143,7 @@ def decode_inference(
         messages=messages,
         tools=tools,
         tool_choice=ToolChoice() if choice_node is None else decode_tool_choice(choice_node, tools),
-        response_format=_format(root, model, is_strict=is_strict),
+        response_format=decode_answer_form(root, model, limits, is_strict=is_strict),
         thinking=_thinking(settings, model, is_strict=is_strict),
         sampling=Sampling(
             temperature=_number(settings, "temperature"),
@@ -212,15 +213,6 @@ def _model(node: Value, names: Names) -> ModelName:
 def _delivery(root: Value) -> DeliveryMethod:
     node = root.optional("deliveryMethod")
     return "sync" if node is None else msgspec.convert(node.choice(("sync", "async", "stream")), DeliveryMethod)
-
-
-def _format(root: Value, model: ModelName, *, is_strict: bool) -> ResponseFormat:
-    """Documented for Flash only; strict mode holds Pro to that."""
-    node = root.optional("outputFormat")
-    known = ("TEXT",) if is_strict and model.id.endswith("-pro") else ("TEXT", "JSON")
-    if node is None or node.choice(known) == "TEXT":
-        return ResponseFormat()
-    return ResponseFormat(kind="json_object")
 
 
 def _thinking(settings: Value, model: ModelName, *, is_strict: bool) -> Thinking:

@@ -49,6 +49,10 @@ def _inference(limits: Limits, names: Sequence[str]) -> Schema:
         "includeCost": BOOLEAN,
         "includeUsage": BOOLEAN,
         "outputFormat": schema.one_of(("TEXT", "JSON")),
+        "jsonSchema": schema.any_of(
+            schema.json_schema("A JSON Schema, or an object with its `name`, `description`, `strict` and `schema`."),
+            STRING,
+        ),
         "providerSettings": _closed({"deepseek": {"description": _ignored("providerSettings.deepseek")}}),
         "routing": {"description": _ignored("routing")},
     }

@@ -171,7 +171,7 @@ def test_what_cannot_be_done_is_refused_by_name(name: str) -> None:
 
 def test_what_has_no_effect_is_named_and_usage_is_not() -> None:
     exchange = decode(session_id="s", structured_outputs=True, usage={"include": False}, is_strict=True, stream=True)
-    assert set(exchange.ignored) == {"session_id", "structured_outputs", "x-deepserve-strict"}
+    assert set(exchange.ignored) == {"session_id", "x-deepserve-strict"}
     assert decode(stream_options={"include_usage": False}).ignored == ()
 
 

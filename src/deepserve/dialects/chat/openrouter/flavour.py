@@ -22,7 +22,7 @@ EFFORTS: Mapping[str, Level] = {
 """The service lists `high` and `xhigh` for V4, and maps the others to the nearest."""
 
 REFUSED: Mapping[str, str] = {
-    **{name: why for name, why in CHAT_REFUSED.items() if name != "structured_outputs"},
+    **CHAT_REFUSED,
     "preset": "this server keeps no presets; send the fields themselves",
 }
 """Fields that promise something this server cannot do, and what to use instead."""
@@ -54,7 +54,6 @@ IGNORED: Mapping[str, str] = {
     "service_tier": "all requests are served alike",
     "session_id": "there is one provider, so every session stays with it",
     "stop_server_tools_when": "this server runs no tools",
-    "structured_outputs": "a hint about routing; `response_format` says what is wanted",
     "trace": "nothing is sent to observers",
     "transforms[]": "prompts are never cut; one that does not fit is refused",
     "verbosity": "the model knows no such setting; ask for it in the prompt",
@@ -79,6 +78,7 @@ OPENROUTER = msgspec.structs.replace(
 PARAMETERS = (
     *("frequency_penalty", "include_reasoning", "logit_bias", "logprobs", "max_completion_tokens", "max_tokens"),
     *("min_p", "parallel_tool_calls", "presence_penalty", "reasoning", "reasoning_effort", "repetition_penalty"),
-    *("response_format", "seed", "stop", "temperature", "tool_choice", "tools", "top_k", "top_logprobs", "top_p"),
+    *("response_format", "seed", "stop", "structured_outputs", "temperature", "tool_choice", "tools", "top_k"),
+    *("top_logprobs", "top_p"),
 )
-"""What is honoured, in the words of the service's catalogue. Not `structured_outputs`: no schema is enforced yet."""
+"""What is honoured, in the words of the service's catalogue."""
