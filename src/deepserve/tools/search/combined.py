@@ -8,7 +8,7 @@ from itertools import chain, zip_longest
 
 from typing_extensions import override
 
-from deepserve.core.server_tool import SearchResults, ToolFault
+from deepserve.core.server_tool import SearchHit, SearchResults, ToolFault
 from deepserve.core.web_tools import SearchOptions
 from deepserve.tools.search.provider import SearchProvider, Wish
 
@@ -35,8 +35,11 @@ class CombinedSearch(SearchProvider):
         if not found:
             return answers[0]
         in_turn = chain.from_iterable(zip_longest(*found))
-        best = {hit.url: hit for hit in reversed([hit for hit in in_turn if hit is not None])}
-        return SearchResults(query=query, hits=tuple(reversed(best.values()))[: options.max_results])
+        best: dict[str, SearchHit] = {}
+        for hit in in_turn:
+            if hit is not None:
+                best.setdefault(hit.url, hit)
+        return SearchResults(query=query, hits=tuple(best.values())[: options.max_results])
 
     @override
     async def close(self) -> None:
