@@ -59,6 +59,7 @@ from deepserve.prompt.server_turns import ordinary_result, ordinary_turns
 from deepserve.prompt.tool_text import tool_output_text
 from deepserve.tools.call import call_tool
 from deepserve.tools.citations import find_citations, sources_of
+from deepserve.tools.fetch.mentions import mentions_of
 from deepserve.tools.result_memory import KeptCall, ResultMemory
 from deepserve.tools.runner import CallContext
 from deepserve.tools.toolbox import EMPTY, OfferedTool, Toolbox
@@ -75,9 +76,10 @@ _FOUND_FIRST = (
 
 
 class PreparedRequest(msgspec.Struct, frozen=True, kw_only=True):
-    """request: as the back end is to see it. offered: the tools that are the server's, by name."""
+    """request: as the back end is to see it. offered: the tools that are the server's, by name. said: as it came."""
 
     request: Request
+    said: tuple[Message, ...] = ()
     offered: Mapping[str, OfferedTool] = {}
     first: tuple[OfferedTool, ...] = ()
 
@@ -112,6 +114,7 @@ class ToolLoop:
                 tools=(*request.tools, *(tool.function for tool in called)),
                 server_tools=(),
             ),
+            said=restored.messages,
             offered={tool.function.name: tool for tool in called},
             first=tuple(tool for tool in offered if tool.wanted.is_first),
         )
@@ -201,6 +204,7 @@ class _Answer:
         session: str,
     ) -> None:
         self._request = prepared.request
+        self._said = prepared.said
         self._offered = prepared.offered
         self._first = prepared.first
         self._ask = ask
@@ -217,6 +221,7 @@ class _Answer:
         self._output: Usage | None = Usage()  # None once a round does not know its own
         self._seed: int | None = None
         self._sources: dict[str, Citation] = {}
+        self._outputs: list[ToolOutput] = []
         self.carried_out: list[KeptCall] = []
 
     async def events(self) -> AsyncGenerator[Event]:
@@ -372,7 +377,9 @@ class _Answer:
             running = [
                 group.create_task(run(one, _TOO_MANY if are_too_many else self._refuse(one.tool))) for one in calls
             ]
-        return [task.result() for task in running]
+        outputs = [task.result() for task in running]
+        self._outputs += outputs
+        return outputs
 
     def _refuse(self, tool: OfferedTool) -> ToolFault | None:
         """Count a call, or say why it is not made."""
@@ -389,7 +396,19 @@ class _Answer:
     def _context(self) -> CallContext:
         """The end user narrows the session, but is not named to the tool."""
         whose = hashlib.blake2b(msgspec.msgpack.encode((self._request.user_id, self._session)), digest_size=16)
-        return CallContext(tenant=self._request.tenant.id, session=whose.hexdigest(), timeout_s=self._limits.call_s)
+        return CallContext(
+            tenant=self._request.tenant.id,
+            session=whose.hexdigest(),
+            timeout_s=self._limits.call_s,
+            was_mentioned=self._was_mentioned,
+        )
+
+    def _was_mentioned(self, url: str) -> bool:
+        """Looked up when it is asked for, which few tools do: it takes reading the whole conversation."""
+        mentions = mentions_of(self._said)
+        for output in self._outputs:
+            mentions.add_output(output)
+        return url in mentions
 
     def _tell_results(
         self, calls: Sequence[_Call], outputs: Sequence[ToolOutput], told: _Round, *, is_kept: bool = True

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from deepserve.core.messages import Message, ServerToolResult, Text, ToolCall, ToolResult
-from deepserve.core.server_tool import FetchedPage, SearchHit, SearchResults
+from deepserve.core.server_tool import CodeOutput, FetchedPage, SearchHit, SearchResults, ToolFault
 from deepserve.tools.fetch.mentions import Mentions, mentions_of
 
 
@@ -64,6 +64,16 @@ def test_only_what_others_wrote_counts() -> None:
                     ),
                 ),
                 ServerToolResult(
+                    call_id="4",
+                    tool="code_interpreter",
+                    output=CodeOutput(code="", stdout="https://printed.example/?secret=1"),
+                ),
+                ServerToolResult(
+                    call_id="5",
+                    tool="web_fetch",
+                    output=ToolFault(code="not_allowed", message="https://fault.example/?secret=1"),
+                ),
+                ServerToolResult(
                     call_id="3",
                     tool="web_fetch",
                     output=FetchedPage(
@@ -81,7 +91,13 @@ def test_only_what_others_wrote_counts() -> None:
     for known in ("system", "user", "hit", "page", "result"):
         assert f"https://{known}.example/" in mentions
     assert "https://next.example/2" in mentions
-    for made_up in ("https://model.example/?secret=1", "https://model.example/", "https://call.example"):
+    for made_up in (
+        "https://printed.example/?secret=1",
+        "https://fault.example/?secret=1",
+        "https://model.example/?secret=1",
+        "https://model.example/",
+        "https://call.example",
+    ):
         assert made_up not in mentions
 
 

@@ -42,6 +42,19 @@ class Mentions:
     def add_address(self, url: str) -> None:
         self._known.add(_plain(url))
 
+    def add_output(self, output: ToolOutput) -> None:
+        """What a tool of the server's found. What programs print and faults say may be the model's own words."""
+        match output:
+            case SearchResults(hits=hits):
+                for hit in hits:
+                    self.add_address(hit.url)
+                    self.add(hit.snippet)
+            case FetchedPage():
+                self.add_address(output.url)
+                self.add(output.text)
+            case _:
+                pass
+
     def __contains__(self, url: str) -> bool:
         return _plain(url) in self._known
 
@@ -59,24 +72,10 @@ def mentions_of(messages: Sequence[Message]) -> Mentions:
                         if isinstance(piece, Text):
                             mentions.add(piece.text)
                 case ServerToolResult(output=output) if output is not None:
-                    add_output(mentions, output)
+                    mentions.add_output(output)
                 case _:
                     pass
     return mentions
-
-
-def add_output(mentions: Mentions, output: ToolOutput) -> None:
-    """What a tool of the server's brought into the conversation."""
-    match output:
-        case SearchResults(hits=hits):
-            for hit in hits:
-                mentions.add_address(hit.url)
-                mentions.add(hit.snippet)
-        case FetchedPage():
-            mentions.add_address(output.url)
-            mentions.add(output.text)
-        case _:
-            pass
 
 
 def _readings(found: str) -> Iterable[str]:

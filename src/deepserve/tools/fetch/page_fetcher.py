@@ -7,7 +7,6 @@ import logging
 import re
 from collections.abc import Mapping
 from email.message import Message
-from urllib.parse import urlsplit
 
 import msgspec
 
@@ -115,7 +114,7 @@ class PageFetcher:
         except AddressRefused as error:
             raise _Refused(error.message) from error
         if not all(rule.allows(checked) for rule in rules):
-            raise _Refused(f"Pages of {urlsplit(checked).hostname} are not to be fetched here.")
+            raise _Refused("Pages of this site are not to be fetched here.")
         return checked
 
     async def _read(self, url: str, answer: OutgoingAnswer, room: int) -> FetchedPage | ToolFault:
