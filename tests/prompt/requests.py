@@ -66,6 +66,7 @@ class Answer(msgspec.Struct):
     calls: list[list[str]]
     damage: str | None = None
     num_blocks: int = 0
+    has_failed: bool = False
 
 
 def collect(events: Sequence[BlockOpened | BlockDelta | BlockClosed], damage: str | None = None) -> Answer:
@@ -100,10 +101,20 @@ def collect(events: Sequence[BlockOpened | BlockDelta | BlockClosed], damage: st
 
 
 def decode(
-    text: str, *, stage: Stage = "text", offers_tools: bool = True, size: int | None = None, marks: Marks = "spelled"
+    text: str,
+    *,
+    stage: Stage = "text",
+    offers_tools: bool = True,
+    size: int | None = None,
+    marks: Marks = "spelled",
+    tools: Sequence[Tool] = (),
+    is_cut: bool = False,
 ) -> Answer:
     """Decode a whole answer, fed in pieces of `size` characters or at once."""
-    decoder = Decoder(Start(stage=stage, offers_tools=offers_tools), marks=marks, call_id=lambda index: f"call_{index}")
+    start = Start(stage=stage, offers_tools=offers_tools)
+    decoder = Decoder(start, marks=marks, call_id=lambda index: f"call_{index}", tools=tools)
     pieces = [text] if size is None else [text[start : start + size] for start in range(0, len(text), size)]
     events = [event for piece in pieces for event in decoder.feed(Piece(piece))]
-    return collect([*events, *decoder.finish()], decoder.damage)
+    answer = collect([*events, *decoder.finish(is_cut=is_cut)], decoder.damage)
+    answer.has_failed = decoder.failure is not None
+    return answer

@@ -11,12 +11,13 @@ from hypothesis import strategies as st
 
 from deepserve.core.events import BlockDelta, BlockOpened, TextBlock, TokenLogprob, ToolCallBlock
 from deepserve.core.messages import ToolCall
-from deepserve.prompt.decoder import MAX_TAG_CHARACTERS, Decoder, Marks, Piece, mint_call_id
+from deepserve.prompt.decoder import Decoder, Marks, Piece, mint_call_id
 from deepserve.prompt.encoder import encode_transcript
 from deepserve.prompt.profile import MINI
 from deepserve.prompt.segments import Special, Stage, Start
 from deepserve.prompt.segments import Text as TextSegment
 from deepserve.prompt.special_tokens import DSML, END_THINK, SPECIAL_TOKENS, THINK, USER
+from deepserve.prompt.tags import MAX_TAG_CHARACTERS
 from deepserve.prompt.tokenizer import Detokenizer, Tokenizer
 from tests.prompt.corpus import random_text, random_value
 from tests.prompt.requests import OFF, QUICK, WEATHER, Answer, assistant, collect, decode, request, user
@@ -111,10 +112,12 @@ def test_a_forced_call_begins_inside_the_markup() -> None:
     "ending", ["", f"</{DSML}", f"</{DSML}parameter", "<", "</"], ids=["value", "tag", "name", "angle", "slash"]
 )
 def test_a_truncated_call_keeps_the_arguments_as_streamed(ending: str) -> None:
-    answer = decode(f'{OPEN}<{DSML}invoke name="f">\n<{DSML}parameter name="a" string="true">ls 2>&1{ending}')
+    begun = f'{OPEN}<{DSML}invoke name="f">\n<{DSML}parameter name="a" string="true">ls 2>&1{ending}'
+    answer = decode(begun, is_cut=True)
     kept = ending if DSML not in ending else ""
     assert answer.calls == [["f", '{"a": "ls 2>&1' + kept]]
-    assert answer.damage == "the answer ends inside a tool call"
+    assert answer.damage == ("the answer ends inside a tag" if DSML in ending else "the answer ends inside a tool call")
+    assert not answer.has_failed
 
 
 def test_a_value_may_look_like_markup_up_to_the_last_character() -> None:
@@ -170,7 +173,7 @@ def test_markup_as_models_really_miss_it_is_read(markup: str) -> None:
         (f"{OPEN}{CLOSE}", [], "the tool markup holds no call"),
         (f"{OPEN}", [], "the tool markup holds no call"),
         (f"{OPEN}{parameter('a', 'b')}{CLOSE}", [], "a parameter outside a call"),
-        (f"{OPEN}{invoke('f', f'<{DSML}parameter>x</{DSML}parameter>')}{CLOSE}", [["f", "{}"]], "a parameter without"),
+        (f"{OPEN}{invoke('f', f'<{DSML}parameter>x</{DSML}parameter>')}{CLOSE}", [["f", ""]], "a parameter without"),
         (
             f"{OPEN}{invoke('f', parameter('a', 'x').replace(' string=', ' x='))}{CLOSE}",
             [["f", '{"a": "x"}']],
@@ -183,11 +186,11 @@ def test_markup_as_models_really_miss_it_is_read(markup: str) -> None:
         ),
         (
             f"{OPEN}{invoke('f', parameter('a', 'b').removesuffix(f'</{DSML}parameter>'))}{CLOSE}",
-            [["f", '{"a": "b\\n"}']],
+            [["f", '{"a": "b"}']],
             "a parameter that is not closed",
         ),
-        (f"<{DSML}invoke {'x' * 2 * MAX_TAG_CHARACTERS}>", [], "not a tag"),
-        (f'{OPEN}<{DSML}invoke name="f<{DSML}invoke name="g">', [["g", ""]], "not a tag"),
+        (f"<{DSML}invoke {'x' * 2 * MAX_TAG_CHARACTERS}>", [], "a tool call without a name"),
+        (f'{OPEN}<{DSML}invoke name="f<{DSML}invoke name="g">', [], "a tool call without a name"),
         (f"x</{DSML}tool_calls>y", [], "a closing tag without a tool block"),
     ],
 )
@@ -229,7 +232,9 @@ def test_where_an_answer_is_cut_changes_nothing(text: str, stage: Stage, offers_
         size = rng.randint(0, 4)
         events += decoder.feed(Piece(text[position : position + size]))
         position += size
-    assert collect([*events, *decoder.finish()], decoder.damage) == whole
+    read = collect([*events, *decoder.finish()], decoder.damage)
+    read.has_failed = decoder.failure is not None
+    assert read == whole
 
 
 def test_every_cut_of_a_real_answer_gives_the_same_events() -> None:

@@ -18,7 +18,7 @@ from deepserve.core.messages import File, Image, Message, OtherPart, Text, ToolC
 from deepserve.core.request import Tool, ToolChoice
 from deepserve.prompt.encoder import encode
 from deepserve.prompt.profile import MINI, load_profile
-from deepserve.prompt.segments import Special
+from deepserve.prompt.segments import Special, Stage
 from deepserve.prompt.segments import Text as TextSegment
 from deepserve.prompt.special_tokens import ASSISTANT, DSML, END_THINK, EOS, THINK, USER
 from tests.prompt.requests import OFF, QUICK, WEATHER, Answer, assistant, decode, request, result, user
@@ -194,12 +194,13 @@ def developers_are_not_a_role(recipe: ModuleType) -> None:
 STRING = ' string="true"'
 
 
-def compare(recipe: ModuleType, text: str, theirs: Answer, ours: Answer, **options: Any) -> None:
-    stage = options.pop("stage", "text")
+def compare(
+    recipe: ModuleType, text: str, theirs: Answer, ours: Answer, *, stage: Stage = "text", is_cut: bool = False
+) -> None:
     told = vendor_answer(recipe, text, stage, True, None)
     assert (told.reasoning, told.text, told.calls) == (theirs.reasoning, theirs.text, theirs.calls)
     for size in (None, 1, 4):
-        read = decode(text, stage=stage, size=size)
+        read = decode(text, stage=stage, size=size, is_cut=is_cut)
         assert (read.reasoning, read.text, read.calls) == (ours.reasoning, ours.text, ours.calls)
 
 
@@ -244,7 +245,7 @@ def newlines_before_a_tag_are_trimmed(recipe: ModuleType) -> None:
 @shows("truncated-tag")
 def a_truncated_tag_leaves_the_arguments(recipe: ModuleType) -> None:
     text = f'{OPEN}<{DSML}invoke name="f">\n<{DSML}parameter name="a" string="true">x</{DSML}pa'
-    compare(recipe, text, call("f", '{"a": "x"'), call("f", '{"a": "x'))
+    compare(recipe, text, call("f", '{"a": "x"'), call("f", '{"a": "x'), is_cut=True)
 
 
 @shows("unknown-closing")

@@ -11,6 +11,7 @@ from deepserve.core.events import (
     BlockDelta,
     BlockOpened,
     Event,
+    Failed,
     Finished,
     FinishReason,
     ReasoningBlock,
@@ -102,9 +103,11 @@ class AnswerWriter:
         events: list[Event] = []
         for piece in self._detokenizer.finish():
             events += self._filter(self._decoder.feed(piece))
-        events += self._filter(self._decoder.finish())
+        events += self._filter(self._decoder.finish(is_cut=reason != "stop"))
         if self.has_ended_early:
             return events
+        if self._decoder.failure is not None and reason == "stop":
+            return [*events, Failed(error=self._decoder.failure, result=self._result)]
         if reason == "stop" and self._decoder.num_calls:
             reason = "tool_calls"
         return [*events, Finished(reason=reason, seed=self._seed, output=self._output, result=self._result)]

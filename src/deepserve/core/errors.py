@@ -23,6 +23,8 @@ DeepserveError
 ├── ServingError                our side failed while answering
 │   ├── EngineFailure
 │   ├── BackendFailure
+│   ├── DamagedToolCall         the model wrote a tool call that nobody can read
+│   ├── UnfitAnswer             the answer does not have the form that was asked for
 │   ├── RequestTimedOut
 │   └── Cancelled               the client left; never shown to anybody
 └── SetupError                  the operator's: raised at start, before anything listens
@@ -162,6 +164,14 @@ class EngineFailure(ServingError):
 
 class BackendFailure(ServingError):
     code = "backend_failure"
+
+
+class DamagedToolCall(ServingError):
+    code = "damaged_tool_call"
+
+
+class UnfitAnswer(ServingError):
+    code = "unfit_answer"
 
 
 class RequestTimedOut(ServingError):

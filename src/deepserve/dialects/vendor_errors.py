@@ -65,6 +65,8 @@ FORMS: Mapping[type[DeepserveError], ErrorForm] = {
     errors.ServingError: ErrorForm(500, "server_error", "internal_error"),
     errors.EngineFailure: ErrorForm(500, "server_error", "internal_error"),
     errors.BackendFailure: ErrorForm(502, "server_error", "upstream_error"),
+    errors.DamagedToolCall: ErrorForm(502, "server_error", "damaged_tool_call"),
+    errors.UnfitAnswer: ErrorForm(502, "server_error", "unfit_answer"),
     errors.RequestTimedOut: ErrorForm(504, "server_error", "timeout"),
     errors.Cancelled: ErrorForm(499, "server_error", "cancelled"),
     errors.SetupError: ErrorForm(500, "server_error", "internal_error", is_hidden=True),

@@ -1,28 +1,27 @@
 """From what the model writes to events: one incremental decoder for streamed and for whole answers.
 
-Two stages. The lexer turns pieces into text and marks (`<think>`, `</think>`, `｜DSML｜`); the decoder turns those into
-blocks. Engines that give token ids know for certain which pieces are special: then only special pieces are marks, and
-an answer may spell `</think>` without ending its thinking. Streams of hosted engines have text alone: there a mark is
+Engines that give token ids know for certain which pieces are special: then only special pieces are marks, and an
+answer may spell `</think>` without ending its thinking. Streams of hosted engines have text alone: there a mark is
 recognised by its spelling.
 
-The outcome depends on the pieces' concatenation, never on where it was cut. Nothing the model writes raises an error;
-what cannot be read as the format demands is named in `damage`.
+The outcome depends on the pieces' concatenation, never on where it was cut. Nothing the model writes raises an error.
+Tool markup that is damaged is read where only one call can have been meant (`damage` says what was wrong); where it
+cannot be read, `failure` is the error that the answer must end with. Markup never becomes text.
 
-Source: the output format of the DeepSeek-V4 releases, as implemented by deepseek-recipe 0.2.0. The differences are
-listed in docs/prompt-format.md.
+Source: the output format of the DeepSeek-V4 releases, as implemented by deepseek-recipe 0.2.0. The differences, and
+the damage that is put right, are listed in docs/prompt-format.md.
 """
 
 from __future__ import annotations
 
-import json
 import re
 import secrets
 import string
-from collections.abc import Callable, Iterator
+from collections import deque
+from collections.abc import Callable, Sequence
 from typing import Final, Literal
 
-import msgspec
-
+from deepserve.core.errors import DamagedToolCall
 from deepserve.core.events import (
     Block,
     BlockClosed,
@@ -33,27 +32,20 @@ from deepserve.core.events import (
     TokenLogprob,
     ToolCallBlock,
 )
+from deepserve.core.messages import Json
+from deepserve.core.tool import Tool
+from deepserve.prompt.arguments import Arguments
+from deepserve.prompt.json_repair import repair_json
+from deepserve.prompt.json_text import write_json
+from deepserve.prompt.pieces import DSML_SYMBOL, END_THINK_SYMBOL, THINK_SYMBOL, spelled_text, symbol_text
+from deepserve.prompt.pieces import Marks as Marks
+from deepserve.prompt.pieces import Piece as Piece
 from deepserve.prompt.segments import Start
-from deepserve.prompt.special_tokens import DSML, END_THINK, THINK
+from deepserve.prompt.special_tokens import END_THINK, THINK
+from deepserve.prompt.tags import MAX_TAG_CHARACTERS, Tag, Unread, has_mark, scan_tag
+from deepserve.prompt.tool_markup import tool_name
 
 BlockEvent = BlockOpened | BlockDelta | BlockClosed
-
-
-class Piece(msgspec.Struct, frozen=True):
-    """Some of an answer: one token's text, or any stretch of a text stream.
-
-    is_special  text is the spelling of one special token
-    num_tokens  how many tokens it stands for; 0 when somebody else counts
-    """
-
-    text: str
-    is_special: bool = False
-    logprobs: tuple[TokenLogprob, ...] = ()
-    num_tokens: int = 0
-
-
-Marks = Literal["special", "spelled"]
-"""What counts as a mark: only special pieces, or any text that spells one."""
 
 
 def mint_call_id(index: int) -> str:
@@ -68,36 +60,54 @@ class Decoder:
     start    as returned by the encoder for the prompt that is being answered: the two must not decide apart
     marks    "special" for pieces made of token ids, "spelled" for plain text
     call_id  names the calls; gets the number of the call within the answer
+    tools    those that were offered: with their schemas more damage can be put right
     """
 
     def __init__(
-        self, start: Start, *, marks: Marks, call_id: Callable[[int], str] = mint_call_id, result: int = 0
+        self,
+        start: Start,
+        *,
+        marks: Marks,
+        call_id: Callable[[int], str] = mint_call_id,
+        result: int = 0,
+        tools: Sequence[Tool] = (),
     ) -> None:
-        self._lexer = _Lexer(marks)
-        self._spelled = marks == "spelled"
+        self._marks: Marks = marks
         self._offers_tools = start.offers_tools
+        self._tools = {tool_name(tool.name, tool.namespace): tool for tool in tools}
         self._call_id = call_id
         self._result = result
 
         self._state: _State = "text"
+        self._buffer = ""
+        self._at = 0  # what stands before it in the buffer has been read
+        self._base = 0  # characters that came before the buffer
+        self._is_ended = False
+        self._is_cut = False
+        self._logprobs: deque[tuple[int, TokenLogprob]] = deque()  # with the place where the token's text begins
         self._skips_newlines = start.stage in ("reasoning", "text")
         self._may_open_thinking = start.stage in ("reasoning", "text")
-        self._held = ""
-        self._held_logprobs: list[TokenLogprob] = []
-        self._tag = ""
-        self._closing = ""
-        self._resume: _State = "text"
+        self._num_newlines = 0  # read, and dropped if a tag follows
+        self._events: list[BlockEvent] = []
         self._num_blocks = 0
         self._is_open = False
-        self._arguments: _Arguments | None = None
-        self._events: list[BlockEvent] = []
+
+        self._is_in_thinking = False  # the tool block began before the thinking was over
+        self._arguments: Arguments | None = None
+        self._value_tag = ""
+        self._value_is_unmarked = False
+        self._has_newline = False  # a value's last newline, which belongs to the markup if the closing tag is missing
+        self._json = _JsonEnd()
+        self._body: list[str] = []
 
         self.num_calls = 0
         """Tool calls opened so far; with any, the answer's finish reason is `tool_calls`."""
         self.num_reasoning_tokens = 0
         """Tokens of the thinking trace, by the count the pieces carry."""
         self.damage: str | None = None
-        """What in the tool markup could not be read; None for well-formed answers and for plain text."""
+        """What in the tool markup was not as it should be; None for well-formed answers and for plain text."""
+        self.failure: DamagedToolCall | None = None
+        """What the answer must end with, because its markup cannot be read."""
 
         match start.stage:
             case "reasoning" | "reasoning_continued":
@@ -116,219 +126,325 @@ class Decoder:
         """Read on; returns what has become certain."""
         if self.is_reasoning and not (piece.is_special and piece.text == END_THINK):
             self.num_reasoning_tokens += piece.num_tokens
-        for lexeme in self._lexer.feed(piece):
-            self._read(lexeme)
+        text = symbol_text(piece, self._marks)
+        self._note_logprobs(piece, text)
+        self._base += self._at
+        self._buffer = self._buffer[self._at :] + text
+        self._at = 0
+        self._run()
         return self._take_events()
 
-    def finish(self) -> list[BlockEvent]:
-        """The answer has ended: release what was held back, close what is open."""
-        for lexeme in self._lexer.finish():
-            self._read(lexeme)
-        if self._state in ("reasoning", "text"):
-            self._release(self._held)
-        elif self._arguments is not None:
-            self._note("the answer ends inside a tool call")
-            if self._state == "value":
-                self._release(self._held)
-        elif self._state in ("tag", "block") and not self.num_calls:
-            self._note("the tool markup holds no call")
+    def finish(self, *, is_cut: bool = False) -> list[BlockEvent]:
+        """The answer has ended: release what was held back, close what is open.
+
+        is_cut  somebody else ended it, a limit or a stop string: then an unfinished call is no fault of the model,
+                and stays as it was streamed
+        """
+        self._is_ended, self._is_cut = True, is_cut
+        self._run()
+        match self._state:
+            case "reasoning" | "text":
+                if self._num_newlines:
+                    self._emit("\n" * self._num_newlines, self._end)
+                self._flush_logprobs(self._end)
+            case "value":
+                self._end_in_value()
+            case "json":
+                self._end_in_json()
+            case "block":
+                self._end_in_block()
+            case "done":
+                pass
         self._close()
         self._state = "done"
         return self._take_events()
 
-    # One lexeme after another
+    # Reading
 
-    def _read(self, lexeme: _Lexeme) -> None:
+    @property
+    def _end(self) -> int:
+        return self._base + len(self._buffer)
+
+    def _run(self) -> None:
+        while self._state != "done" and self._step():
+            pass
+        if self._state == "done":
+            self._at = len(self._buffer)
+        if self._state not in ("reasoning", "text"):
+            self._logprobs.clear()
+
+    def _step(self) -> bool:
+        """Read one thing; False when more text is needed."""
         match self._state:
             case "reasoning" | "text":
-                if lexeme.mark is None:
-                    self._read_text(lexeme.text, lexeme.logprobs)
-                else:
-                    self._read_mark(lexeme)
-            case "tag":
-                self._read_tag(lexeme)
+                return self._step_text()
             case "block":
-                self._hold_opening(lexeme)
+                return self._step_block()
             case "value":
-                self._read_value(lexeme)
+                return self._step_value()
+            case "json":
+                return self._step_json()
             case "done":
-                pass
+                return False
 
-    def _read_text(self, text: str, logprobs: tuple[TokenLogprob, ...]) -> None:
-        """Let text through, except an end that may be trimmed or may open a tag."""
-        buffer = self._held + text
-        if self._skips_newlines:
-            buffer = buffer.lstrip("\n")
-        length = _opening_length(buffer)
-        length = len(buffer) - len(buffer[: len(buffer) - length].rstrip("\n"))
-        ready = buffer[: len(buffer) - length]
-        self._held = buffer[len(buffer) - length :]
-        if ready or buffer:
-            self._skips_newlines = False
-        if ready:
-            self._may_open_thinking = False
-            before, self._held_logprobs = self._held_logprobs, []
-            if length < len(text):
-                self._emit(ready, (*before, *logprobs))
-            else:
-                self._held_logprobs = list(logprobs)
-                self._emit(ready, tuple(before))
+    def _scan(self, at: int) -> Tag | Unread | None:
+        tag = scan_tag(self._buffer, at, marks=self._marks, names=self._tools.keys())
+        return None if tag is Unread.PENDING and self._is_ended else tag
+
+    def _is_unfinished(self) -> bool:
+        """The answer ends in what could have become a tag."""
+        scanned = scan_tag(self._buffer, self._at, marks=self._marks, names=self._tools.keys())
+        return self._is_ended and scanned is Unread.PENDING
+
+    def _ends_in_markup(self) -> bool:
+        """The answer ends in a tag that shows its mark."""
+        return self._is_unfinished() and has_mark(self._buffer[self._at :], self._marks)
+
+    def _scan_think(self) -> tuple[Literal["think", "end_think"], int] | Unread | None:
+        """A mark of thinking where we are, and its length."""
+        if self._marks == "special":
+            match self._buffer[self._at]:
+                case "\udc01":
+                    return "think", 1
+                case "\udc02":
+                    return "end_think", 1
+                case _:
+                    return None
+        if self._buffer.startswith(THINK, self._at):
+            return "think", len(THINK)
+        if self._buffer.startswith(END_THINK, self._at):
+            return "end_think", len(END_THINK)
+        num_left = len(self._buffer) - self._at
+        if not self._is_ended and num_left < len(END_THINK):
+            rest = self._buffer[self._at :]
+            if THINK.startswith(rest) or END_THINK.startswith(rest):
+                return Unread.PENDING
+        return None
+
+    # Text and thinking
+
+    def _step_text(self) -> bool:
+        candidates = _TAGS_OR_THINKING if self._offers_tools else _THINKING
+        found = candidates.search(self._buffer, self._at)
+        self._pass(len(self._buffer) if found is None else found.start())
+        if found is None:
+            return False
+        mark = self._scan_think()
+        if isinstance(mark, Unread):
+            return False
+        if mark is not None:
+            kind, length = mark
+            self._read_think(kind, self._at + length)
+            return True
+        if not self._offers_tools:
+            self._pass(self._at + 1)
+            return True
+        tag = self._scan(self._at)
+        if isinstance(tag, Unread):
+            return False
+        if tag is None:
+            return self._pass_no_tag()
+        is_markup = tag.is_certain and (tag.has_angle or tag.kind != "other")
+        if not is_markup and self._marks == "spelled" and self._state == "text":
+            found_call = self._begins_unmarked_call(tag)
+            if isinstance(found_call, Unread):
+                return False
+            is_markup = found_call
+        if not is_markup:
+            return self._pass_no_tag()
+        if tag.is_closing:
+            self._read_stray_closing(tag)
         else:
-            self._held_logprobs += logprobs
+            self._enter_block(tag)
+        return True
 
-    def _read_mark(self, lexeme: _Lexeme) -> None:
-        match lexeme.mark:
-            case "end_think":
-                # After the thinking a stray mark means nothing, but the vendor's package swallows it too.
-                if self._state == "reasoning":
-                    self._end_thinking()
-            case "think":
-                if self._may_open_thinking and not self._held.strip("\n"):
-                    self._drop_held()
-                    self._state = "reasoning"
-                    self._skips_newlines = True
-                    self._may_open_thinking = False
-                elif self._spelled:
-                    self._read_text(lexeme.text, lexeme.logprobs)
-            case "dsml":
-                opening = self._held[len(self._held) - _opening_length(self._held) :]
-                if not self._offers_tools or not opening:
-                    self._read_text(lexeme.text, lexeme.logprobs)
-                elif "/" in opening:
-                    self._note("a closing tag without a tool block")
-                    self._release(self._held.removesuffix(opening))
-                    self._resume, self._tag, self._state = self._state, "/", "tag"
-                else:
-                    self._drop_held()
-                    self._close()
-                    self._resume, self._tag, self._state = "block", "", "tag"
-            case None:
-                raise AssertionError("text is no mark")
+    def _pass(self, end: int) -> None:
+        """Let text through up to `end`, except newlines, which a tag may trim."""
+        text = self._buffer[self._at : end]
+        self._at = end
+        if self._skips_newlines:
+            text = text.lstrip("\n")
+            if not text:
+                return
+            self._skips_newlines = False
+        body = text.rstrip("\n")
+        if body:
+            self._may_open_thinking = False
+            num_newlines = len(text) - len(body)
+            self._emit("\n" * self._num_newlines + body, self._base + end - num_newlines)
+            self._num_newlines = num_newlines
+        else:
+            self._num_newlines += len(text)
 
-    def _end_thinking(self) -> None:
-        if self._held.strip("\n"):
-            self._release(self._held.rstrip("\n"))
-        elif self._is_open and self._held_logprobs:
-            self._emit("", tuple(self._held_logprobs))
-        self._drop_held()
+    def _pass_no_tag(self) -> bool:
+        """What looked like a tag is text, unless it shows the mark, which no client may see."""
+        rest = self._buffer[self._at :]
+        if self._ends_in_markup():
+            self._at = len(self._buffer)
+            self._num_newlines = 0
+            self._note("the answer ends inside a tag")
+            if not self._is_cut:
+                self._fail("the answer ends inside a tag")
+        elif rest.startswith(DSML_SYMBOL):
+            self._note("a mark that belongs to no tag")
+            self._at += 1
+        else:
+            self._pass(self._at + 1)
+        return True
+
+    def _read_think(self, kind: Literal["think", "end_think"], end: int) -> None:
+        if kind == "end_think":
+            # After the thinking a stray mark means nothing, but the vendor's package swallows it too.
+            if self._state == "reasoning":
+                self._end_thinking(end)
+            else:
+                self._at = end
+        elif self._may_open_thinking and not self._num_newlines:
+            self._at = end
+            self._drop_logprobs()
+            self._state = "reasoning"
+            self._skips_newlines = True
+            self._may_open_thinking = False
+        elif self._marks == "spelled":
+            self._pass(end)
+        else:
+            self._at = end
+
+    def _end_thinking(self, end: int) -> None:
+        self._flush_logprobs(self._base + self._at)
+        self._at = end
+        self._drop_logprobs()
         self._close()
         self._state = "text"
+        self._num_newlines = 0
         self._skips_newlines = True
         self._may_open_thinking = False
 
-    # Tool markup
+    def _begins_unmarked_call(self, tag: Tag) -> bool | Unread:
+        """Whether a tag without the mark begins a call of a tool that was offered, and is not about markup."""
+        if tag.is_closing or not tag.has_angle:
+            return False
+        if tag.kind == "invoke":
+            return tag.argument_name in self._tools
+        if tag.kind != "block":
+            return False
+        at = _skip_blanks(self._buffer, tag.end)
+        if at == len(self._buffer):
+            return False if self._is_ended else Unread.PENDING
+        if self._buffer[at] in "{[":
+            named = _NAMED_OBJECT.match(self._buffer, at)
+            if named is not None:
+                return named["name"] in self._tools
+            is_short = len(self._buffer) - at < MAX_TAG_CHARACTERS and self._buffer.count('"', at) < _NUM_NAME_QUOTES
+            return Unread.PENDING if is_short and not self._is_ended else False
+        inner = self._scan(at)
+        if inner is None or isinstance(inner, Unread):
+            return inner or False
+        return not inner.is_closing and inner.kind == "invoke" and inner.argument_name in self._tools
 
-    def _hold_opening(self, lexeme: _Lexeme) -> None:
-        """Between tags: text means nothing, except the characters that open the next tag."""
-        buffer = self._held if lexeme.mark == "dsml" else self._held + lexeme.text
-        opening = buffer[len(buffer) - _opening_length(buffer) :]
-        self._held = opening
-        if lexeme.mark == "dsml" and opening:
-            self._held = ""
-            self._resume, self._tag, self._state = "block", "/" if "/" in opening else "", "tag"
+    def _read_stray_closing(self, tag: Tag) -> None:
+        """A tag that closes nothing: what it belonged to is lost, unless it only closes the block."""
+        self._note("a closing tag without a tool block")
+        self._at = tag.end
+        if tag.kind in ("invoke", "parameter") and self._state == "text":
+            self._fail("a closing tag without a tool block")
 
-    def _read_tag(self, lexeme: _Lexeme) -> None:
-        """Collect a tag up to its `>`; another tag that begins inside shows that this was none."""
-        is_closing = self._tag.startswith("/")
-        for index, character in enumerate(lexeme.text):
-            if lexeme.mark == "dsml" or (is_closing and character == "<"):
-                length = _opening_length(self._tag)
-                opening, self._tag = self._tag[len(self._tag) - length :], self._tag[: len(self._tag) - length]
-                self._end_tag()
-                if opening:
-                    self._read(_Lexeme(opening))
-                self._read(_Lexeme(lexeme.text[index:], lexeme.mark, lexeme.logprobs))
-                return
-            self._tag += character
-            is_complete = character == ">" and _ends_tag(self._tag)
-            if is_complete or len(self._tag) >= (MAX_CLOSING_CHARACTERS if is_closing else MAX_TAG_CHARACTERS):
-                rest = lexeme.text[index + 1 :]
-                self._end_tag()
-                if rest:
-                    self._read(_Lexeme(rest, None, lexeme.logprobs))
-                return
+    # Between tags
 
-    def _end_tag(self) -> None:
-        tag = _TAG.fullmatch(self._tag)
-        resume, self._state = self._resume, self._resume
+    def _enter_block(self, tag: Tag) -> None:
+        self._is_in_thinking = self._state == "reasoning"
+        self._num_newlines = 0
+        self._close()
+        self._state = "block"
+        self._read_tag(tag)
+
+    def _step_block(self) -> bool:
+        """Between tags text means nothing, but a JSON object may stand for a call or for its parameters."""
+        found = _IN_BLOCK.search(self._buffer, self._at)
+        self._at = len(self._buffer) if found is None else found.start()
+        if found is None:
+            return False
+        if self._buffer[self._at] in "{[":
+            return self._begin_json()
+        mark = self._scan_think()
+        if isinstance(mark, Unread):
+            return False
+        if mark is not None:
+            self._at += mark[1]
+            if mark[0] == "end_think" and self._is_in_thinking and not self.num_calls:
+                self._note("tool markup without a call in the thinking")
+                self._state, self._skips_newlines = "text", True
+            return True
+        tag = self._scan(self._at)
+        if isinstance(tag, Unread):
+            return False
         if tag is None:
-            if resume == "value":
-                self._resume_literal()
-            else:
-                self._note(f"not a tag: {self._tag[:80]}")
-            return
-        name, attributes, is_closing = tag["name"], tag["attributes"] or "", bool(tag["slash"])
-        if resume == "value":
-            self._end_value(name, is_closing)
-        elif resume != "block":
-            pass
-        elif name == "invoke" and not is_closing:
-            self._open_call(attributes)
-        elif name == "parameter" and not is_closing:
-            self._open_parameter(attributes)
-        elif name == "invoke":
-            self._close_call()
-        elif name in _BLOCK_NAMES and is_closing:
-            self._close_call()
-            if not self.num_calls:
-                self._note("the tool markup holds no call")
-            self._state = "done"
-        elif name not in _BLOCK_NAMES and name != "parameter":
-            self._note(f"unknown tag: {name[:80]}")
+            if self._is_unfinished():
+                return self._end_in_tag()
+            self._at += 1
+        else:
+            self._read_tag(tag)
+        return True
 
-    def _open_call(self, attributes: str) -> None:
+    def _read_tag(self, tag: Tag) -> None:
+        self._at = tag.end
+        kind = tag.kind
+        if kind == "other" and tag.name in self._tools:
+            kind = "invoke"
+        if kind == "other" and self._arguments is not None and self._arguments.has(tag.name):
+            kind = "parameter"
+        match kind, tag.is_closing:
+            case "block", True:
+                self._close_call()
+                if not self.num_calls:
+                    self._fail("the tool markup holds no call")
+                self._state = "done"
+            case "invoke", False:
+                self._open_call(tag)
+            case "invoke", True:
+                self._close_call()
+            case "parameter", False:
+                self._open_parameter(tag)
+            case "other", _:
+                self._note(f"unknown tag: {tag.name[:80]}")
+            case _:
+                pass
+
+    def _open_call(self, tag: Tag) -> None:
         if self._arguments is not None:
             self._note("a tool call that is not closed")
             self._close_call()
-        name = _NAME.search(attributes)
-        if name is None:
-            self._note("a tool call without a name")
+        name = tag.name if tag.kind == "other" else tag.argument_name
+        if name is None or len(name) > MAX_NAME_CHARACTERS:
+            self._fail("a tool call without a name")
             return
-        self._open(ToolCallBlock(id=self._call_id(self.num_calls), name=name["name"]))
-        self.num_calls += 1
-        self._arguments = _Arguments()
-
-    def _open_parameter(self, attributes: str) -> None:
-        name = _NAME.search(attributes)
-        if self._arguments is None or name is None:
-            self._note("a parameter without a name" if name is None else "a parameter outside a call")
-            return
-        kind = _STRING.search(attributes)
-        if kind is None:
-            self._note("a parameter that does not say whether it is a string")
-        self._emit_arguments(self._arguments.open(name["name"], is_string=kind is None or kind["value"] == "true"))
-        self._state = "value"
-
-    def _read_value(self, lexeme: _Lexeme) -> None:
-        """Let a parameter's value through, except an end that may open its closing tag."""
-        if lexeme.mark == "dsml":
-            opening = self._held[len(self._held) - _opening_length(self._held) :]
-            if "/" in opening:
-                self._closing = opening + lexeme.text
-                self._release(self._held.removesuffix(opening))
-                self._resume, self._tag, self._state = "value", "/", "tag"
-                return
-        buffer = self._held + lexeme.text
-        length = _opening_length(buffer) if lexeme.mark is None else 0
-        self._release(buffer[: len(buffer) - length])
-        self._held = buffer[len(buffer) - length :]
-
-    def _end_value(self, name: str, is_closing: bool) -> None:
-        if not is_closing or name not in ("parameter", "invoke", *_BLOCK_NAMES):
-            self._resume_literal()
-            return
-        assert self._arguments is not None
-        self._emit_arguments(self._arguments.close())
-        self._state = "block"
-        if name != "parameter":
-            self._note("a parameter that is not closed")
+        if tag.kind == "other" or tag.is_broken:
+            self._note("a tag of a tool call that is not of the format")
+        self._begin_call(name)
+        if tag.is_empty:
             self._close_call()
-            if name in _BLOCK_NAMES:
-                self._state = "done"
 
-    def _resume_literal(self) -> None:
-        """What looked like a closing tag is part of the value."""
-        self._read_value(_Lexeme(self._closing + self._tag.removeprefix("/")))
+    def _begin_call(self, name: str) -> None:
+        self._open(ToolCallBlock(id=self._call_id(self.num_calls), name=name))
+        self.num_calls += 1
+        self._arguments = Arguments(self._tools.get(name))
+
+    def _open_parameter(self, tag: Tag) -> None:
+        if self._arguments is None:
+            self._fail("a parameter outside a call")
+            return
+        name = (tag.name if tag.kind == "other" else tag.argument_name) or self._arguments.only_name
+        if name is None or self._arguments.has_body:
+            self._fail("a parameter without a name" if name is None else "parameters beside a JSON object")
+            return
+        if tag.is_broken or tag.kind == "other" or tag.argument_name is None:
+            self._note("a tag of a parameter that is not of the format")
+        self._emit_arguments(self._arguments.open(name, is_string=tag.is_string))
+        self._note(self._arguments.damage)
+        self._value_tag, self._value_is_unmarked, self._has_newline = tag.name, not tag.is_certain, False
+        self._state = "value"
+        if tag.is_empty:
+            self._end_value()
 
     def _close_call(self) -> None:
         if self._arguments is not None:
@@ -336,27 +452,241 @@ class Decoder:
             self._arguments = None
             self._close()
 
+    # Inside a value
+
+    def _step_value(self) -> bool:
+        """Let a parameter's value through, up to what closes it."""
+        found = _IN_VALUE.search(self._buffer, self._at)
+        self._write(len(self._buffer) if found is None else found.start())
+        if found is None:
+            return False
+        tag = self._scan(self._at)
+        if isinstance(tag, Unread):
+            return False
+        if tag is None:
+            if not self._ends_in_markup():
+                self._write(self._at + 1)
+                return True
+            is_closing = "/" in self._buffer[self._at :]
+            self._note("the answer ends inside a tag")
+            self._at = len(self._buffer)
+            if is_closing and not self._is_cut:
+                self._write_newline()
+                self._end_value()
+            return True
+        match self._closes(tag):
+            case Unread.PENDING:
+                return False
+            case "not":
+                self._write(self._at + 1)
+            case "closes":
+                self._write_newline()
+                self._at = tag.end
+                self._end_value()
+            case "lost":
+                self._note("a parameter that is not closed")
+                self._end_value()
+        return True
+
+    def _closes(self, tag: Tag) -> _Closing | Unread:
+        """Whether a tag inside a value closes it, shows that its closing tag is lost, or is part of the value."""
+        assert self._arguments is not None
+        is_own = tag.kind == "parameter" or tag.name == self._value_tag
+        ends_call = tag.is_closing and (tag.kind in ("invoke", "block") or tag.name in self._tools)
+        name = tag.argument_name
+        if tag.is_certain and tag.is_closing and tag.has_angle:
+            return "closes" if is_own else "lost" if ends_call else "not"
+        if tag.is_certain and not tag.is_closing and name is not None and tag.kind in ("parameter", "invoke"):
+            is_next = self._arguments.lacks(name) if tag.kind == "parameter" else name in self._tools
+            return "lost" if is_next or self._marks == "special" else "not"
+        if is_own and (tag.is_closing or (tag.is_certain and tag.argument_name is None)):
+            return self._confirmed(tag.end, "closes")
+        if ends_call and (tag.is_certain or self._value_is_unmarked):
+            return self._confirmed(tag.end, "lost")
+        return "not"
+
+    def _confirmed(self, at: int, closing: _Closing) -> _Closing | Unread:
+        """A closing tag that could be part of the value is one if what follows continues the markup."""
+        assert self._arguments is not None
+        while True:
+            start, at = at, _skip_blanks(self._buffer, at)
+            if at - start > MAX_BLANKS:
+                return "not"
+            if at == len(self._buffer):
+                if not self._is_ended:
+                    return Unread.PENDING
+                return "not" if self._is_cut else closing
+            if _IN_VALUE.match(self._buffer, at) is None:
+                return "not"
+            tag = self._scan(at)
+            if isinstance(tag, Unread):
+                return tag
+            if tag is None:
+                return "not"
+            is_own = tag.kind == "parameter" or tag.name == self._value_tag
+            if tag.is_certain:
+                return "not" if is_own and (tag.is_closing or tag.argument_name is None) else closing
+            if not tag.is_closing:
+                name = tag.argument_name
+                is_next = name is not None and (
+                    self._arguments.lacks(name) if tag.kind == "parameter" else name in self._tools
+                )
+                return closing if is_next or (self._value_is_unmarked and name is not None) else "not"
+            if is_own or tag.kind == "other":
+                return "not"
+            if self._value_is_unmarked:
+                return closing
+            at = tag.end
+
+    def _write(self, end: int) -> None:
+        """Give the value its text up to `end`; a last newline waits for what follows."""
+        assert self._arguments is not None
+        text = self._buffer[self._at : end]
+        self._at = end
+        if not text:
+            return
+        self._write_newline()
+        self._has_newline = text.endswith("\n")
+        self._emit_arguments(self._arguments.write(spelled_text(text.removesuffix("\n"))))
+
+    def _write_newline(self) -> None:
+        assert self._arguments is not None
+        if self._has_newline:
+            self._emit_arguments(self._arguments.write("\n"))
+            self._has_newline = False
+
+    def _end_value(self) -> None:
+        assert self._arguments is not None
+        self._emit_arguments(self._arguments.close())
+        self._note(self._arguments.damage)
+        self._state = "block"
+        if self._arguments.problem is not None:
+            self._fail(self._arguments.problem)
+
+    # JSON in place of markup
+
+    def _step_json(self) -> bool:
+        start, self._at = self._at, len(self._buffer)
+        end = self._json.find(self._buffer, start)
+        if end is not None:
+            self._at = end
+        self._body.append(spelled_text(self._buffer[start : self._at]))
+        if end is None:
+            return False
+        self._read_json("".join(self._body))
+        return True
+
+    def _begin_json(self) -> bool:
+        """An object where parameters are expected holds them all; where a call is expected it is one, or a list is."""
+        inside = _skip_blanks(self._buffer, self._at + 1)
+        if self._buffer[self._at] == "[" and inside == len(self._buffer) and not self._is_ended:
+            return False
+        is_object = self._buffer[self._at] == "{"
+        is_list = not is_object and self._buffer.startswith("{", inside)
+        has_room = not self._arguments.is_begun if self._arguments is not None else True
+        if has_room and (is_object or (is_list and self._arguments is None)):
+            self._state, self._json, self._body = "json", _JsonEnd(), []
+        else:
+            self._at += 1
+        return True
+
+    def _read_json(self, text: str) -> None:
+        self._state = "block"
+        if self._arguments is not None:
+            self._emit_arguments(self._arguments.body(text))
+            self._note(self._arguments.damage)
+            if self._arguments.problem is not None:
+                self._fail(self._arguments.problem)
+            return
+        self._note("JSON between the tags")
+        found = repair_json(text)
+        value = found.value if found is not None else None
+        for call in value if isinstance(value, list) else [value]:
+            arguments = _called(call)
+            if arguments is None:
+                return
+            name, body = arguments
+            self._begin_call(name)
+            self._emit_arguments(body)
+            self._arguments = None
+            self._close()
+
+    # The end
+
+    def _end_in_tag(self) -> bool:
+        """The answer ends inside a tag of the block: a call or a parameter that was begun is lost."""
+        is_closing = "/" in self._buffer[self._at :]
+        self._at = len(self._buffer)
+        self._note("the answer ends inside a tag")
+        if not is_closing and not self._is_cut:
+            self._fail("the answer ends inside a tag")
+        return True
+
+    def _end_in_value(self) -> None:
+        assert self._arguments is not None
+        self._write_newline()
+        self._emit_arguments(self._arguments.cut())
+        self._end_inside_call()
+
+    def _end_in_json(self) -> None:
+        if self._arguments is not None:
+            self._emit_arguments("".join(self._body))
+        self._end_inside_call()
+
+    def _end_inside_call(self) -> None:
+        self._note("the answer ends inside a tool call")
+        if not self._is_cut:
+            self._fail("the answer ends inside a tool call")
+
+    def _end_in_block(self) -> None:
+        if self._arguments is not None:
+            self._note("the answer ends inside a tool call")
+            if not self._is_cut:
+                self._close_call()
+        elif not self.num_calls:
+            self._note("the tool markup holds no call")
+            if not self._is_cut:
+                self._fail("the tool markup holds no call")
+
     # Events
 
-    def _release(self, text: str) -> None:
-        """Emit text that was held back, in the place it belongs to."""
-        self._held = ""
-        if self._state == "value":
-            assert self._arguments is not None
-            self._emit_arguments(self._arguments.write(text))
+    def _note_logprobs(self, piece: Piece, text: str) -> None:
+        """Remember where each token's text begins; in a piece that does not say, all begin with it."""
+        if piece.is_special and not text:
             return
-        logprobs, self._held_logprobs = tuple(self._held_logprobs), []
-        if text:
-            self._emit(text, logprobs)
+        at = self._end
+        is_told = len(piece.logprobs) > 1 and "".join(entry.token for entry in piece.logprobs) == text
+        for entry in piece.logprobs:
+            self._logprobs.append((at, entry))
+            at += len(entry.token) if is_told else 0
 
-    def _drop_held(self) -> None:
-        self._held = ""
-        self._held_logprobs = []
+    def _take_logprobs(self, end: int) -> tuple[TokenLogprob, ...]:
+        taken: list[TokenLogprob] = []
+        while self._logprobs and self._logprobs[0][0] < end:
+            taken.append(self._logprobs.popleft()[1])
+        return tuple(taken)
 
-    def _emit(self, text: str, logprobs: tuple[TokenLogprob, ...]) -> None:
+    def _flush_logprobs(self, end: int) -> None:
+        """Send the log-probabilities of tokens whose text was trimmed."""
+        logprobs = self._take_logprobs(end)
+        if logprobs and self._is_open:
+            self._events.append(BlockDelta(index=self._num_blocks - 1, text="", logprobs=logprobs, result=self._result))
+
+    def _drop_logprobs(self) -> None:
+        self._take_logprobs(self._base + self._at)
+
+    def _emit(self, text: str, end: int) -> None:
+        """Emit text that is over at `end`, an offset into the whole answer."""
         if not self._is_open:
             self._open(ReasoningBlock() if self._state == "reasoning" else TextBlock())
-        self._events.append(BlockDelta(index=self._num_blocks - 1, text=text, logprobs=logprobs, result=self._result))
+        self._events.append(
+            BlockDelta(
+                index=self._num_blocks - 1,
+                text=spelled_text(text),
+                logprobs=self._take_logprobs(end),
+                result=self._result,
+            )
+        )
 
     def _emit_arguments(self, text: str) -> None:
         if text:
@@ -373,128 +703,98 @@ class Decoder:
             self._events.append(BlockClosed(index=self._num_blocks - 1, result=self._result))
             self._is_open = False
 
-    def _note(self, damage: str) -> None:
+    def _note(self, damage: str | None) -> None:
         if self.damage is None:
             self.damage = damage
+
+    def _fail(self, damage: str) -> None:
+        """What the markup means is lost: nothing more is read."""
+        self._note(damage)
+        self.failure = DamagedToolCall(f"The model wrote a tool call that cannot be read: {damage}. Please retry.")
+        self._arguments = None
+        self._close()
+        self._state = "done"
 
     def _take_events(self) -> list[BlockEvent]:
         events, self._events = self._events, []
         return events
 
 
-_State = Literal["reasoning", "text", "tag", "block", "value", "done"]
+_State = Literal["reasoning", "text", "block", "value", "json", "done"]
+_Closing = Literal["closes", "lost", "not"]
 
-MAX_TAG_CHARACTERS: Final = 4096
-MAX_CLOSING_CHARACTERS: Final = 64
-"""A tag that has not ended by then is none."""
+MAX_NAME_CHARACTERS: Final = 1024
+MAX_BLANKS: Final = 64
+"""So many may lie between two tags when one of them has to explain the other."""
+_NUM_NAME_QUOTES: Final = 4
+"""A member and its string value have so many."""
 
-_BLOCK_NAMES: Final = ("tool_calls", "toolcalls", "tool_call", "calls")
-"""How the block of calls is spelled, by the format and by models that miss it."""
+# Where a tag or a mark may begin. What could begin one with more text behind it counts at the end of the text.
+_THINKING: Final = re.compile(rf"<(?=/?(?:t|\Z))|[{THINK_SYMBOL}{END_THINK_SYMBOL}]")
+_TAG_START: Final = (
+    rf"< ?(?=/? ?(?:\Z|[｜|{DSML_SYMBOL}A-Za-z_]))"
+    rf"|/?(?=[｜|]{{1,4}} ?(?:\Z|D|[｜|]?{DSML_SYMBOL}))[｜|]"
+    rf"|/?{DSML_SYMBOL}|/\Z"
+)
+_TAGS_OR_THINKING: Final = re.compile(rf"{_TAG_START}|[{THINK_SYMBOL}{END_THINK_SYMBOL}]")
+_IN_BLOCK: Final = re.compile(rf"{_TAG_START}|[{THINK_SYMBOL}{END_THINK_SYMBOL}{{\[]")
+_IN_VALUE: Final = re.compile(_TAG_START)
 
-_OPENING: Final = re.compile(r"</?[｜|]?\Z")
-_TAG: Final = re.compile(r"(?P<slash>/?)[｜| ]*(?P<name>[a-z_]+)(?P<attributes>\s.*)?>", re.DOTALL)
-_NAME: Final = re.compile(r'\bname="(?P<name>.*?)"(?=\s+\w+=|\s*\Z)', re.DOTALL)
-_STRING: Final = re.compile(r'\bstring="(?P<value>true|false)"')
-
-
-def _opening_length(text: str) -> int:
-    """How many characters at the end of a text can open a tag before `｜DSML｜`; models double the bars at times."""
-    found = _OPENING.search(text, max(0, len(text) - 3))
-    return len(text) - found.start() if found is not None else 0
-
-
-def _ends_tag(tag: str) -> bool:
-    """Whether a tag's last `>` ends it, and is not part of a quoted value."""
-    return tag.count('"') % 2 == 0 or tag[:-1].rstrip().endswith('"')
+_NAMED_OBJECT: Final = re.compile(r'[\[\s]*\{\s*"name"\s*:\s*"(?P<name>[^"\\]*)"')
 
 
-class _Arguments:
-    """A call's arguments as JSON text, as they form."""
+def _skip_blanks(text: str, at: int) -> int:
+    found = _BLANKS.match(text, at)
+    assert found is not None, "matches the empty text"
+    return found.end()
+
+
+_BLANKS: Final = re.compile(r"\s*")
+
+
+def _called(call: Json) -> tuple[str, str] | None:
+    """The name and the arguments of `{"name": …, "arguments": …}`; None for anything else."""
+    if not isinstance(call, dict) or not isinstance(call.get("name"), str):
+        return None
+    value: Json = next((call[key] for key in ("arguments", "parameters", "input") if key in call), {})
+    if isinstance(value, str):
+        inside = repair_json(value)
+        value = None if inside is None else inside.value
+    return (call["name"], write_json(value)) if isinstance(value, dict) else None
+
+
+class _JsonEnd:
+    """Finds where a JSON value that begins with a bracket ends, piece by piece."""
 
     def __init__(self) -> None:
-        self._num_values = 0
-        self._is_string: bool | None = None
+        self._depth = 0
+        self._is_string = False
+        self._is_escaped = False
 
-    def open(self, name: str, *, is_string: bool) -> str:
-        before = ", " if self._num_values else "{"
-        self._num_values += 1
-        self._is_string = is_string
-        quote = '"' if is_string else ""
-        return f"{before}{json.dumps(name, ensure_ascii=False)}: {quote}"
-
-    def write(self, text: str) -> str:
-        return json.dumps(text, ensure_ascii=False)[1:-1] if self._is_string else text
-
-    def close(self) -> str:
-        was_string, self._is_string = self._is_string, None
-        return '"' if was_string else ""
-
-    def finish(self) -> str:
-        return "}" if self._num_values else "{}"
-
-
-class _Lexeme(msgspec.Struct, frozen=True):
-    """A stretch of text, or a mark with its spelling."""
-
-    text: str
-    mark: Literal["think", "end_think", "dsml"] | None = None
-    logprobs: tuple[TokenLogprob, ...] = ()
-
-
-_SPELLED_MARKS: Final = re.compile(r"(<think>|</think>|｜DSML｜|\|DSML\|)")
-_MARK_PREFIXES: Final = tuple(
-    sorted(
-        {mark[:length] for mark in (THINK, END_THINK, DSML, "|DSML|") for length in range(1, len(mark))},
-        key=len,
-        reverse=True,
-    )
-)
+    def find(self, text: str, at: int) -> int | None:
+        """The index after the value, if it ends in this text."""
+        if self._is_escaped and at < len(text):
+            at, self._is_escaped = at + 1, False
+        while True:
+            found = (_STRING_SIGNS if self._is_string else _BRACKETS).search(text, at)
+            if found is None:
+                return None
+            at = found.end()
+            match found.group():
+                case '"':
+                    self._is_string = not self._is_string
+                case "\\":
+                    if at == len(text):
+                        self._is_escaped = True
+                        return None
+                    at += 1
+                case "{" | "[":
+                    self._depth += 1
+                case _:
+                    self._depth -= 1
+                    if self._depth == 0:
+                        return at
 
 
-class _Lexer:
-    """Pieces to lexemes; holds back an end of text that may be the beginning of a spelled mark."""
-
-    def __init__(self, marks: Marks) -> None:
-        self._spelled = marks == "spelled"
-        self._held = ""
-        self._logprobs: tuple[TokenLogprob, ...] = ()
-
-    def feed(self, piece: Piece) -> Iterator[_Lexeme]:
-        if not self._spelled:
-            yield from _special_lexeme(piece) if piece.is_special else (_Lexeme(piece.text, None, piece.logprobs),)
-            return
-        parts = _SPELLED_MARKS.split(self._held + piece.text)
-        length = next((len(prefix) for prefix in _MARK_PREFIXES if parts[-1].endswith(prefix)), 0)
-        parts[-1], self._held = parts[-1][: len(parts[-1]) - length], parts[-1][len(parts[-1]) - length :]
-        # A text stream does not say which characters a log-probability belongs to: the last text of a piece gets all.
-        texts = [index for index, part in enumerate(parts) if part and index % 2 == 0]
-        logprobs, self._logprobs = (*self._logprobs, *piece.logprobs), ()
-        if not texts and self._held:
-            self._logprobs = logprobs
-        for index, part in enumerate(parts):
-            if part:
-                yield _Lexeme(part, _mark(part), logprobs if texts and index == texts[-1] else ())
-
-    def finish(self) -> Iterator[_Lexeme]:
-        if self._held:
-            yield _Lexeme(self._held, None, self._logprobs)
-            self._held = ""
-
-
-def _special_lexeme(piece: Piece) -> Iterator[_Lexeme]:
-    """A mark; special tokens that mean nothing in an answer are dropped."""
-    mark = _mark(piece.text)
-    if mark is not None:
-        yield _Lexeme(piece.text, mark, piece.logprobs)
-
-
-def _mark(text: str) -> Literal["think", "end_think", "dsml"] | None:
-    match text:
-        case "<think>":
-            return "think"
-        case "</think>":
-            return "end_think"
-        case "｜DSML｜" | "|DSML|":
-            return "dsml"
-        case _:
-            return None
+_BRACKETS: Final = re.compile(r'["{}\[\]]')
+_STRING_SIGNS: Final = re.compile(r'["\\]')

@@ -56,6 +56,8 @@ FORMS: Mapping[type[DeepserveError], ErrorForm] = {
     errors.ServingError: _INTERNAL,
     errors.EngineFailure: _INTERNAL,
     errors.BackendFailure: ErrorForm(502, "api_error", "upstream_error"),
+    errors.DamagedToolCall: ErrorForm(502, "api_error", "damaged_tool_call"),
+    errors.UnfitAnswer: ErrorForm(502, "api_error", "unfit_answer"),
     errors.RequestTimedOut: ErrorForm(504, "timeout_error", "timeout"),
     errors.Cancelled: ErrorForm(499, "api_error", "cancelled"),
     errors.SetupError: _HIDDEN_FORM,

@@ -43,6 +43,8 @@ TYPES: Mapping[type[DeepserveError], str] = {
     errors.ServingError: _SERVER,
     errors.EngineFailure: _SERVER,
     errors.BackendFailure: "provider_unavailable",
+    errors.DamagedToolCall: _SERVER,
+    errors.UnfitAnswer: _SERVER,
     errors.RequestTimedOut: "timeout",
     errors.Cancelled: _SERVER,
     errors.SetupError: _SERVER,

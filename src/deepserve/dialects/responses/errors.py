@@ -43,6 +43,8 @@ CODES: Mapping[type[DeepserveError], str] = {
     errors.ServingError: _SERVER,
     errors.EngineFailure: _SERVER,
     errors.BackendFailure: _SERVER,
+    errors.DamagedToolCall: _SERVER,
+    errors.UnfitAnswer: _SERVER,
     errors.RequestTimedOut: _SERVER,
     errors.Cancelled: _SERVER,
     errors.SetupError: _SERVER,

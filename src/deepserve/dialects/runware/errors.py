@@ -60,6 +60,8 @@ FORMS: Mapping[type[DeepserveError], ErrorForm] = {
     errors.ServingError: ErrorForm(500, "internalServerError"),
     errors.EngineFailure: ErrorForm(500, "internalServerError"),
     errors.BackendFailure: ErrorForm(502, "providerError"),
+    errors.DamagedToolCall: ErrorForm(502, "providerError"),
+    errors.UnfitAnswer: ErrorForm(502, "providerError"),
     errors.RequestTimedOut: ErrorForm(504, "requestTimeout"),
     errors.Cancelled: ErrorForm(499, "taskCancelled"),
     errors.SetupError: _HIDDEN_FORM,

@@ -42,6 +42,8 @@ TYPES: Mapping[type[DeepserveError], str] = {
     errors.ServingError: _UNKNOWN,
     errors.EngineFailure: _UNKNOWN,
     errors.BackendFailure: _UNKNOWN,
+    errors.DamagedToolCall: _UNKNOWN,
+    errors.UnfitAnswer: _UNKNOWN,
     errors.RequestTimedOut: _UNKNOWN,
     errors.Cancelled: _UNKNOWN,
     errors.SetupError: _UNKNOWN,
