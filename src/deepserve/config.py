@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
 
@@ -169,6 +170,9 @@ class WeightFormats(msgspec.Struct, frozen=True, kw_only=True):
     head: WeightFormat = "auto"
 
 
+SearchServiceName = Literal["searxng", "brave", "tavily"]
+
+
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """Counts of tokens and bytes carry their unit in the name; times are seconds.
 
@@ -198,6 +202,16 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     is_strict        reproduce the vendor's refusals for every request
     outgoing_allowed addresses of webhooks that may be called though they are not public: host:port, or a network
     outgoing_http    webhooks may be called without TLS
+    search_folders   folders that models may search, by the names under which they are told
+    search_service   where models search the web; None: nowhere
+    search_url       the service's address, where it is not the usual one
+    search_key_file  holds the service's key; None: it is in the environment
+    fetch_pages      models may fetch pages of the web
+    fetch_sites      of these sites only; none: of all but fetch_blocked_sites
+    fetch_any_address  also pages that nobody in the conversation has mentioned
+    fetch_allowed    addresses of pages that may be called though they are not public, as outgoing_allowed
+    fetch_http       pages may be called without TLS
+    mcp_config       names the MCP servers whose functions models may call
     """
 
     host: str = "127.0.0.1"
@@ -237,6 +251,17 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     tool_limits: ToolLimits = ToolLimits()
     outgoing_allowed: tuple[str, ...] = ()
     outgoing_http: bool = False
+    search_folders: Mapping[str, Path] = {}
+    search_service: SearchServiceName | None = None
+    search_url: str | None = None
+    search_key_file: Path | None = None
+    fetch_pages: bool = False
+    fetch_sites: tuple[str, ...] = ()
+    fetch_blocked_sites: tuple[str, ...] = ()
+    fetch_any_address: bool = False
+    fetch_allowed: tuple[str, ...] = ()
+    fetch_http: bool = False
+    mcp_config: Path | None = None
 
 
 def default_state_dir() -> Path:

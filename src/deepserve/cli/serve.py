@@ -22,6 +22,7 @@ from deepserve.cli.settings import (
     state_option,
 )
 from deepserve.cli.table import format_table
+from deepserve.cli.tool_options import tool_options
 from deepserve.config import Settings
 from deepserve.core.provider import ServedModel
 from deepserve.engine.native.shared_library import HOW_TO_GET_IT, find_library
@@ -69,6 +70,7 @@ from deepserve.store.writer import Writer
     help="Let webhooks reach an address that is not public: host:port or a network such as 10.1.0.0/16. Repeatable.",
 )
 @click.option("--webhooks-over-http", "outgoing_http", is_flag=True, help="Take webhook addresses without TLS too.")
+@tool_options
 @click.option("--strict", "is_strict", is_flag=True, help="Reproduce every refusal of the vendor's API.")
 @click.option(
     "--log-level",
