@@ -275,6 +275,7 @@ def test_a_request_as_codex_sends_it_runs_on_the_shipped_model(mini_server: str)
         assert answer.status_code == 200
         assert set(answer.headers["x-deepserve-ignored"].split(", ")) == {
             "tools[].web_search",
+            "tools[].external_web_access",
             "reasoning.summary",
             "prompt_cache_key",
             "client_metadata",

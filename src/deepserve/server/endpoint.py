@@ -64,7 +64,7 @@ class Endpoint:
         decode = partial(self._decode, raw, arrival)
         exchange = await (asyncio.to_thread(decode) if self._may_block(raw) else work_on(raw, decode))
         head = AnswerHead(id=str(visit.id), created_at=arrival.at, model=exchange.model.id)
-        headers = headers_of(exchange)
+        headers = headers_of(exchange, site.gateway.toolbox.lacking(exchange.request))
         start = partial(self._answer, exchange.request)
         claiming: AbstractContextManager[Claim]
         if key is None:
@@ -115,11 +115,11 @@ async def work_on(raw: bytes, work: Callable[[], Done]) -> Done:
     return work() if len(raw) <= _LARGE_BODY_BYTES else await asyncio.to_thread(work)
 
 
-def headers_of(exchange: Exchange) -> HeaderList:
-    """What the decoder has to tell the client."""
+def headers_of(exchange: Exchange, lacking: tuple[str, ...] = ()) -> HeaderList:
+    """What the decoder has to tell the client. lacking: what this server leaves out besides."""
     headers: HeaderList = []
-    if exchange.ignored:
-        headers.append((b"x-deepserve-ignored", _header_list(exchange.ignored)))
+    if exchange.ignored or lacking:
+        headers.append((b"x-deepserve-ignored", _header_list((*exchange.ignored, *lacking))))
     model = exchange.model
     if model.retired_at is not None and exchange.request.arrived_at >= model.retired_at:
         # RFC 9745: the moment since which the name is deprecated.

@@ -106,6 +106,14 @@ class Toolbox:
             raise InvalidField(f"Tool names must be unique, and `{twice}` stands for two tools.", field="tools")
         return tuple(offered)
 
+    def lacking(self, request: Request) -> tuple[str, ...]:
+        """Tools that the request could do without, and does, as `x-deepserve-ignored` names them."""
+        return tuple(
+            f"tools[].{wanted.tool}"
+            for wanted in request.server_tools
+            if wanted.if_missing == "skip" and not self.has(wanted)
+        )
+
     def _offer(self, wanted: ServerTool) -> Sequence[OfferedTool]:
         if wanted.tool == "mcp" and wanted.name in self._sources:
             return self._functions_of(wanted.name)

@@ -5,7 +5,8 @@ from typing import Any
 import pytest
 
 from deepserve.config import Limits
-from deepserve.core.messages import Message, Reasoning, Text, ToolCall
+from deepserve.core.messages import Message, Reasoning, ServerToolCall, ServerToolResult, Text, ToolCall
+from deepserve.core.server_tool import CodeOutput, SearchHit, SearchResults, ToolFault
 from deepserve.core.tenant import LOCAL_TENANT
 from deepserve.dialects.responses.compaction import ask_for_summary
 from tests.dialects.responses.decoding import (
@@ -154,10 +155,51 @@ def test_an_id_may_be_used_again_once_its_call_is_answered() -> None:
 
 
 def test_items_of_other_services_are_passed_over_by_name() -> None:
-    search = {"type": "web_search_call", "id": "ws_1", "status": "completed", "action": {"type": "search"}}
+    search = {"type": "file_search_call", "id": "fs_1", "status": "completed", "queries": ["q"]}
     asked = decode(body(input=[USER, search]))
     assert len(asked.request.messages) == 1
-    assert asked.ignored == ("input[].web_search_call",)
+    assert asked.ignored == ("input[].file_search_call",)
+
+
+def test_calls_of_the_servers_tools_are_read_again() -> None:
+    shown = "0123456789abcdef0123456789abcdef_s3"
+    hit = {"url": "u", "title": "t", "snippet": "s", "age": None}
+    items = [
+        {"type": "web_search_call", "id": f"ws_{shown}", "action": {"type": "search", "query": "q"}},
+        {"type": "web_search_call", "id": "ws_foreign", "action": {"type": "search", "query": "q"}, "results": [hit]},
+        {
+            "type": "code_interpreter_call",
+            "id": "ci_foreign",
+            "code": "1+1",
+            "container_id": "c",
+            "outputs": [{"type": "logs", "logs": "2"}],
+        },
+        {
+            "type": "mcp_call",
+            "id": "mcp_foreign",
+            "server_label": "docs",
+            "name": "look",
+            "arguments": "{}",
+            "error": "broken",
+        },
+    ]
+    asked = decode(body(input=[USER, *items, said("So it is.")]))
+    assert asked.ignored == ()
+    parts = asked.request.messages[1].parts
+    assert parts == (
+        ServerToolCall(id=shown, tool="web_search", name="web_search", arguments='{"query":"q"}'),
+        ServerToolResult(call_id=shown, tool="web_search"),
+        ServerToolCall(id="ws_foreign", tool="web_search", name="web_search", arguments='{"query":"q"}'),
+        ServerToolResult(
+            call_id="ws_foreign",
+            tool="web_search",
+            output=SearchResults(query="", hits=(SearchHit(url="u", title="t", snippet="s"),)),
+        ),
+        ServerToolCall(id="ci_foreign", tool="code_interpreter", name="code_interpreter", arguments='{"code":"1+1"}'),
+        ServerToolResult(call_id="ci_foreign", tool="code_interpreter", output=CodeOutput(code="", stdout="2")),
+        ServerToolCall(id="mcp_foreign", tool="mcp", name="mcp__docs__look"),
+        ServerToolResult(call_id="mcp_foreign", tool="mcp", output=ToolFault(code="failed", message="broken")),
+    )
 
 
 def kept(shelf: Shelf, name: str, *, previous: str | None = None, status: str = "completed") -> None:

@@ -13,8 +13,7 @@ from tests.dialects.responses.decoding import WEATHER, Shelf, body, decode, refu
 
 _EXAMPLES: dict[str, Any] = {
     "image": {"context_compression": "auto"},
-    "include": ["code_interpreter_call.outputs"],
-    "max_tool_calls": 3,
+    "include": ["file_search_call.results"],
     "prompt_cache_key": "k",
     "reasoning.summary": "auto",
     "reasoning.generate_summary": "auto",

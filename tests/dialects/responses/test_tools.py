@@ -6,8 +6,10 @@ from typing import Any
 import pytest
 
 from deepserve.backends.script import Reply, Rule, Script, ScriptedCall
-from deepserve.core.errors import UnsupportedFeature
-from deepserve.core.request import ToolChoice
+from deepserve.core.errors import InvalidField, UnsupportedFeature
+from deepserve.core.request import ServerTool, ToolBudget, ToolChoice
+from deepserve.core.web_tools import SearchOptions
+from deepserve.core.web_tools import decode as decode_options
 from tests.dialects.responses.decoding import WEATHER, body, decode, exchange, frames_of, refusal, streamed, whole
 
 SPACE = {"type": "namespace", "name": "mcp__git", "description": "git", "tools": [WEATHER, {**WEATHER, "name": "log"}]}
@@ -71,10 +73,38 @@ def test_a_custom_call_comes_back_as_the_text_it_was() -> None:
 
 
 @pytest.mark.parametrize("kind", ["web_search", "web_search_2025_08_26", "web_search_preview"])
-def test_a_search_is_accepted_and_the_model_is_not_told_of_it(kind: str) -> None:
-    asked = decode(body(tools=[{"type": kind, "external_web_access": True}, WEATHER]))
+def test_a_search_is_asked_of_the_server(kind: str) -> None:
+    declared = {
+        "type": kind,
+        "external_web_access": True,
+        "search_context_size": "low",
+        "filters": {"allowed_domains": ["example.org"]},
+        "user_location": {"type": "approximate", "country": "DE"},
+    }
+    asked = decode(body(tools=[declared, WEATHER]))
     assert [tool.name for tool in asked.request.tools] == ["get_weather"]
-    assert asked.ignored == ("tools[].web_search",)
+    [search] = asked.request.server_tools
+    assert (search.tool, search.name, search.if_missing) == ("web_search", "web_search", "skip")
+    options = decode_options(search.options, SearchOptions)
+    assert (options.max_results, options.domains.allowed, options.location.country) == (3, ("example.org",), "DE")
+    assert asked.ignored == ("tools[].external_web_access",)
+
+
+def test_programs_and_operators_servers_are_asked_of_the_server() -> None:
+    container = {"type": "auto", "file_ids": ["f"]}
+    tools = [{"type": "code_interpreter", "container": container}, {"type": "mcp", "server_label": "docs"}]
+    asked = decode(body(tools=tools, max_tool_calls=3))
+    assert asked.request.server_tools == (
+        ServerTool(tool="code_interpreter", name="code_interpreter", if_missing="skip"),
+        ServerTool(tool="mcp", name="docs", if_missing="skip"),
+    )
+    assert asked.request.tool_budget == ToolBudget(max_calls=3)
+    assert asked.ignored == ("tools[].container.file_ids",)
+    assert decode(body(tools=tools), is_strict=True).request.server_tools == ()
+
+
+def test_a_tool_of_the_servers_is_declared_once() -> None:
+    assert "twice" in refusal(body(tools=[{"type": "web_search"}, {"type": "web_search_preview"}])).message
 
 
 def test_other_hosted_tools_are_named() -> None:
@@ -139,13 +169,19 @@ def test_calls_one_at_a_time_go_with_every_choice() -> None:
 
 @pytest.mark.parametrize("choice", ["required", {"type": "function", "name": "get_weather"}, {"type": "web_search"}])
 def test_strict_mode_forces_no_call_while_thinking(choice: object) -> None:
-    forced = body(tools=[WEATHER], tool_choice=choice)
+    forced = body(tools=[WEATHER, {"type": "web_search"}], tool_choice=choice)
     assert refusal(forced, is_strict=True).message == "Thinking mode does not support this tool_choice"
 
 
-def test_a_search_that_nobody_runs_cannot_be_forced() -> None:
+def test_a_tool_of_the_servers_is_forced_by_its_type() -> None:
+    tools = [WEATHER, {"type": "web_search_preview"}, {"type": "code_interpreter"}]
+    for kind, name in (("web_search_preview", "web_search"), ("code_interpreter", "code_interpreter")):
+        choice = decode(body(tools=tools, tool_choice={"type": kind})).request.tool_choice
+        assert choice == ToolChoice(mode="named", names=(name,))
     error = refusal(body(tools=[WEATHER], tool_choice={"type": "web_search"}))
-    assert (type(error), error.field) == (UnsupportedFeature, "tool_choice")
+    assert (type(error), error.field) == (InvalidField, "tool_choice")
+    strange = refusal(body(tools=[WEATHER], tool_choice={"type": "image_generation"}))
+    assert (type(strange), strange.field) == (UnsupportedFeature, "tool_choice")
 
 
 def test_a_choice_of_what_is_not_offered_is_refused() -> None:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from deepserve.dialects.responses.server_tools import INCLUDABLE as HOSTED_INCLUDABLE
+
 IGNORED: Mapping[str, str] = {
     "access_programs": "no moderation takes place",
     "background_options": "background work starts as soon as there is room",
     "context_management": "nothing is cut from a conversation unasked; `/responses/compact` shortens one",
     "image": "answers are text",
-    "include": "here only `reasoning.encrypted_content` and `message.output_text.logprobs` can be included",
-    "max_tool_calls": "it limits tools that the server runs, and it runs none yet",
+    "include": "images, and files of other services, cannot be included",
     "moderation": "no moderation takes place",
     "prompt_cache_key": "the prefix cache finds shared prefixes by itself",
     "prompt_cache_options": "the prefix cache finds shared prefixes by itself",
@@ -22,7 +23,7 @@ IGNORED: Mapping[str, str] = {
     "stream_options": "events carry no padding",
     "text.verbosity": "the model knows no such setting; ask for it in the prompt",
     "tools[].format": "the input of a custom tool is not constrained yet; the model is shown the grammar",
-    "tools[].web_search": "this server runs no search yet; the model is not told of it",
+    "tools[].external_web_access": "where a search looks is the operator's choice",
     "truncation": "a conversation that does not fit is refused, not cut",
 }
 """Fields of related services that change nothing here, and why. Each use is named in `x-deepserve-ignored`."""
@@ -43,7 +44,7 @@ DOCUMENTED = frozenset(
 
 EXTENSIONS = frozenset(
     (
-        *("store", "previous_response_id", "metadata", "parallel_tool_calls", "background"),
+        *("store", "previous_response_id", "metadata", "parallel_tool_calls", "background", "max_tool_calls"),
         *("top_k", "min_p", "top_a", "repetition_penalty", "frequency_penalty", "presence_penalty", "seed"),
     )
 )
@@ -52,5 +53,5 @@ EXTENSIONS = frozenset(
 PARTLY_READ = frozenset(("include", "truncation"))
 """Some of their values are honoured; the others are named where they are read."""
 
-INCLUDABLE = frozenset(("reasoning.encrypted_content", "message.output_text.logprobs"))
+INCLUDABLE = frozenset(("reasoning.encrypted_content", "message.output_text.logprobs")) | HOSTED_INCLUDABLE
 """What `include` may name with an effect."""

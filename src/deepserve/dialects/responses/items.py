@@ -29,6 +29,7 @@ from deepserve.dialects.node import Node
 from deepserve.dialects.reading import Reading
 from deepserve.dialects.responses.compaction import open_summary
 from deepserve.dialects.responses.memory import Keeper, item_id
+from deepserve.dialects.responses.server_tools import decode_item
 from deepserve.dialects.responses.tools import flat_name
 
 _ROLES = ("user", "assistant", "system", "developer")
@@ -44,6 +45,11 @@ _KNOWN: Mapping[str, frozenset[str]] = {
     "custom_tool_call_output": frozenset(("type", "id", "call_id", "output", "status", "name")),
     "compaction": frozenset(("type", "id", "encrypted_content")),
     "item_reference": frozenset(("type", "id")),
+    "web_search_call": frozenset(("type", "id", "status", "action", "results")),
+    "code_interpreter_call": frozenset(("type", "id", "status", "code", "container_id", "outputs")),
+    "mcp_call": frozenset(
+        ("type", "id", "status", "name", "server_label", "arguments", "output", "error", "approval_request_id")
+    ),
 }
 """Item types that are read, and their members that have an effect or need none."""
 
@@ -125,6 +131,8 @@ class _Turns:
                 self._call(node, kind)
             case "function_call_output" | "custom_tool_call_output":
                 self._result(node)
+            case "web_search_call" | "code_interpreter_call" | "mcp_call":
+                self._turn.extend(decode_item(node, kind))
             case "compaction":
                 self._speak("user", (Text(open_summary(node.required("encrypted_content"), self._keeper.unseal)),))
             case _:

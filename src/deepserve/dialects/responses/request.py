@@ -15,7 +15,7 @@ from deepserve.config import Limits
 from deepserve.core.errors import DeepserveError, InvalidField, MalformedBody, UnsupportedFeature
 from deepserve.core.messages import Json
 from deepserve.core.model import ModelName
-from deepserve.core.request import Request, Thinking
+from deepserve.core.request import Request, Thinking, ToolBudget
 from deepserve.core.sampling import Sampling
 from deepserve.dialects.body import JsonBody
 from deepserve.dialects.deepseek import DOCUMENTED_EFFORTS, EFFORTS, MAX_OUTPUT_TOKENS, default_output_tokens
@@ -72,6 +72,7 @@ class ResponsesRequest(Asked, frozen=True, kw_only=True):
     past, items  what was said before and what was sent this time, each item with an id
     is_kept      the response may be asked for later
     is_sealed    the trace is sent in a form for sending back, too
+    included     what else is to be sent that is left out otherwise
     """
 
     echo: Echo
@@ -81,6 +82,7 @@ class ResponsesRequest(Asked, frozen=True, kw_only=True):
     is_kept: bool = False
     is_background: bool = False
     is_sealed: bool = False
+    included: frozenset[str] = frozenset()
 
 
 def decode_request(raw: bytes, arrival: Arrival, *, names: Names, limits: Limits, keeper: Keeper) -> ResponsesRequest:
@@ -100,6 +102,7 @@ def decode_request(raw: bytes, arrival: Arrival, *, names: Names, limits: Limits
     tool_choice = decode_tool_choice(reading, thinking, offered)
     included = _included(reading)
     messages = conversation.messages
+    echo = _echo(reading, previous_id)
     request = Request(
         id=arrival.id,
         model=model.id,
@@ -107,6 +110,8 @@ def decode_request(raw: bytes, arrival: Arrival, *, names: Names, limits: Limits
         arrived_at=arrival.at,
         messages=messages,
         tools=offered.tools,
+        server_tools=offered.server_tools,
+        tool_budget=ToolBudget(max_calls=echo.max_tool_calls),
         tool_choice=tool_choice,
         response_format=decode_response_format(reading),
         thinking=thinking,
@@ -130,7 +135,6 @@ def decode_request(raw: bytes, arrival: Arrival, *, names: Names, limits: Limits
             "`stream` is not supported together with `background`: ask for the response until it has ended.",
             field="stream",
         )
-    echo = _echo(reading, previous_id)
     _note_truncation(reading)
     note_unknown(reading)
     return ResponsesRequest(
@@ -144,8 +148,11 @@ def decode_request(raw: bytes, arrival: Arrival, *, names: Names, limits: Limits
         is_kept=is_kept,
         is_background=is_background,
         is_sealed="reasoning.encrypted_content" in included,
+        included=included,
         ignored=reading.ignored,
-        past_reasoning=count_traces(messages, is_needed=thinking.enabled and bool(offered.tools)),
+        past_reasoning=count_traces(
+            messages, is_needed=thinking.enabled and bool(offered.tools or offered.server_tools)
+        ),
     )
 
 

@@ -32,6 +32,7 @@ from deepserve.dialects.responses.custom_input import whole_input
 from deepserve.dialects.responses.errors import wire_error
 from deepserve.dialects.responses.memory import item_id, response_id
 from deepserve.dialects.responses.request import ResponsesRequest
+from deepserve.dialects.responses.server_tools import HostedForm
 from deepserve.dialects.responses.tools import ToolName
 from deepserve.dialects.responses.wire import (
     CustomCallItem,
@@ -77,6 +78,7 @@ class ItemForm:
     def __init__(self, asked: ResponsesRequest, head: AnswerHead) -> None:
         self._asked = asked
         self._digits = head.id.replace("-", "")
+        self.hosted = HostedForm(self._digits, asked.included)
 
     def reasoning(self, index: int, text: str | None, sealed: str | None, status: ItemStatus) -> ReasoningItem:
         """text: None while no content has begun."""
@@ -247,11 +249,12 @@ def encode_answer(answer: Answer, asked: ResponsesRequest, head: AnswerHead, *, 
     """The response of a whole answer.
 
     Not carried, because the dialect has no word for it: signatures of reasoning, cost, seeds, which stop string was
-    met, and log-probabilities of reasoning. Blocks of server tools have items of their own; none run yet.
+    met, and log-probabilities of reasoning.
     """
     [result] = answer.results
     form, items = ItemForm(asked, head), list[Item]()
     logprobs = result.text_logprobs
+    hosted: dict[str, tuple[int, int, ServerToolCall]] = {}
     for part in result.parts:
         index = len(items)
         match part:
@@ -268,7 +271,13 @@ def encode_answer(answer: Answer, asked: ResponsesRequest, head: AnswerHead, *, 
                 items.append(
                     form.call(index, call_id=part.id, flat_name=part.name, arguments=arguments, status="completed")
                 )
-            case Image() | File() | OtherPart() | ToolResult() | ServerToolCall() | ServerToolResult():
+            case ServerToolCall():
+                hosted[part.id] = len(hosted), index, part
+                items.append(form.hosted.item(len(hosted) - 1, part, None, "incomplete"))
+            case ServerToolResult():
+                number, place, call = hosted[part.call_id]
+                items[place] = form.hosted.item(number, call, part.output)
+            case Image() | File() | OtherPart() | ToolResult():
                 pass
             case _:
                 assert_never(part)

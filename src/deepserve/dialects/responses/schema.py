@@ -10,6 +10,8 @@ from deepserve.dialects import deepseek
 from deepserve.dialects.answer_form import MAX_SCHEMA_NAME
 from deepserve.dialects.body_schema import BOOLEAN, STRING, Schema
 from deepserve.dialects.responses.fields import IGNORED, INCLUDABLE
+from deepserve.dialects.responses.server_tools import SEARCHES
+from deepserve.dialects.web_options import RESULTS_OF_SIZE
 
 
 def request_schema(limits: Limits, names: Sequence[str]) -> Schema:
@@ -24,18 +26,33 @@ def request_schema(limits: Limits, names: Sequence[str]) -> Schema:
         "previous_response_id": STRING,
         "max_output_tokens": schema.integer(1, deepseek.MAX_OUTPUT_TOKENS, "Reasoning and answer together."),
         "tools": schema.list_of(
-            schema.record(
-                {
-                    "type": schema.constant("function"),
-                    "name": schema.tool_name(deepseek.MAX_TOOL_NAME),
-                    "description": STRING,
-                    "parameters": schema.json_schema(),
-                    "strict": BOOLEAN,
-                },
-                required=("type", "name"),
+            schema.any_of(
+                schema.record(
+                    {
+                        "type": schema.constant("function"),
+                        "name": schema.tool_name(deepseek.MAX_TOOL_NAME),
+                        "description": STRING,
+                        "parameters": schema.json_schema(),
+                        "strict": BOOLEAN,
+                    },
+                    required=("type", "name"),
+                ),
+                schema.record(
+                    {
+                        "type": schema.one_of(SEARCHES),
+                        "search_context_size": schema.one_of(tuple(RESULTS_OF_SIZE)),
+                        "user_location": schema.record({"country": STRING, "city": STRING}),
+                    },
+                    required=("type",),
+                ),
+                schema.record({"type": schema.constant("code_interpreter")}, required=("type",)),
+                schema.record(
+                    {"type": schema.constant("mcp"), "server_label": STRING}, required=("type", "server_label")
+                ),
             ),
             at_most=limits.tools,
         ),
+        "max_tool_calls": schema.integer(0, 2**32 - 1, "Of tools that the server runs."),
         "tool_choice": _tool_choice(),
         "parallel_tool_calls": BOOLEAN,
         "reasoning": schema.record({"effort": schema.one_of(tuple(deepseek.EFFORTS))}),

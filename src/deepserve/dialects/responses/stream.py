@@ -31,7 +31,7 @@ from deepserve.core.events import (
     ToolCallBlock,
     UsageReported,
 )
-from deepserve.core.messages import Citation, Json, Part, Text, ToolCall
+from deepserve.core.messages import Citation, Json, Part, ServerToolCall, Text, ToolCall
 from deepserve.core.usage import Usage
 from deepserve.core.verdict import is_judged, judge, validated_label
 from deepserve.dialects.exchange import AnswerHead
@@ -47,12 +47,15 @@ from deepserve.dialects.responses.response import (
     output_text,
 )
 from deepserve.dialects.responses.wire import (
+    CodeInterpreterItem,
     Item,
     ItemStatus,
+    McpCallItem,
     MessageItem,
     OutputText,
     ReasoningItem,
     ReasoningText,
+    WebSearchItem,
     WireResponse,
 )
 
@@ -75,6 +78,16 @@ class _Open(msgspec.Struct):
     logprobs: list[TokenLogprob] = []
     reader: InputReader | None = None
     closed: BlockClosed | None = None
+
+
+class _Hosted(msgspec.Struct):
+    """A call of a tool that the server runs. number: among the answer's. told: of its arguments, in pieces."""
+
+    number: int
+    index: int
+    call: ServerToolCall
+    told: list[str] = []
+    has_ended: bool = False
 
 
 class StreamEncoder:
@@ -101,6 +114,8 @@ class StreamEncoder:
         self._parts: list[Part] = []
         self._keeps_parts = is_judged(asked.request)
         self._open: _Open | None = None
+        self._hosted: _Hosted | None = None  # the call that is being told
+        self._hosted_calls: dict[str, _Hosted] = {}
         self._usage: Usage | None = None
         self._number = 0
         self._has_started = self._has_ended = False
@@ -113,6 +128,8 @@ class StreamEncoder:
             case BlockOpened():
                 return self._close("completed") + self._begin(event.block)
             case BlockClosed():
+                if self._hosted is not None:
+                    return self._carry_out(self._hosted)
                 if self._open is not None:
                     self._open.closed = event
                 return b""
@@ -149,6 +166,7 @@ class StreamEncoder:
             self._response, finished, output=self._output, usage=self._usage or Usage(), at=self._now()
         )
         frames = self._close("completed" if response.status == "completed" else "incomplete")
+        frames += self._give_up_hosted()
         if self._keeps_parts:
             label = validated_label(judge(self._asked.request, self._parts))
             if label:
@@ -157,7 +175,7 @@ class StreamEncoder:
 
     def _fail(self, error: DeepserveError) -> bytes:
         frames = b"" if self._has_started else self._start()
-        frames += self._close("incomplete")
+        frames += self._close("incomplete") + self._give_up_hosted()
         is_strict = self._asked.request.is_strict
         return frames + self._end(
             failed_response(self._response, error, output=self._output, usage=self._usage, is_strict=is_strict)
@@ -184,8 +202,10 @@ class StreamEncoder:
                     index, call_id=block.id, flat_name=block.name, arguments="", status="in_progress"
                 )
                 part = None
-            case ServerToolCallBlock() | ServerToolResultBlock():
-                return b""
+            case ServerToolCallBlock():
+                return self._begin_hosted(block)
+            case ServerToolResultBlock():
+                return self._end_hosted(block)
             case _:
                 assert_never(block)
         is_custom = isinstance(block, ToolCallBlock) and self._form.name_of(block.name).kind == "custom"
@@ -198,6 +218,9 @@ class StreamEncoder:
 
     def _tell(self, delta: BlockDelta) -> bytes:
         opened = self._open
+        if self._hosted is not None:
+            self._hosted.told.append(delta.text)
+            return b""
         if opened is None:
             return b""
         match opened.block:
@@ -218,7 +241,11 @@ class StreamEncoder:
         opened.told.append(delta.text)
         opened.logprobs.extend(delta.logprobs)
         logprobs = [encode_logprob(token) for token in delta.logprobs]
-        frames = self._item_frame("response.output_text.delta", content_index=0, delta=delta.text, logprobs=logprobs)
+        frames = b""
+        if delta.text or logprobs or not delta.citations:
+            frames = self._item_frame(
+                "response.output_text.delta", content_index=0, delta=delta.text, logprobs=logprobs
+            )
         for citation in delta.citations:
             frames += self._item_frame(
                 "response.output_text.annotation.added",
@@ -228,6 +255,68 @@ class StreamEncoder:
             )
             opened.citations.append(citation)
         return frames
+
+    # Tools that the server runs: an item each, from the call to what it brought.
+
+    def _begin_hosted(self, block: ServerToolCallBlock) -> bytes:
+        call = ServerToolCall(id=block.id, tool=block.tool, name=block.name, arguments="{}")
+        number, index = len(self._hosted_calls), len(self._output)
+        self._hosted = hosted = _Hosted(number=number, index=index, call=call)
+        self._hosted_calls[block.id] = hosted
+        item = self._form.hosted.item(number, call, None, "in_progress")
+        self._output.append(item)
+        return self._frame("response.output_item.added", output_index=index, item=item) + self._hosted_frame(
+            hosted, "in_progress"
+        )
+
+    def _carry_out(self, hosted: _Hosted) -> bytes:
+        """The call is complete, and is being carried out."""
+        self._hosted = None
+        arguments = "".join(hosted.told)
+        hosted.call = msgspec.structs.replace(hosted.call, arguments=arguments)
+        self._output[hosted.index] = item = self._form.hosted.item(hosted.number, hosted.call, None, "incomplete")
+        match item:
+            case WebSearchItem():
+                return self._hosted_frame(hosted, "searching")
+            case CodeInterpreterItem(code=code):
+                return (
+                    self._hosted_frame(hosted, "delta", of="code_interpreter_call_code", delta=code)
+                    + self._hosted_frame(hosted, "done", of="code_interpreter_call_code", code=code)
+                    + self._hosted_frame(hosted, "interpreting")
+                )
+            case McpCallItem():
+                return self._hosted_frame(
+                    hosted, "delta", of="mcp_call_arguments", delta=arguments
+                ) + self._hosted_frame(hosted, "done", of="mcp_call_arguments", arguments=arguments)
+            case _:
+                assert_never(item)
+
+    def _end_hosted(self, block: ServerToolResultBlock) -> bytes:
+        hosted = self._hosted_calls[block.call_id]
+        hosted.has_ended = True
+        self._output[hosted.index] = item = self._form.hosted.item(hosted.number, hosted.call, block.output)
+        # Only calls of MCP servers have an event for failure; the others' items say it.
+        moment = "failed" if isinstance(item, McpCallItem) and item.status == "failed" else "completed"
+        return self._hosted_frame(hosted, moment) + self._frame(
+            "response.output_item.done", output_index=hosted.index, item=item
+        )
+
+    def _give_up_hosted(self) -> bytes:
+        """The answer ends, and some calls were not carried out."""
+        frames = b""
+        for hosted in self._hosted_calls.values():
+            if not hosted.has_ended:
+                call = msgspec.structs.replace(hosted.call, arguments="".join(hosted.told))
+                item = self._form.hosted.item(hosted.number, call, None, "incomplete")
+                self._output[hosted.index] = item
+                frames += self._frame("response.output_item.done", output_index=hosted.index, item=item)
+        self._hosted = None
+        return frames
+
+    def _hosted_frame(self, hosted: _Hosted, moment: str, *, of: str | None = None, **members: Json) -> bytes:
+        item = self._output[hosted.index]
+        kind = of or str(item.__struct_config__.tag)
+        return self._frame(f"response.{kind}.{moment}", item_id=item.id, output_index=hosted.index, **members)
 
     def _close(self, status: ItemStatus) -> bytes:
         """End the open item: `incomplete` where the answer ended inside it."""

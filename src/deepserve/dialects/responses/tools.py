@@ -6,23 +6,20 @@ and a call of one is split again by `ToolNames`.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Literal
 
 import msgspec
 
 from deepserve.core.errors import InvalidField, UnsupportedFeature
-from deepserve.core.request import ResponseFormat, Thinking, Tool, ToolChoice
+from deepserve.core.request import ResponseFormat, ServerTool, Thinking, Tool, ToolChoice
 from deepserve.dialects.answer_form import read_named_schema, read_schema_at
 from deepserve.dialects.deepseek import MAX_TOOL_NAME
 from deepserve.dialects.node import Node
 from deepserve.dialects.reading import Reading
+from deepserve.dialects.responses.server_tools import chosen_name, decode_server_tool
 from deepserve.dialects.tool_choice import allowed_choice, named_choice, required_choice
 from deepserve.dialects.tool_name import read_tool_name
-
-_SEARCHES = ("web_search", "web_search_2025_08_26", "web_search_preview", "web_search_preview_2025_03_11")
-
-_NOT_WHILE_THINKING = "Thinking mode does not support this tool_choice"
 
 
 class ToolName(msgspec.Struct, frozen=True, kw_only=True):
@@ -38,8 +35,11 @@ ToolNames = Mapping[str, ToolName]
 
 
 class OfferedTools(msgspec.Struct, frozen=True, kw_only=True):
+    """tools: the client's functions. server_tools: what the server is to run."""
+
     tools: tuple[Tool, ...]
     names: ToolNames
+    server_tools: tuple[ServerTool, ...] = ()
 
 
 def flat_name(name: str, namespace: str | None) -> str:
@@ -51,7 +51,8 @@ def decode_tools(reading: Reading) -> OfferedTools:
     node = reading.root.optional("tools")
     tools: list[Tool] = []
     names: dict[str, ToolName] = {}
-    for tool, name in () if node is None else _offered(reading, node):
+    server_tools: list[ServerTool] = []
+    for tool, name in () if node is None else _offered(reading, node, server_tools):
         if tool.name in names:
             raise InvalidField("Tool names must be unique.", field="tools")
         tools.append(tool)
@@ -62,12 +63,19 @@ def decode_tools(reading: Reading) -> OfferedTools:
             f"but got an array with length {len(tools)} instead.",
             field="tools",
         )
-    return OfferedTools(tools=tuple(tools), names=names)
+    if len({(tool.tool, tool.name) for tool in server_tools}) < len(server_tools):
+        raise InvalidField("A tool of the server's is declared twice.", field="tools")
+    return OfferedTools(tools=tuple(tools), names=names, server_tools=tuple(server_tools))
 
 
-def _offered(reading: Reading, node: Node) -> Iterator[tuple[Tool, ToolName]]:
+def _offered(reading: Reading, node: Node, server_tools: list[ServerTool]) -> Iterator[tuple[Tool, ToolName]]:
+    """The client's tools; those of the server's are put into the list."""
     for item in node.items():
         kind = item.required("type").string()
+        server_tool = decode_server_tool(reading, item, kind)
+        if server_tool is not None:
+            server_tools.append(server_tool)
+            continue
         if kind != "namespace" or reading.is_strict:
             yield from _tool(reading, item, kind, None)
             continue
@@ -83,7 +91,7 @@ def _tool(reading: Reading, node: Node, kind: str, namespace: str | None) -> Ite
         if reading.is_strict and node.required("name").value != "apply_patch":
             raise InvalidField("Only the custom tool `apply_patch` is supported.", field=node.field)
     elif kind != "function":
-        reading.ignore("tools[].web_search" if kind in _SEARCHES else f"tools[].{kind[:64]}")
+        reading.ignore(f"tools[].{kind[:64]}")
         return
     name_node = node.required("name")
     name = read_tool_name(name_node, MAX_TOOL_NAME)
@@ -132,13 +140,14 @@ def decode_tool_choice(reading: Reading, thinking: Thinking, offered: OfferedToo
     parallel = reading.extension("parallel_tool_calls")
     is_parallel = parallel is None or parallel.boolean()
     node = reading.root.optional("tool_choice")
-    choice = ToolChoice() if node is None else _choice(reading, node, offered, is_thinking=thinking.enabled)
+    choice = ToolChoice() if node is None else _choice(reading, node, offered)
     if choice.mode in ("required", "named") and reading.is_strict and thinking.enabled:
-        raise InvalidField(_NOT_WHILE_THINKING, field="tool_choice")
+        raise InvalidField("Thinking mode does not support this tool_choice", field="tool_choice")
     return msgspec.structs.replace(choice, is_parallel=is_parallel)
 
 
-def _choice(reading: Reading, node: Node, offered: OfferedTools, *, is_thinking: bool) -> ToolChoice:
+def _choice(reading: Reading, node: Node, offered: OfferedTools) -> ToolChoice:
+    names = (*offered.names, *(tool.name for tool in offered.server_tools))
     if isinstance(node.value, str):
         match node.variant(("none", "auto", "required")):
             case "none":
@@ -146,31 +155,33 @@ def _choice(reading: Reading, node: Node, offered: OfferedTools, *, is_thinking:
             case "auto":
                 return ToolChoice()
             case _:
-                return required_choice(offered.names)
-    match node.required("type").string():
-        case "function" | "custom":
-            return named_choice(_named(node), offered.names)
-        case "allowed_tools" if not reading.is_strict:
-            return _allowed(node, offered)
-        case kind if kind in _SEARCHES and reading.is_strict and is_thinking:
-            raise InvalidField(_NOT_WHILE_THINKING, field="tool_choice")
-        case kind if kind in _SEARCHES or not reading.is_strict:
-            raise UnsupportedFeature(
-                f"tool_choice of type `{kind[:64]}` is not supported: this server runs no such tool. Use `auto`.",
-                field="tool_choice",
-            )
-        case _:
-            return ToolChoice()
+                return required_choice(names)
+    kind = node.required("type").string()
+    if kind == "allowed_tools" and not reading.is_strict:
+        is_required = node.required("mode").variant(("auto", "required")) == "required"
+        return allowed_choice("required" if is_required else "auto", _allowed(node, names), names)
+    if kind in ("function", "custom") or chosen_name(kind) is not None:
+        return named_choice(_named(node), names)
+    if reading.is_strict:
+        return ToolChoice()
+    raise UnsupportedFeature(
+        f"tool_choice of type `{kind[:64]}` is not supported: name a tool of `tools`.", field="tool_choice"
+    )
 
 
-def _allowed(node: Node, offered: OfferedTools) -> ToolChoice:
-    is_required = node.required("mode").variant(("auto", "required")) == "required"
-    names = [_named(tool) for tool in node.required("tools").items() if tool.required("type").value not in _SEARCHES]
-    return allowed_choice("required" if is_required else "auto", names, offered.names)
+def _allowed(node: Node, offered: Collection[str]) -> Iterator[str]:
+    """The names in a list; tools of the server's that are not offered may be listed all the same."""
+    for tool in node.required("tools").items():
+        name = _named(tool)
+        if name in offered or chosen_name(tool.required("type").string()) is None:
+            yield name
 
 
 def _named(node: Node) -> str:
-    """The flat name of the tool that a choice names."""
+    """The flat name of the tool that a choice names; tools of the server's are named by their type."""
+    own = chosen_name(node.required("type").string())
+    if own is not None:
+        return own
     space = node.optional("namespace")
     return flat_name(node.required("name").string(), None if space is None else space.string())
 

@@ -87,7 +87,40 @@ class CustomCallItem(msgspec.Struct, tag="custom_tool_call"):
     namespace: str | UnsetType = UNSET
 
 
-Item = ReasoningItem | MessageItem | FunctionCallItem | CustomCallItem
+HostedStatus = Literal["in_progress", "searching", "interpreting", "completed", "incomplete", "failed"]
+
+
+class WebSearchItem(msgspec.Struct, tag="web_search_call"):
+    id: str
+    status: HostedStatus
+    action: dict[str, Json]
+    results: list[Json] | UnsetType = UNSET
+
+
+class CodeInterpreterItem(msgspec.Struct, tag="code_interpreter_call"):
+    id: str
+    status: HostedStatus
+    code: str
+    container_id: str
+    outputs: list[Json] | None
+
+
+class McpCallItem(msgspec.Struct, tag="mcp_call"):
+    id: str
+    status: HostedStatus
+    name: str
+    server_label: str
+    arguments: str
+    output: str | None
+    error: Json
+
+
+HostedItem = WebSearchItem | CodeInterpreterItem | McpCallItem
+"""A call of a tool that the server runs, and what it brought."""
+
+Item = (
+    ReasoningItem | MessageItem | FunctionCallItem | CustomCallItem | WebSearchItem | CodeInterpreterItem | McpCallItem
+)
 
 
 class WireInputDetails(msgspec.Struct):
