@@ -18,6 +18,7 @@
 #include "deepserve_core.h"
 #include "engine.h"
 #include "instruction_sets.h"
+#include "late_mask.h"
 
 using deepserve::Engine;
 using deepserve::fail;
@@ -168,10 +169,19 @@ int32_t ds_sequence_load(ds_engine *engine, const void *blob, int64_t size_bytes
 }
 
 int32_t ds_step(ds_engine *engine, const ds_row *rows, int32_t num_rows, ds_drawn *drawn, ds_fault *fault) {
-  return guarded(fault, [&] {
+  const int32_t status = guarded(fault, [&] {
     need(engine);
     engine->engine.step(rows, num_rows, drawn);
   });
+  // Not every row gets as far as its draw; but once this returns, nobody computes a mask for it any more.
+  for (int32_t i = 0; rows && i < num_rows; i++)
+    if (rows[i].want == DS_WANT_TOKEN && rows[i].draw && rows[i].draw->late_mask)
+      deepserve::wait_for(*rows[i].draw->late_mask);
+  return status;
+}
+
+void ds_mask_settle(ds_late_mask *mask, const uint8_t *bits, int64_t num_bytes) {
+  if (mask) deepserve::settle(*mask, bits, num_bytes);
 }
 
 const void *ds_file_map(const char *path, int64_t *size_bytes, ds_fault *fault) {

@@ -2,7 +2,7 @@
  *
  * Rules: every call takes explicit sizes; nothing throws or calls back; there is no global state. A call that can fail
  * returns a status and, unless `fault` is NULL, writes a sentence for a person into it. One thread at a time per
- * engine. Changing anything here changes DS_ABI_VERSION.
+ * engine, but for ds_mask_settle. Changing anything here changes DS_ABI_VERSION.
  */
 #ifndef DEEPSERVE_CORE_H
 #define DEEPSERVE_CORE_H
@@ -20,7 +20,7 @@ extern "C" {
 #define DS_API __attribute__((visibility("default")))
 #endif
 
-#define DS_ABI_VERSION 1
+#define DS_ABI_VERSION 2
 #define DS_CHUNK_TOKENS 128 /* no row crosses an absolute multiple of this */
 
 typedef struct ds_engine ds_engine;
@@ -117,6 +117,15 @@ typedef struct {
   int64_t size_bytes;
 } ds_array;
 
+/* A mask that another thread computes while a step runs: zeroed before the step, settled once by ds_mask_settle. */
+typedef struct {
+  const uint8_t *bits; /* as ds_draw.mask */
+  int64_t num_bytes;
+  int32_t state; /* ds_mask_state */
+} ds_late_mask;
+
+enum ds_mask_state { DS_MASK_AWAITED = 0, DS_MASK_READY = 1, DS_MASK_FAILED = 2 };
+
 /* See `Draw` in engine/interface.py for what each field does and in which order. */
 typedef struct {
   double temperature, top_p, min_p;
@@ -133,6 +142,7 @@ typedef struct {
   const int32_t *counts;
   const uint8_t *mask; /* one bit per token, least significant first */
   int64_t mask_bytes;
+  ds_late_mask *late_mask; /* instead of a mask; NULL: there is none to wait for */
 } ds_draw;
 
 enum ds_want { DS_WANT_NOTHING = 0, DS_WANT_TOKEN = 1, DS_WANT_LOGITS = 2 /* of every token of the row */ };
@@ -146,7 +156,7 @@ typedef struct {
   float *logits;       /* for DS_WANT_LOGITS: [num_tokens][vocab_size] */
 } ds_row;
 
-enum ds_row_fault { DS_ROW_FINE = 0, DS_ROW_NOT_FINITE = 1, DS_ROW_NOTHING_ALLOWED = 2 };
+enum ds_row_fault { DS_ROW_FINE = 0, DS_ROW_NOT_FINITE = 1, DS_ROW_NOTHING_ALLOWED = 2, DS_ROW_NO_MASK = 3 };
 
 typedef struct {
   int32_t token; /* -1: none was wanted */
@@ -198,8 +208,13 @@ DS_API int32_t ds_sequence_save(const ds_engine *engine, int64_t sequence, void 
 DS_API int32_t ds_sequence_load(ds_engine *engine, const void *blob, int64_t size_bytes, int64_t *sequence,
                                 ds_fault *fault);
 
-/* All or nothing: with any status but DS_OK no sequence has advanced. drawn: [num_rows]. */
+/* All or nothing: with any status but DS_OK no sequence has advanced. drawn: [num_rows].
+ * Logits come first: only then are late masks waited for. It returns when every one of them is settled. */
 DS_API int32_t ds_step(ds_engine *engine, const ds_row *rows, int32_t num_rows, ds_drawn *drawn, ds_fault *fault);
+
+/* What became of a late mask: the tokens it allows (which must stay where they are until the step is over), or NULL
+ * when it could not be computed. May be called from any thread, once. */
+DS_API void ds_mask_settle(ds_late_mask *mask, const uint8_t *bits, int64_t num_bytes);
 
 /* Map a file read-only; NULL and a fault if that fails. */
 DS_API const void *ds_file_map(const char *path, int64_t *size_bytes, ds_fault *fault);

@@ -130,6 +130,7 @@ void Engine::check(const ds_draw &draw) const {
   if (draw.has_mask && (!draw.mask || draw.mask_bytes < (network.sizes.vocab_size + 7) / 8))
     fail(DS_INVALID, "a draw's mask of " + std::to_string(draw.mask_bytes) + " bytes does not cover " +
                          std::to_string(network.sizes.vocab_size) + " tokens");
+  if (draw.has_mask && draw.late_mask) fail(DS_INVALID, "a draw has two masks");
 }
 
 void Engine::step(const ds_row *rows, int num_rows, ds_drawn *drawn) {

@@ -6,6 +6,8 @@
 #include <limits>
 #include <vector>
 
+#include "late_mask.h"
+
 namespace deepserve {
 
 namespace {
@@ -34,22 +36,58 @@ void adjust(double *scores, const ds_draw &draw) {
   for (int i = 0; i < draw.num_biases; i++) scores[draw.bias_tokens[i]] += draw.bias_values[i];
 }
 
-// Moves the scores of the allowed tokens to the front, in order, and returns how many those are: what follows takes the
-// time of the tokens that may be drawn, not of the vocabulary. The draw is the one from forbidden scores of -inf.
-int keep_allowed(double *scores, int vocab_size, const uint8_t *mask, int32_t *tokens) {
-  int number = 0;
+// The bits of a mask that had to be waited for; null if it could not be computed or is too short.
+const uint8_t *arrived(const ds_late_mask &mask, int vocab_size) {
+  return wait_for(mask) == DS_MASK_READY && mask.num_bytes >= (vocab_size + 7) / 8 ? mask.bits : nullptr;
+}
+
+// Calls visit(token) for every bit of the mask that is `wanted`, ascending.
+template <typename Visit>
+void visit_bits(const uint8_t *mask, int vocab_size, bool wanted, const Visit &visit) {
   for (int first = 0; first < vocab_size; first += 64) {
     const int width = std::min(64, vocab_size - first);
     uint64_t word = 0;
     for (int byte = 0; byte * 8 < width; byte++) word |= static_cast<uint64_t>(mask[first / 8 + byte]) << (8 * byte);
+    if (!wanted) word = ~word;
     if (width < 64) word &= (uint64_t{1} << width) - 1;
-    for (; word; word &= word - 1) {
-      tokens[number] = first + __builtin_ctzll(word);
-      scores[number] = scores[tokens[number]];
-      number++;
-    }
+    for (; word; word &= word - 1) visit(first + __builtin_ctzll(word));
   }
+}
+
+// Takes the forbidden tokens out, so that what follows takes the time of those that may be drawn: few allowed ones are
+// moved to the front, in order, and `tokens` says which they are; few forbidden ones fall to -inf where they are, and
+// `tokens` becomes null. Both ways draw the same. Returns how many scores are left.
+int keep_allowed(double *scores, int vocab_size, const uint8_t *mask, int32_t *&tokens) {
+  int num_allowed = 0;
+  for (int byte = 0; byte + 8 <= vocab_size / 8; byte += 8) {
+    uint64_t word;
+    std::memcpy(&word, mask + byte, sizeof word);
+    num_allowed += __builtin_popcountll(word);
+  }
+  if (num_allowed > vocab_size / 2) {
+    visit_bits(mask, vocab_size, false, [&](int token) { scores[token] = kForbidden; });
+    tokens = nullptr;
+    return vocab_size;
+  }
+  int number = 0;
+  visit_bits(mask, vocab_size, true, [&](int token) {
+    tokens[number] = token;
+    scores[number++] = scores[token];
+  });
   return number;
+}
+
+// In lanes, because one maximum after the other is one latency after the other.
+double largest(const double *scores, int number) {
+  constexpr int kLanes = 16;
+  double best[kLanes];
+  std::fill(best, best + kLanes, kForbidden);
+  int i = 0;
+  for (; i + kLanes <= number; i += kLanes)
+    for (int lane = 0; lane < kLanes; lane++)
+      best[lane] = best[lane] < scores[i + lane] ? scores[i + lane] : best[lane];
+  for (; i < number; i++) best[0] = best[0] < scores[i] ? scores[i] : best[0];
+  return *std::max_element(best, best + kLanes);
 }
 
 void report_logprobs(const double *scores, int num_tokens, double best, int num_top, const Kernels &kernels,
@@ -203,7 +241,8 @@ void draw_token(const float *logits, int vocab_size, const ds_draw &draw, const 
   }
   const bool is_adjusted = draw.repetition_penalty != 1.0 || draw.frequency_penalty != 0.0 ||
                            draw.presence_penalty != 0.0 || draw.num_biases;
-  if (!is_adjusted && !draw.has_mask && draw.temperature == 0.0 && draw.num_top_logprobs < 0) {
+  const bool is_masked = draw.has_mask || draw.late_mask;
+  if (!is_adjusted && !is_masked && draw.temperature == 0.0 && draw.num_top_logprobs < 0) {
     drawn.token = static_cast<int32_t>(std::find(logits, logits + vocab_size, top) - logits);
     return;
   }
@@ -213,15 +252,20 @@ void draw_token(const float *logits, int vocab_size, const ds_draw &draw, const 
   if (is_adjusted) adjust(scores, draw);
   int32_t *tokens = nullptr;  // of the scores; null: all of them
   int num_tokens = vocab_size;
-  if (draw.has_mask) {
+  if (is_masked) {
+    const uint8_t *mask = draw.late_mask ? arrived(*draw.late_mask, vocab_size) : draw.mask;
+    if (!mask) {
+      drawn.fault = DS_ROW_NO_MASK;
+      scratch.release(mark);
+      return;
+    }
     tokens = scratch.take<int32_t>(static_cast<size_t>(vocab_size));
-    num_tokens = keep_allowed(scores, vocab_size, draw.mask, tokens);
+    num_tokens = keep_allowed(scores, vocab_size, mask, tokens);
   }
-  const bool is_changed = is_adjusted || draw.has_mask;
-  const double best = is_changed && num_tokens ? *std::max_element(scores, scores + num_tokens) : top;
+  const double best = is_adjusted || is_masked ? largest(scores, num_tokens) : top;
   // Extreme penalties and biases can overflow to values that have no order.
   const bool is_ordered = !is_adjusted || std::none_of(scores, scores + num_tokens, [](double x) { return x != x; });
-  if (!num_tokens || !std::isfinite(best) || !is_ordered) {
+  if (!std::isfinite(best) || !is_ordered) {
     drawn.fault = DS_ROW_NOTHING_ALLOWED;
     scratch.release(mark);
     return;

@@ -24,6 +24,7 @@ from deepserve.engine.interface import (
     Snapshot,
     uniform,
 )
+from deepserve.engine.mask_source import NO_MASK, computed_mask
 
 VOCAB_SIZE = 256
 
@@ -206,8 +207,13 @@ class FakeEngine:
         if row.draw is None:
             return None
         token = self.script(history, row.draw)
-        if row.draw.allowed is not None and not row.draw.allowed[token // 8] >> token % 8 & 1:
-            allowed = row.draw.allowed
+        allowed = row.draw.allowed
+        if callable(allowed):
+            allowed = computed_mask(allowed, vocab_size=self.info.vocab_size)
+            if allowed is None:
+                self._undefined.add(row.sequence)
+                return RowFault(NO_MASK)
+        if allowed is not None and not allowed[token // 8] >> token % 8 & 1:
             token = next(other for other in range(self.info.vocab_size) if allowed[other // 8] >> other % 8 & 1)
         if row.draw.num_top_logprobs is None:
             return Drawn(token)

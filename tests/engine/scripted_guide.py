@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 
+from deepserve.engine.mask_source import MaskSource
 from tests.engine.fake_engine import VOCAB_SIZE
 
 
@@ -19,6 +20,7 @@ class ScriptedGuide:
     masks         output length -> the only tokens that may follow there
     replaced      output length -> what stands there, whatever was drawn
     failing_call  the number of the call that raises
+    is_late       masks are returned as the functions that compute them
     """
 
     def __init__(
@@ -29,6 +31,7 @@ class ScriptedGuide:
         replaced: Mapping[int, int] | None = None,
         failing_call: int | None = None,
         vocab_size: int = VOCAB_SIZE,
+        is_late: bool = False,
     ) -> None:
         self.output: list[int] = []
         self.calls: list[str] = []
@@ -37,6 +40,7 @@ class ScriptedGuide:
         self._replaced = replaced or {}
         self._failing_call = failing_call
         self._vocab_size = vocab_size
+        self._is_late = is_late
 
     def accept(self, token: int) -> int:
         self._note(f"accept {token}")
@@ -50,10 +54,18 @@ class ScriptedGuide:
         self.output.extend(tokens)
         return tokens
 
-    def mask(self) -> bytes | None:
-        self._note("mask")
+    def mask(self) -> bytes | MaskSource | None:
         tokens = self._masks.get(len(self.output))
-        return None if tokens is None else mask_of(tokens, self._vocab_size)
+        if self._is_late:
+            return lambda: self._compute(range(self._vocab_size) if tokens is None else tokens)
+        if tokens is None:
+            self._note("mask")
+            return None
+        return self._compute(tokens)
+
+    def _compute(self, tokens: Iterable[int]) -> bytes:
+        self._note("mask")
+        return mask_of(tokens, self._vocab_size)
 
     def _note(self, call: str) -> None:
         self.calls.append(call)

@@ -290,6 +290,35 @@ def test_a_mask_that_allows_nothing_is_a_fault_of_its_row(engine: AnyEngine) -> 
         engine.free(each)
 
 
+def test_a_mask_can_be_computed_during_the_step(engine: AnyEngine) -> None:
+    """What its computation raises, a library's panic too, is a fault of its row."""
+
+    def raising(error: BaseException) -> bytes:
+        raise error
+
+    class Panic(BaseException):
+        pass
+
+    tokens = some_tokens(9)
+    something = bytes([0b100, *bytes(37)])
+    draws = [
+        Draw(allowed=lambda: something),
+        Draw(allowed=lambda: raising(KeyError("grammar"))),
+        Draw(allowed=lambda: raising(Panic())),
+        Draw(allowed=lambda: something[:37]),
+        Draw(allowed=lambda: bytes(38)),
+        Draw(allowed=something),
+        GREEDY,
+    ]
+    sequences = [engine.create() for _ in draws]
+    rows = [Row(sequence=each, tokens=tokens, draw=draw) for each, draw in zip(sequences, draws, strict=True)]
+    expected = best_of(cold(engine, tokens)[-1])
+    no_mask, nothing = RowFault("the answer's constraint could not be computed"), RowFault("no token is allowed here")
+    assert engine.step(rows) == [Drawn(2), no_mask, no_mask, no_mask, nothing, Drawn(2), expected]
+    for each in sequences:
+        engine.free(each)
+
+
 def test_answers_stand_beside_their_rows(engine: AnyEngine) -> None:
     texts = [some_tokens(20, seed=seed) for seed in range(4)]
     expected = [best_of(cold(engine, text)[-1]) for text in texts]

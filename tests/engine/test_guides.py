@@ -52,8 +52,9 @@ def test_a_guide_is_asked_what_is_forced_then_for_a_mask_and_told_what_was_drawn
     assert guide.calls == ["forced", "mask", "accept 10", "forced", "mask", "accept 11", "forced", "mask", "accept 14"]
 
 
-def test_masks_decide_what_can_be_drawn() -> None:
-    guide = ScriptedGuide({}, masks={1: [77], 2: [200, 201]})
+@pytest.mark.parametrize("is_late", [False, True])
+def test_masks_decide_what_can_be_drawn(is_late: bool) -> None:
+    guide = ScriptedGuide({}, masks={1: [77], 2: [200, 201]}, is_late=is_late)
     (updates,) = run(scheduler_of(FakeEngine(script=counting)), generation_of([1], guides=(guide,), max_tokens=4))
     assert tokens_of(updates) == [10, 77, 200, 13]
 
@@ -292,12 +293,13 @@ def test_a_preempted_result_keeps_what_its_guide_knows() -> None:
 # Faults
 
 
+@pytest.mark.parametrize("is_late", [False, True])
 @pytest.mark.parametrize("call", range(25))
-def test_a_guide_that_raises_at_any_call_ends_its_own_result_only(call: int) -> None:
+def test_a_guide_that_raises_at_any_call_ends_its_own_result_only(call: int, is_late: bool) -> None:
     def guides(failing_call: int | None) -> tuple[TokenGuide, ...]:
         scripts: list[dict[int, list[int]]] = [{0: [50], 3: [51, 52]}, {2: [60]}, {}]
         return tuple(
-            ScriptedGuide(script, failing_call=failing_call if number == 1 else None)
+            ScriptedGuide(script, failing_call=failing_call if number == 1 else None, is_late=is_late)
             for number, script in enumerate(scripts)
         )
 

@@ -210,9 +210,10 @@ def test_tokens_logprobs_and_hits_are_equal_before_and_after_a_restart(make_engi
     assert drawn[0][2:3] == alone(make_engine(1 << 26), followers[1])
 
 
+@pytest.mark.parametrize("is_late", [False, True])
 @pytest.mark.parametrize("place", [0, 5])
 def test_tokens_and_logprobs_are_equal_whether_tokens_are_forced_together_or_drawn_one_by_one(
-    engine: Engine, place: int
+    engine: Engine, place: int, is_late: bool
 ) -> None:
     """Fast-forward is a matter of speed: the row of forced tokens leaves the state that single steps leave."""
     generation = generation_of(prompt_of(120, seed=12), seeds=[4], max_tokens=60, draw=DRAW)
@@ -224,7 +225,7 @@ def test_tokens_and_logprobs_are_equal_whether_tokens_are_forced_together_or_dra
 
     together = drawn_with(ScriptedGuide({place: forced}, vocab_size=VOCAB_SIZE))
     masks = {place + number: [token] for number, token in enumerate(forced)}
-    one_by_one = drawn_with(ScriptedGuide({}, masks=masks, vocab_size=VOCAB_SIZE))
+    one_by_one = drawn_with(ScriptedGuide({}, masks=masks, vocab_size=VOCAB_SIZE, is_late=is_late))
     assert [drawn.token for drawn in together][place : place + 40] == forced
     assert together == one_by_one
     assert together[place + 40 :] != alone(engine, generation)[0][place + 40 :]

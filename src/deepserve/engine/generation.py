@@ -9,6 +9,7 @@ import msgspec
 
 from deepserve.core.errors import DeepserveError
 from deepserve.engine.interface import Draw, Drawn
+from deepserve.engine.mask_source import MaskSource
 from deepserve.engine.prefix_index import CacheKey
 
 GenerationId = NewType("GenerationId", int)
@@ -32,8 +33,12 @@ class TokenGuide(Protocol):
         once at the start; empty when there is a choice or the output has ended."""
         ...
 
-    def mask(self) -> bytes | None:
-        """The tokens that may follow, as `Draw.allowed`; None allows all."""
+    def mask(self) -> bytes | MaskSource | None:
+        """The tokens that may follow, as `Draw.allowed`; None allows all.
+
+        A mask that has to be computed is better returned as the function that does it: an engine calls it in another
+        thread, while it goes through the layers. Nothing else is asked of the guide until that is done.
+        """
         ...
 
 

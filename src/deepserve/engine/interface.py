@@ -15,6 +15,8 @@ from typing import NewType, Protocol
 
 import msgspec
 
+from deepserve.engine.mask_source import MaskSource
+
 SequenceId = NewType("SequenceId", int)
 
 CHUNK_TOKENS = 128
@@ -50,8 +52,9 @@ class Draw(msgspec.Struct, frozen=True, kw_only=True):
     """Distinct prompt tokens; only read when repetition_penalty is not 1."""
     output_counts: Mapping[int, int] = {}
     """Token -> occurrences in the output so far; only read when a penalty is on."""
-    allowed: bytes | None = None
-    """Bit i of byte i // 8 (least significant first) allows token i; None allows all."""
+    allowed: bytes | MaskSource | None = None
+    """Bit i of byte i // 8 (least significant first) allows token i; None allows all. From a source that raises, a
+    RowFault."""
 
 
 class Row(msgspec.Struct, frozen=True, kw_only=True):

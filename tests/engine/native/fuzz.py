@@ -320,6 +320,11 @@ class Fuzz:
             kept.append(buffer)
             spec.has_mask, spec.mask_bytes = 1, len(mask)
             spec.mask = ctypes.cast(buffer, ctypes.c_char_p)
+            if chance.random() < 0.4:
+                spec.has_mask = 0
+                spec.late_mask = ctypes.pointer(self.late_mask(mask))
+                if chance.random() < 0.05:
+                    spec.has_mask, is_possible = 1, False
         if chance.random() < 0.05:
             is_possible = False
             wrong: list[tuple[str, Any]] = [  # Any: numbers of several kinds
@@ -346,6 +351,18 @@ class Fuzz:
             is_possible = False
             spec.mask_bytes = chance.choice([-1, 0, spec.mask_bytes - 1, -(1 << 63)])
         return spec, mask, is_possible
+
+    def late_mask(self, mask: bytes) -> abi.LateMask:
+        """Settled: a fuzz that waits for threads would not be the same twice. Some failed, or are too short."""
+        late = abi.LateMask()
+        match self.chance.choice(["ready", "ready", "failed", "short"]):
+            case "ready":
+                self.library.ds_mask_settle(late, mask, len(mask))
+            case "failed":
+                self.library.ds_mask_settle(late, None, 0)
+            case _:
+                self.library.ds_mask_settle(late, mask, self.chance.choice([0, -1, len(mask) - 1]))
+        return late
 
     def compare_cuts(self, core: Core) -> None:
         """Whatever happened to a sequence, it continues as its tokens from the start do, bit for bit."""

@@ -23,6 +23,7 @@ STRUCTS: dict[str, type[ctypes.Structure]] = {
     "ds_network": abi.Network,
     "ds_options": abi.Options,
     "ds_array": abi.Array,
+    "ds_late_mask": abi.LateMask,
     "ds_draw": abi.DrawSpec,
     "ds_row": abi.RowSpec,
     "ds_drawn": abi.DrawnToken,
@@ -36,6 +37,7 @@ ENUMS: dict[str, tuple[type[IntEnum], str]] = {
     "ds_state_type": (abi.StateType, "DS_STATE_"),
     "ds_tensor": (abi.Tensor, "DS_"),
     "ds_want": (abi.Want, "DS_WANT_"),
+    "ds_mask_state": (abi.MaskState, "DS_MASK_"),
     "ds_row_fault": (abi.RowFaultKind, "DS_ROW_"),
 }
 

@@ -14,7 +14,7 @@ from ctypes import POINTER, Structure, c_char, c_char_p, c_double, c_float, c_in
 from enum import IntEnum
 from typing import Any
 
-ABI_VERSION = 1
+ABI_VERSION = 2
 CHUNK_TOKENS = 128
 
 
@@ -105,10 +105,17 @@ class Want(IntEnum):
     LOGITS = 2
 
 
+class MaskState(IntEnum):
+    AWAITED = 0
+    READY = 1
+    FAILED = 2
+
+
 class RowFaultKind(IntEnum):
     FINE = 0
     NOT_FINITE = 1
     NOTHING_ALLOWED = 2
+    NO_MASK = 3
 
 
 class Fault(Structure):
@@ -182,6 +189,14 @@ class Array(Structure):
     )
 
 
+class LateMask(Structure):
+    _fields_ = (
+        ("bits", c_char_p),
+        ("num_bytes", c_int64),
+        ("state", c_int32),
+    )
+
+
 class DrawSpec(Structure):
     """`ds_draw`; its own name, because `Draw` is the engine interface's."""
 
@@ -207,6 +222,7 @@ class DrawSpec(Structure):
         ("counts", POINTER(c_int32)),
         ("mask", c_char_p),
         ("mask_bytes", c_int64),
+        ("late_mask", POINTER(LateMask)),
     )
 
 
@@ -274,6 +290,7 @@ FUNCTIONS: dict[str, tuple[Any, tuple[Any, ...]]] = {  # Any: ctypes has no comm
     "ds_sequence_save": (c_int32, (_ENGINE, c_int64, c_void_p, c_int64, _FAULT)),
     "ds_sequence_load": (c_int32, (_ENGINE, c_void_p, c_int64, _NUMBER, _FAULT)),
     "ds_step": (c_int32, (_ENGINE, POINTER(RowSpec), c_int32, POINTER(DrawnToken), _FAULT)),
+    "ds_mask_settle": (None, (POINTER(LateMask), c_char_p, c_int64)),
     "ds_file_map": (c_void_p, (c_char_p, _NUMBER, _FAULT)),
     "ds_file_unmap": (None, (c_void_p, c_int64)),
     "ds_measure_read_bandwidth": (c_double, (c_int64, c_int32)),

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import struct
+import weakref
 from array import array
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -18,31 +19,39 @@ from typing_extensions import override
 
 from deepserve.core.errors import CheckpointError, EngineFailure
 from deepserve.engine.interface import Draw, Drawn, Engine, EngineInfo, Row, RowFault, SequenceId, Snapshot
+from deepserve.engine.machine import count_cores
+from deepserve.engine.mask_source import NO_MASK
 from deepserve.engine.native.abi import (
     CHUNK_TOKENS,
     DrawnToken,
     DrawSpec,
     Fault,
     Info,
+    LateMask,
+    MaskState,
     RowFaultKind,
     RowSpec,
     Status,
     Want,
 )
 from deepserve.engine.native.core import Core, load_core
+from deepserve.engine.native.mask_worker import MaskJob, MaskWorker
 from deepserve.engine.options import EngineOptions, Progress
 
 _ROW = struct.Struct("=qQiiQQ")
-_DRAW = struct.Struct("=6d2Q6i6Qq")
+_DRAW = struct.Struct("=6d2Q6i6QqQ")
+_LATE = struct.Struct("=Qqi4x")
 _TOKEN = struct.Struct("=ii")
 assert _ROW.size == ctypes.sizeof(RowSpec)
 assert _DRAW.size == ctypes.sizeof(DrawSpec)
+assert _LATE.size == ctypes.sizeof(LateMask)
 
 _DRAWN_BYTES = ctypes.sizeof(DrawnToken)
 _NO_LOGPROBS = -1
 _FAULTS = {
     RowFaultKind.NOT_FINITE: "the model's logits are not finite",
     RowFaultKind.NOTHING_ALLOWED: "no token is allowed here",
+    RowFaultKind.NO_MASK: NO_MASK,
 }
 
 
@@ -55,9 +64,9 @@ class NativeSnapshot(msgspec.Struct, frozen=True, eq=False):
 
 
 class NativeEngine(Engine):
-    """Runs a loaded `Core`."""
+    """Runs a loaded `Core`. Closes the mask worker when it is collected."""
 
-    def __init__(self, core: Core) -> None:
+    def __init__(self, core: Core, *, masks: MaskWorker | None = None) -> None:
         self._core = core
         self._library = core.library
         self._handle = core.handle
@@ -66,7 +75,10 @@ class NativeEngine(Engine):
         self._sizes = core.sizes()
         self._lengths: dict[SequenceId, int] = {}
         self._snapshots: set[int] = set()
+        self._mask_jobs: list[MaskJob] = []
         self._make_room(8)
+        self._masks = masks or MaskWorker(core.library, vocab_size=core.info.vocab_size, has_thread=count_cores() > 1)
+        weakref.finalize(self, self._masks.close)
 
     @property
     @override
@@ -97,6 +109,9 @@ class NativeEngine(Engine):
     @override
     def step(self, rows: Sequence[Row]) -> list[Drawn | RowFault | None]:
         self._write_rows(rows, [Want.NOTHING if row.draw is None else Want.TOKEN for row in rows])
+        jobs, self._mask_jobs = self._mask_jobs, []
+        if jobs:
+            self._masks.take(jobs)
         self._run(rows)
         drawn = self._drawn
         results: list[Drawn | RowFault | None] = []
@@ -194,7 +209,9 @@ class NativeEngine(Engine):
         self._rows = (RowSpec * num_rows)()
         self._draws = (DrawSpec * num_rows)()
         self._drawn = (DrawnToken * num_rows)()
+        self._late_masks = (LateMask * num_rows)()
         self._tokens = (ctypes.c_int32 * (num_rows * CHUNK_TOKENS))()
+        self._late_masks_at = ctypes.addressof(self._late_masks)
         self._draws_at = ctypes.addressof(self._draws)
         self._tokens_at = ctypes.addressof(self._tokens)
 
@@ -203,6 +220,7 @@ class NativeEngine(Engine):
             self._make_room(2 * len(rows))
         # Arrays that draws point to; they must outlive the step.
         self._kept: list[object] = []
+        self._mask_jobs = []
         for number, row in enumerate(rows):
             if row.sequence not in self._lengths:
                 raise ValueError(f"no sequence {row.sequence}")
@@ -240,8 +258,13 @@ class NativeEngine(Engine):
         if draw.output_counts and (draw.repetition_penalty, draw.frequency_penalty, draw.presence_penalty) != (1, 0, 0):
             counted = self._array("i", draw.output_counts.keys())
             counts = self._array("i", draw.output_counts.values())
-        if draw.allowed is not None:
+        late_mask = 0
+        if isinstance(draw.allowed, bytes):
             mask = self._array("B", draw.allowed)
+        elif draw.allowed is not None:
+            late_mask = self._late_masks_at + number * _LATE.size
+            _LATE.pack_into(self._late_masks, number * _LATE.size, 0, 0, MaskState.AWAITED)
+            self._mask_jobs.append(MaskJob(draw.allowed, self._late_masks[number]))
         try:
             _DRAW.pack_into(
                 self._draws,
@@ -259,7 +282,7 @@ class NativeEngine(Engine):
                 biases[1],
                 prompt[1],
                 counted[1],
-                draw.allowed is not None,
+                isinstance(draw.allowed, bytes),
                 biases[0],
                 bias_values[0],
                 prompt[0],
@@ -267,6 +290,7 @@ class NativeEngine(Engine):
                 counts[0],
                 mask[0],
                 mask[1],
+                late_mask,
             )
         except struct.error as error:
             raise ValueError(f"a draw holds numbers out of range: {error}") from error

@@ -249,7 +249,7 @@ class ReferenceEngine(Engine):
             named += draw.prompt_tokens
         if named and not 0 <= min(named) <= max(named) < self._config.vocab_size:
             raise ValueError(f"a draw names token ids outside 0..{self._config.vocab_size - 1}")
-        if draw.allowed is not None and 8 * len(draw.allowed) < self._config.vocab_size:
+        if isinstance(draw.allowed, bytes) and 8 * len(draw.allowed) < self._config.vocab_size:
             raise ValueError(f"a draw's mask covers {8 * len(draw.allowed)} tokens")
 
     def _advance(self, rows: Sequence[Row], wanted: Sequence[range]) -> list[Tensor]:

@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deepserve.engine.interface import Draw, Drawn, RowFault, uniform
+from deepserve.engine.mask_source import NO_MASK, computed_mask
 
 Floats = NDArray[np.float64]
 
@@ -14,7 +15,15 @@ def draw_token(logits: NDArray[np.float32], draw: Draw) -> Drawn | RowFault:
     """Choose a token from the logits [V] of one position."""
     if not np.isfinite(logits).all():
         return RowFault("the model's logits are not finite")
+    mask = draw.allowed
+    if callable(mask):
+        mask = computed_mask(mask, vocab_size=len(logits))
+        if mask is None:
+            return RowFault(NO_MASK)
     scores = adjust(logits.astype(np.float64), draw)
+    if mask is not None:
+        bits = np.unpackbits(np.frombuffer(mask, np.uint8), bitorder="little", count=len(scores))
+        scores[bits == 0] = -np.inf
     if not np.isfinite(scores.max()):
         return RowFault("no token is allowed here")
     token = int(scores.argmax()) if draw.temperature == 0 else _sample(scores, draw)
@@ -27,7 +36,7 @@ def draw_token(logits: NDArray[np.float32], draw: Draw) -> Drawn | RowFault:
 
 
 def adjust(scores: Floats, draw: Draw) -> Floats:
-    """Apply penalties, biases and the mask to the logits [V], in place; forbidden tokens become -inf."""
+    """Apply penalties and biases to the logits [V], in place."""
     if draw.repetition_penalty != 1.0:
         seen = np.fromiter(draw.prompt_tokens | draw.output_counts.keys(), np.int64)
         penalty = draw.repetition_penalty
@@ -38,9 +47,6 @@ def adjust(scores: Floats, draw: Draw) -> Floats:
         scores[counted] -= draw.frequency_penalty * counts + draw.presence_penalty * (counts > 0)
     for token, bias in draw.logit_bias.items():
         scores[token] += bias
-    if draw.allowed is not None:
-        bits = np.unpackbits(np.frombuffer(draw.allowed, np.uint8), bitorder="little", count=len(scores))
-        scores[bits == 0] = -np.inf
     return scores
 
 
