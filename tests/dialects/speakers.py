@@ -14,7 +14,7 @@ import msgspec
 from typing_extensions import override
 
 from deepserve.core.messages import Message, Reasoning, Text, ToolCall
-from deepserve.core.request import Tool
+from deepserve.core.request import Effort, ResponseFormat, Tool, ToolChoice
 
 Json = Any
 """Bodies as clients write and read them."""
@@ -23,11 +23,16 @@ MODEL = "deepseek-v4-flash"
 
 
 class Conversation(msgspec.Struct, frozen=True, kw_only=True):
-    """What is asked. Texts and calls only, because every dialect can say these."""
+    """What is asked. Texts and calls only, because every dialect can say these; what some cannot is `unsayable`.
+
+    effort: None: without thinking
+    """
 
     messages: tuple[Message, ...]
     tools: tuple[Tool, ...] = ()
-    is_thinking: bool = True
+    choice: ToolChoice = ToolChoice()
+    form: ResponseFormat = ResponseFormat()
+    effort: Effort | None = "high"
     max_tokens: int = 64
 
 
@@ -67,17 +72,35 @@ class Told(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Speaker(Protocol):
-    """carries_seal: the dialect has a field for opaque forms of a trace."""
+    """carries_seal: the dialect has a field for opaque forms of a trace.
+
+    unsayable: what the dialect has no word for, in the words of `wishes`
+    """
 
     name: str
     path: str
     carries_seal: bool
+    unsayable: frozenset[str]
 
     def body(self, conversation: Conversation, *, is_stream: bool) -> Json: ...
 
     def read(self, body: Json) -> Told: ...
 
     def read_stream(self, events: Sequence[Json]) -> Told: ...
+
+
+def wishes(conversation: Conversation) -> frozenset[str]:
+    """What a conversation asks of the form of its answer, in words of our own."""
+    choice, form = conversation.choice, conversation.form
+    found: set[str] = {form.kind, choice.mode}
+    found -= {"text", "auto"}
+    if choice.names and choice.mode != "named":
+        found.add("allowed list")
+    if not choice.is_parallel:
+        found.add("one call at a time")
+    if any(tool.strict for tool in conversation.tools):
+        found.add("strict tools")
+    return frozenset(found)
 
 
 def frames(raw: str) -> list[Json]:
@@ -88,6 +111,7 @@ def frames(raw: str) -> list[Json]:
 
 class ChatSpeaker(Speaker):
     carries_seal = False
+    unsayable = frozenset()
 
     def __init__(self, name: str, path: str) -> None:
         self.name = name
@@ -99,12 +123,18 @@ class ChatSpeaker(Speaker):
             "model": MODEL,
             "messages": [_chat_message(message) for message in conversation.messages],
             "tools": [
-                {"type": "function", "function": {"name": tool.name, "parameters": tool.parameters}}
+                {
+                    "type": "function",
+                    "function": {"name": tool.name, "parameters": tool.parameters, "strict": tool.strict},
+                }
                 for tool in conversation.tools
             ]
             or None,
-            "thinking": {"type": "enabled" if conversation.is_thinking else "disabled"},
-            "reasoning_effort": "high" if conversation.is_thinking else None,
+            "tool_choice": _chat_choice(conversation.choice),
+            "parallel_tool_calls": conversation.choice.is_parallel,
+            **_chat_form(conversation.form),
+            "thinking": {"type": "disabled" if conversation.effort is None else "enabled"},
+            "reasoning_effort": conversation.effort,
             "max_tokens": conversation.max_tokens,
             "temperature": 0,
             "stream": is_stream,
@@ -154,6 +184,28 @@ class ChatSpeaker(Speaker):
         )
 
 
+def _chat_choice(choice: ToolChoice) -> Json:
+    functions = [{"type": "function", "function": {"name": name}} for name in choice.names]
+    if choice.mode == "named":
+        return functions[0]
+    if choice.names:
+        return {"type": "allowed_tools", "allowed_tools": {"mode": choice.mode, "tools": functions}}
+    return choice.mode
+
+
+def _chat_form(form: ResponseFormat) -> dict[str, Json]:
+    match form.kind:
+        case "json_schema":
+            named = {"name": "answer", "schema": form.schema, "strict": form.strict}
+            return {"response_format": {"type": "json_schema", "json_schema": named}}
+        case "regex":
+            return {"guided_regex": form.pattern}
+        case "choice":
+            return {"guided_choice": list(form.choices)}
+        case kind:
+            return {"response_format": {"type": kind}}
+
+
 def _chat_message(message: Message) -> Json:
     if message.role == "tool":
         (result,) = message.tool_results
@@ -177,7 +229,10 @@ class OpenRouterSpeaker(ChatSpeaker):
         body = super().body(conversation, is_stream=is_stream)
         del body["thinking"], body["reasoning_effort"]
         body["model"] = f"deepseek/{MODEL}"
-        body["reasoning"] = {"effort": "high"} if conversation.is_thinking else {"enabled": False}
+        # The service knows two efforts of V4; the lower ones mean the first.
+        efforts = {"low": "low", "high": "high", "max": "xhigh"}
+        effort = conversation.effort
+        body["reasoning"] = {"enabled": False} if effort is None else {"effort": efforts[effort]}
         for message in body["messages"]:
             if "reasoning_content" in message:
                 message["reasoning"] = message.pop("reasoning_content")
@@ -211,6 +266,7 @@ class OpenRouterSpeaker(ChatSpeaker):
 
 class MessagesSpeaker(Speaker):
     carries_seal = True
+    unsayable = frozenset(("json_object", "regex", "choice", "allowed list"))
     _FINISHES: Mapping[str, Literal["stop", "length", "tool_calls"]] = {
         "end_turn": "stop",
         "stop_sequence": "stop",
@@ -234,9 +290,18 @@ class MessagesSpeaker(Speaker):
                 for message in conversation.messages
                 if message.role != "system"
             ],
-            "tools": [{"name": tool.name, "input_schema": tool.parameters} for tool in conversation.tools],
-            "thinking": {"type": "enabled" if conversation.is_thinking else "disabled"},
-            "output_config": {"effort": "high"} if conversation.is_thinking else None,
+            "tools": [
+                {"name": tool.name, "input_schema": tool.parameters, "strict": tool.strict}
+                for tool in conversation.tools
+            ],
+            "tool_choice": _messages_choice(conversation.choice),
+            "thinking": {"type": "disabled" if conversation.effort is None else "enabled"},
+            "output_config": {
+                "effort": conversation.effort,
+                "format": {"type": "json_schema", "schema": conversation.form.schema}
+                if conversation.form.kind == "json_schema"
+                else None,
+            },
             "max_tokens": conversation.max_tokens,
             "temperature": 0,
             "stream": is_stream,
@@ -288,6 +353,14 @@ class MessagesSpeaker(Speaker):
         )
 
 
+def _messages_choice(choice: ToolChoice) -> Json:
+    kinds = {"none": "none", "auto": "auto", "required": "any", "named": "tool"}
+    wire: dict[str, Json] = {"type": kinds[choice.mode], "name": choice.names[0] if choice.mode == "named" else None}
+    if choice.mode != "none":
+        wire["disable_parallel_tool_use"] = not choice.is_parallel
+    return wire
+
+
 def _blocks(message: Message) -> Iterator[Json]:
     for part in message.parts:
         if isinstance(part, Reasoning):
@@ -302,6 +375,7 @@ def _blocks(message: Message) -> Iterator[Json]:
 
 class ResponsesSpeaker(Speaker):
     carries_seal = True
+    unsayable = frozenset(("regex", "choice"))
 
     def __init__(self, name: str, path: str) -> None:
         self.name = name
@@ -313,10 +387,13 @@ class ResponsesSpeaker(Speaker):
             "model": MODEL,
             "input": [item for message in conversation.messages for item in _items(message)],
             "tools": [
-                {"type": "function", "name": tool.name, "parameters": tool.parameters, "strict": False}
+                {"type": "function", "name": tool.name, "parameters": tool.parameters, "strict": tool.strict}
                 for tool in conversation.tools
             ],
-            "reasoning": {"effort": "high" if conversation.is_thinking else "none"},
+            "tool_choice": _responses_choice(conversation.choice),
+            "parallel_tool_calls": conversation.choice.is_parallel,
+            "text": {"format": _responses_format(conversation.form)},
+            "reasoning": {"effort": conversation.effort or "none"},
             "include": ["reasoning.encrypted_content"],
             "store": False,
             "max_output_tokens": conversation.max_tokens,
@@ -354,6 +431,19 @@ class ResponsesSpeaker(Speaker):
         return told
 
 
+def _responses_choice(choice: ToolChoice) -> Json:
+    functions = [{"type": "function", "name": name} for name in choice.names]
+    if choice.mode == "named":
+        return functions[0]
+    return {"type": "allowed_tools", "mode": choice.mode, "tools": functions} if choice.names else choice.mode
+
+
+def _responses_format(form: ResponseFormat) -> Json:
+    if form.kind == "json_schema":
+        return {"type": "json_schema", "name": "answer", "schema": form.schema, "strict": form.strict}
+    return {"type": form.kind}
+
+
 def _items(message: Message) -> Iterator[Json]:
     for part in message.parts:
         if isinstance(part, Reasoning):
@@ -370,6 +460,7 @@ def _items(message: Message) -> Iterator[Json]:
 
 class RunwareSpeaker(Speaker):
     carries_seal = False
+    unsayable = frozenset(("regex", "choice", "strict tools", "allowed list", "one call at a time"))
 
     def __init__(self, name: str, path: str) -> None:
         self.name = name
@@ -387,8 +478,11 @@ class RunwareSpeaker(Speaker):
                     {"type": "function", "name": tool.name, "schema": tool.parameters} for tool in conversation.tools
                 ]
                 or None,
+                "toolChoice": _runware_choice(conversation.choice),
+                "outputFormat": "TEXT" if conversation.form.kind == "text" else "JSON",
+                "jsonSchema": conversation.form.schema,
                 "settings": {
-                    "thinkingLevel": "high" if conversation.is_thinking else "off",
+                    "thinkingLevel": conversation.effort or "off",
                     "maxTokens": conversation.max_tokens,
                     "temperature": 0,
                 },
@@ -428,6 +522,11 @@ class RunwareSpeaker(Speaker):
             output_tokens=usage["completionTokens"],
             call_ids=tuple(call["id"] for call in calls),
         )
+
+
+def _runware_choice(choice: ToolChoice) -> Json:
+    kinds = {"none": "none", "auto": "auto", "required": "any", "named": "tool"}
+    return {"type": kinds[choice.mode], "name": choice.names[0] if choice.mode == "named" else None}
 
 
 def _runware_message(message: Message) -> Json:

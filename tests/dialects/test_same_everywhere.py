@@ -29,10 +29,10 @@ CALLED = Message(role="assistant", parts=(Reasoning(text="I should look."), Text
 RESULT = Message(role="tool", parts=(ToolResult(call_id=CALL.id, content=(Text("Sunny, 21 °C"),)),))
 
 CONVERSATIONS = {
-    "a question, cut off": Conversation(messages=(SYSTEM, QUESTION), is_thinking=False, max_tokens=5),
+    "a question, cut off": Conversation(messages=(SYSTEM, QUESTION), effort=None, max_tokens=5),
     "a question, thinking": Conversation(messages=(SYSTEM, QUESTION), max_tokens=300),
     "tools offered": Conversation(messages=(SYSTEM, QUESTION), tools=(WEATHER,), max_tokens=200),
-    "tools, not thinking": Conversation(messages=(QUESTION,), tools=(WEATHER,), is_thinking=False, max_tokens=200),
+    "tools, not thinking": Conversation(messages=(QUESTION,), tools=(WEATHER,), effort=None, max_tokens=200),
     "a tool's result": Conversation(messages=(SYSTEM, QUESTION, CALLED, RESULT), tools=(WEATHER,), max_tokens=200),
     "a later turn": Conversation(
         messages=(
@@ -92,7 +92,7 @@ def test_every_dialect_renders_the_same_prompt_and_tells_the_same_answer(
         assert one == told[0], (speaker.name, is_stream)
     assert told[0].hit_tokens == 0
     assert told[0].miss_tokens == len(prompts[0])
-    assert told[0].trace or not conversation.is_thinking
+    assert told[0].trace or conversation.effort is None
     assert (told[0].finish == "length") == ("cut off" in name)
 
 

@@ -1,6 +1,7 @@
 """The form that an answer must have, where the bodies of several dialects spell it alike.
 
-Whether a schema is one, and small enough, is decided in `core.schema`; refusals name the member as the client wrote it.
+Whether a schema is one, and small enough, is decided in `core.schema_reading`; refusals name the member as the client
+wrote it.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from collections.abc import Collection, Mapping
 from deepserve.config import Limits
 from deepserve.core.messages import Json
 from deepserve.core.request import ResponseFormat
+from deepserve.core.schema_reading import read_schema
 from deepserve.dialects.body import JsonBody
 from deepserve.dialects.node import Node
 from deepserve.dialects.reading import Reading
@@ -21,7 +23,9 @@ MAX_SCHEMA_NAME = 64
 
 def read_schema_at(node: Node) -> Mapping[str, Json]:
     """A JSON schema. Raises InvalidField and UnsupportedFeature."""
-    return node.mapping()
+    schema = node.mapping()
+    read_schema(schema, field=node.field)
+    return schema
 
 
 def decode_schema_text(text: str, limits: Limits) -> Json:

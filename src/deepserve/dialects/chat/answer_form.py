@@ -12,6 +12,7 @@ from deepserve.config import Limits
 from deepserve.core.errors import InvalidField, MalformedBody, UnsupportedFeature
 from deepserve.core.messages import Json, Message, Text
 from deepserve.core.request import ResponseFormat
+from deepserve.core.schema_reading import read_schema
 from deepserve.dialects.answer_form import decode_schema_text, read_named_schema, read_schema_at
 from deepserve.dialects.chat.reading import ChatReading
 from deepserve.dialects.node import Node
@@ -87,15 +88,19 @@ def _schema(node: Node, limits: Limits) -> ResponseFormat:
 
 
 def _regex(node: Node, _: Limits) -> ResponseFormat:
-    """The pattern must match the whole answer."""
-    return ResponseFormat(kind="regex", pattern=node.string())
+    """The pattern must match the whole answer. Its limits are those of patterns inside schemas."""
+    pattern = node.string()
+    read_schema({"type": "string", "pattern": pattern}, field=node.field)
+    return ResponseFormat(kind="regex", pattern=pattern)
 
 
 def _choice(node: Node, _: Limits) -> ResponseFormat:
     choices = tuple(item.string() for item in node.items())
     if not choices or "" in choices:
         raise InvalidField(f"{node.field}: at least one choice, and none of them empty.", field=node.field)
-    return ResponseFormat(kind="choice", choices=tuple(dict.fromkeys(choices)))
+    unique = tuple(dict.fromkeys(choices))
+    read_schema({"type": "string", "enum": list(unique)}, field=node.field)
+    return ResponseFormat(kind="choice", choices=unique)
 
 
 def _object(node: Node, _: Limits) -> ResponseFormat:

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from deepserve.config import Limits
-from deepserve.core.errors import MalformedBody
+from deepserve.core.errors import InvalidField, MalformedBody
+from deepserve.core.messages import Json
 from deepserve.core.model import ModelName
 from deepserve.core.request import ResponseFormat
+from deepserve.core.schema_reading import read_schema
 from deepserve.dialects.answer_form import MAX_SCHEMA_NAME, decode_schema_text, described
+from deepserve.dialects.runware.errors import TaskRefused
 from deepserve.dialects.runware.value import Value
 
 _ENVELOPE = frozenset(("name", "description", "schema", "strict"))
@@ -32,12 +37,21 @@ def _schema(node: Value, limits: Limits) -> ResponseFormat:
         except MalformedBody as error:
             raise node.refuse(f"must be a JSON schema, or the text of one ({error.message})") from error
     if "schema" not in node.mapping() or not node.mapping().keys() <= _ENVELOPE:
-        return ResponseFormat(kind="json_schema", schema=node.mapping(), strict=True)
+        return ResponseFormat(kind="json_schema", schema=_checked(node), strict=True)
     name, description, strict = node.optional("name"), node.optional("description"), node.optional("strict")
-    schema = node.required("schema", node.noun).mapping()
+    schema = _checked(node.required("schema", node.noun))
     return ResponseFormat(
         kind="json_schema",
         name=None if name is None else name.string(low=1, high=MAX_SCHEMA_NAME),
         schema=schema if description is None else described(schema, description.string()),
         strict=strict is None or strict.boolean(),
     )
+
+
+def _checked(node: Value) -> Mapping[str, Json]:
+    schema = node.mapping()
+    try:
+        read_schema(schema, field=node.path)
+    except InvalidField as error:
+        raise TaskRefused(f"invalid{node.noun}", error.message, parameter=node.path) from error
+    return schema
