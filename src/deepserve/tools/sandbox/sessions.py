@@ -88,6 +88,11 @@ class Sessions:
     def num_sessions(self) -> int:
         return len(self._sessions)
 
+    @property
+    def num_waiting(self) -> int:
+        """Processes that no conversation has yet."""
+        return len(self._waiting)
+
     def start_ahead(self) -> None:
         """Have processes waiting, and sessions expire, from now on."""
         if self._is_closed:
