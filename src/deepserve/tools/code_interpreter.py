@@ -68,7 +68,7 @@ class CodeInterpreter(ToolRunner):
         await self._sessions.close()
 
     def _description(self) -> str:
-        packages = " and ".join(f"{package.name} {package.version}" for package in self._sandbox.runtime.offered)
+        packages = " and ".join(self._sandbox.runtime.offered_names())
         has_plots = any(package.name == "matplotlib" for package in self._sandbox.runtime.offered)
         lines = [
             f"Run Python {platform.python_version()} with its standard library{f', {packages}' if packages else ''}.",

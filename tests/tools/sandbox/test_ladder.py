@@ -38,6 +38,8 @@ def test_without_bubblewrap_it_is_landlock(python_folder: Path, monkeypatch: pyt
     assert chosen.tier.name == "landlock"
     (refusal,) = chosen.refusals
     assert "bwrap is not installed" in refusal.reason
+    assert chosen.description.startswith(f"Python {platform.python_version()}")
+    assert chosen.description.endswith(f" in landlock; not bubblewrap: {refusal.reason}")
 
 
 def test_where_namespaces_are_forbidden_it_is_landlock(

@@ -43,6 +43,13 @@ class Sandbox(msgspec.Struct, frozen=True, kw_only=True):
     limits: CodeLimits
     refusals: tuple[Refusal, ...]
 
+    @property
+    def description(self) -> str:
+        """What runs in it, which walls these are, and why they are no stronger."""
+        python = ", ".join([f"Python {platform.python_version()}", *self.runtime.offered_names()])
+        stronger = "".join(f"; not {refusal.tier}: {refusal.reason}" for refusal in self.refusals)
+        return f"{python} in {self.tier.name}{stronger}"
+
 
 class NoSandbox(msgspec.Struct, frozen=True):
     """None hold here: code of strangers is not run."""

@@ -67,6 +67,10 @@ class Runtime(msgspec.Struct, frozen=True, kw_only=True):
     def boot_code(self) -> str:
         return f"import sys; sys.path.insert(0, sys.argv.pop()); from {_INSIDE_NAME}.runner import main; main()"
 
+    def offered_names(self) -> list[str]:
+        """As people write them, with versions."""
+        return [f"{package.name} {package.version}" for package in self.offered]
+
     @property
     def font_folder(self) -> Path:
         return self.folder / "fonts"
