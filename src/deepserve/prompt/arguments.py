@@ -90,9 +90,9 @@ class Arguments:
         text, self._checked = "".join(self._checked or ()), None
         return text
 
-    def body(self, text: str, *, is_cut: bool = False) -> str:
+    def body(self, text: str) -> str:
         """Take all arguments as one JSON object, which models write in place of parameters."""
-        found = repair_json(text, is_cut=is_cut)
+        found = repair_json(text)
         value = None if found is None else found.value
         if isinstance(value, dict) and not self.has("arguments") and not self.has("parameters"):
             inner = [value[key] for key in ("arguments", "parameters") if key in value]

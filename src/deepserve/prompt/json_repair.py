@@ -33,31 +33,25 @@ def repair_json(text: str, *, is_cut: bool = False) -> RepairedJson | None:
     value = _read(text)
     if value is not None:
         return RepairedJson(text=text, value=value[0])
-    starts = [found.start() for found in _OPENERS.finditer(text)]
-    first = text.lstrip()[:1]
-    if not starts or first in ('"', "'"):
+    # A bracket that begins no value must not give way to one inside it: what it held would be lost.
+    opener = _OPENER.search(text)
+    if opener is None or text.lstrip()[:1] in ('"', "'"):
         return None
-    for start in starts[:_MAX_STARTS]:
-        mended = _Mending(text, start, is_cut=is_cut).run()
-        if mended is None:
-            continue
-        body, end, repairs = mended
-        value = _read(body)
-        if value is None:
-            continue
-        before, after = text[:start].strip(), text[end:].strip()
-        if _OPENERS.search(after) is not None:
-            return None  # two values, and nobody knows which was meant
-        if before or after:
-            repairs = (*repairs, "fences" if _FENCES.fullmatch(before) and after in ("", "```") else "prose")
-        return RepairedJson(text=body, value=value[0], repairs=tuple(dict.fromkeys(repairs)))
-    return None
+    mended = _Mending(text, opener.start(), is_cut=is_cut).run()
+    value = _read(mended[0]) if mended is not None else None
+    if mended is None or value is None:
+        return None
+    body, end, repairs = mended
+    before, after = text[: opener.start()].strip(), text[end:].strip()
+    if _OPENER.search(after) is not None:
+        return None  # two values, and nobody knows which was meant
+    if before or after:
+        repairs = (*repairs, "fences" if _FENCES.fullmatch(before) and after in ("", "```") else "prose")
+    return RepairedJson(text=body, value=value[0], repairs=tuple(dict.fromkeys(repairs)))
 
 
-_OPENERS: Final = re.compile(r"[{\[]")
+_OPENER: Final = re.compile(r"[{\[]")
 _FENCES: Final = re.compile(r"(?:```|~~~)[A-Za-z0-9]*")
-_MAX_STARTS: Final = 8
-"""Prose may hold a bracket of its own before the value begins, but not many."""
 
 _TOKEN: Final = re.compile(r'[{}\[\],:]|"|[^\s{}\[\],:"]+')
 _IN_STRING: Final = re.compile(r'[^"\\\x00-\x1f]*')

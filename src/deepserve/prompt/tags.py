@@ -97,9 +97,9 @@ def scan_tag(text: str, at: int, *, marks: Marks, names: AbstractSet[str]) -> Ta
     if head.end() == len(text):
         return _unfinished(head, names)
     kind = _KINDS.get(name.lower().replace("-", "_"), "other")
-    if mark is None and kind == "other" and (name not in names or has_bars):
+    if kind == "other" and (not has_angle or (mark is None and (name not in names or has_bars))):
         return None
-    if mark == "DSML" and kind == "other" and not head["bars_after"]:
+    if mark == "DSML" and kind == "other" and not head["bars_after"] and name not in names:
         return None
     is_certain = mark == DSML_SYMBOL or (marks == "spelled" and (mark is not None or has_bars))
     is_closing = bool(head["slash"] or head["slash_after"])
@@ -201,7 +201,7 @@ _HEAD: Final = re.compile(
 )
 _NO_ATTRIBUTES: Final = re.compile(r"\s{0,8}>")
 _BLANKS: Final = re.compile(r"\s{0,8}")
-_TAG_ENDS: Final = re.compile(r'>|"|<? ?/? ?[｜|]{0,4} ?(?:\udc00|DSML[｜|])')
+_TAG_ENDS: Final = re.compile(r'>|"|<? ?/? ?(?:[｜|]{1,4} ?DSML|DSML[｜|]|[｜|]{0,4}\udc00)')
 _LOST_ANGLE: Final = re.compile(
     r'(?P<tag>\s+name="[^"<>]*"\s+string="(?:true|false)")(?!\s*/?(?:>|\Z)|\s+\w+(?:=|\Z))', re.IGNORECASE
 )
