@@ -23,6 +23,7 @@ MODULES = (
     "bench.flash_layer",
     "bench.engine_reference",
     "bench.server",
+    "bench.sandbox",
 )
 
 
