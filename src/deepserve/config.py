@@ -212,6 +212,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     fetch_allowed    addresses of pages that may be called though they are not public, as outgoing_allowed
     fetch_http       pages may be called without TLS
     mcp_config       names the MCP servers whose functions models may call
+    runs_code        models may run programs, where a sandbox holds
     """
 
     host: str = "127.0.0.1"
@@ -262,6 +263,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     fetch_allowed: tuple[str, ...] = ()
     fetch_http: bool = False
     mcp_config: Path | None = None
+    runs_code: bool = False
+    code: CodeLimits = CodeLimits()
 
 
 def default_state_dir() -> Path:

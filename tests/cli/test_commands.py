@@ -70,6 +70,24 @@ def test_doctor_is_content_with_the_scripted_backend(tmp_path: Path) -> None:
     assert "will be created" in output
 
 
+def test_doctor_says_which_tools_models_could_use_and_why_not_the_others(tmp_path: Path) -> None:
+    folder = tmp_path / "notes"
+    folder.mkdir()
+    code, output = run("doctor", "--backend", "scripted", "--state-dir", str(tmp_path / "new"))
+    assert code == 0, output
+    for kind in ("web_search", "web_fetch", "code_interpreter"):
+        assert f"--  {kind:<18} not offered: " in output
+    code, output = run(
+        "doctor", "--backend", "scripted", "--state-dir", str(tmp_path / "new"), "--search-folder", str(folder)
+    )
+    assert code == 0, output
+    assert "ok  web_search         asks folders" in output
+    assert "ok  web_fetch          reads documents" in output
+    code, output = run("doctor", "--backend", "scripted", "--search", "searxng", "--state-dir", str(tmp_path / "new"))
+    assert code == 1, output
+    assert "--search-url" in output
+
+
 def test_doctor_fails_when_the_state_directory_cannot_be_used(tmp_path: Path) -> None:
     path = tmp_path / "deepserve.db"
     path.mkdir()

@@ -47,7 +47,7 @@ def test_every_option_is_a_setting(tmp_path: Path) -> None:
     arguments = (
         f"--search-folder n={tmp_path} --search tavily --search-url https://x --search-key-file {tmp_path}/f --fetch "
         f"--fetch-site a.example --fetch-never b.example --fetch-any-address --allow-fetch-of 127.0.0.1:1 "
-        f"--fetch-over-http --mcp-config {tmp_path}/f"
+        f"--fetch-over-http --code --mcp-config {tmp_path}/f"
     )
     result = CliRunner().invoke(command, arguments.split())
     assert result.exit_code == 0, result.output

@@ -8,6 +8,7 @@ import json
 import socket
 import threading
 from collections.abc import Iterator, Sequence
+from contextlib import AbstractAsyncContextManager
 from typing import Any
 
 import httpx
@@ -25,6 +26,8 @@ from deepserve.server.later import make_task_runner
 from deepserve.server.metrics import Metrics
 from deepserve.server.run import Server, bind, server_config
 from deepserve.store.sealing import open_sealer
+from deepserve.tools.tool_loop import ToolLoop
+from deepserve.tools.toolbox import EMPTY, Toolbox
 
 HELLO = {"model": "deepseek-v4-flash", "messages": [{"role": "user", "content": "hello"}]}
 PATIENCE_S = 10.0
@@ -109,9 +112,14 @@ def scripted(*, gate: Gate | None = None, **reply: Any) -> ScriptedBackend:  # A
 
 @contextlib.contextmanager
 def live_server(
-    backend: Backend | None = None, settings: Settings | None = None, *, lookups: Sequence[KeyLookup] = ()
+    backend: Backend | None = None,
+    settings: Settings | None = None,
+    *,
+    lookups: Sequence[KeyLookup] = (),
+    toolbox: Toolbox = EMPTY,
+    alive: AbstractAsyncContextManager[object] | None = None,
 ) -> Iterator[LiveServer]:
-    """Serve for the length of a block; the port is free, whatever the settings say."""
+    """Serve for the length of a block; the port is free, whatever the settings say. alive: kept open meanwhile."""
     backend = backend or ScriptedBackend()
     settings = settings or Settings()
     started = threading.Event()
@@ -126,7 +134,12 @@ def live_server(
         tasks = make_task_runner(settings)
         app = create_app(
             settings,
-            Gateway(backend, observers=(metrics,), sealer=open_sealer(settings.state_dir)),
+            Gateway(
+                backend,
+                observers=(metrics,),
+                sealer=open_sealer(settings.state_dir),
+                tools=ToolLoop(toolbox, settings.tool_limits),
+            ),
             names=load_models(),
             metrics=metrics,
             tasks=tasks,
@@ -140,8 +153,9 @@ def live_server(
 
         server = Server(server_config(app, settings), closing, settings.shutdown_grace_s, on_ready=on_ready)
         with bind(Settings(port=0), has_keys=True) as listening:
-            await tasks.start()
-            await server.serve(sockets=[listening])
+            async with alive or contextlib.nullcontext():
+                await tasks.start()
+                await server.serve(sockets=[listening])
         await tasks.close()
         await backend.close()
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import ctypes
+import os
 import platform
 import sys
 import time
@@ -18,11 +20,13 @@ from deepserve.backends.selection import select_backend
 from deepserve.cli.keys import open_keys
 from deepserve.cli.progress import LoadingProgress
 from deepserve.cli.settings import model_options, settings_from, state_option
+from deepserve.cli.tool_options import tool_options
 from deepserve.config import Settings
 from deepserve.core.errors import DeepserveError
 from deepserve.engine.interface import Engine
 from deepserve.engine.machine import count_cores, huge_page_policy, measure_decode
 from deepserve.engine.native.shared_library import HOW_TO_GET_IT, find_library, instruction_sets, load_library
+from deepserve.tools.opening import open_tools
 
 _OPTIONAL = {
     "torch": ("reference engine", 'pip install "deepserve[reference]"'),
@@ -40,6 +44,7 @@ _DECODE_TOKENS = 500
 
 @click.command()
 @model_options
+@tool_options
 @state_option
 def doctor(state_dir: Path, **options: Any) -> None:  # Any: the shared options, as click hands them over
     """Check what is installed, what would be served and how fast. Exits with 1 when `serve` would fail."""
@@ -53,6 +58,7 @@ def doctor(state_dir: Path, **options: Any) -> None:  # Any: the shared options,
         except metadata.PackageNotFoundError:
             _say("--", package, f"not installed ({purpose}); {remedy}")
     is_healthy = _check_state(state_dir)
+    is_healthy = _check_tools(options) and is_healthy
     is_healthy = _check_backend(options, library) and is_healthy
     sys.exit(0 if is_healthy else 1)
 
@@ -104,6 +110,21 @@ def _check_state(state_dir: Path) -> bool:
     except DeepserveError as error:
         _say("!!", "state", error.message)
         return False
+    return True
+
+
+def _check_tools(options: dict[str, Any]) -> bool:  # Any: as above
+    """What models could use if `serve` got the same options. Nothing is searched, called or kept."""
+    try:
+        settings = settings_from(**options)
+        tools = open_tools(settings, environment=os.environ)
+    except DeepserveError as error:
+        _say("!!", "tools", error.message)
+        return False
+    for kind, reason in tools.toolbox.describe().items():
+        detail = tools.details.get(kind, "ready") if reason is None else f"not offered: {reason}"
+        _say("ok" if reason is None else "--", kind, detail)
+    asyncio.run(tools.close())
     return True
 
 

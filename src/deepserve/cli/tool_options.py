@@ -72,6 +72,12 @@ def tool_options(function: Function) -> Function:
             ),
             click.option("--fetch-over-http", "fetch_http", is_flag=True, help="Read pages without TLS, too."),
             click.option(
+                "--code",
+                "runs_code",
+                is_flag=True,
+                help="Let models run Python in a sandbox; without one that holds on this machine the tool is missing.",
+            ),
+            click.option(
                 "--mcp-config",
                 metavar="FILE",
                 type=click.Path(path_type=Path, exists=True, dir_okay=False),

@@ -34,7 +34,7 @@ def make_task_runner(
         allowed_hosts=hosts,
         allowed_networks=networks,
         allows_http=settings.outgoing_http,
-        own_addresses=frozenset(_addresses(listening)),
+        own_addresses=addresses_of(listening),
     )
     client = OutgoingClient(policy, user_agent=f"deepserve/{__version__}")
     state_dir = None if database is None else settings.state_dir
@@ -51,10 +51,10 @@ def make_task_runner(
         ) from error
 
 
-def _addresses(sockets: Iterable[socket.socket]) -> Iterable[tuple[str, int]]:
-    for listening in sockets:
-        host, port = listening.getsockname()[:2]
-        yield str(ipaddress.ip_address(host.partition("%")[0])), port
+def addresses_of(sockets: Iterable[socket.socket]) -> frozenset[tuple[str, int]]:
+    """Where these listen, as the address policy knows places."""
+    names = [listening.getsockname()[:2] for listening in sockets]
+    return frozenset((str(ipaddress.ip_address(host.partition("%")[0])), port) for host, port in names)
 
 
 class TaskMetrics(Collector):

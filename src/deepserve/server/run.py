@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import logging
+import os
 import signal
 import socket
 import threading
@@ -24,13 +25,15 @@ from deepserve.gateway import Gateway, Observer
 from deepserve.server.access import ConfiguredKeys, KeyLookup, is_loopback
 from deepserve.server.app import create_app
 from deepserve.server.closing import Closing
-from deepserve.server.later import make_task_runner
+from deepserve.server.later import addresses_of, make_task_runner
 from deepserve.server.metrics import Metrics
 from deepserve.server.protocol import limited_http
 from deepserve.store.answers import AnswerRecord
 from deepserve.store.database import Database
 from deepserve.store.responses import ResponseStore, ShelfLimits
 from deepserve.store.sealing import open_sealer
+from deepserve.tools.opening import OpenedTools, open_tools
+from deepserve.tools.tool_loop import ToolLoop
 
 _log = logging.getLogger(__name__)
 
@@ -63,10 +66,16 @@ def serve(
     try:
         if settings.runware_port is not None:
             listening.append(bind(settings, port=settings.runware_port, has_keys=bool(found)))
+        # Before the event loop: walls for programs are tried, and processes are not begun beside other threads.
+        tools = open_tools(
+            settings, environment=os.environ, own_addresses=addresses_of(listening), on_progress=_log.info
+        )
         loop_factory = uvicorn.Config(app="", loop="auto", log_config=None).get_loop_factory()
         with asyncio.Runner(loop_factory=loop_factory) as runner:
             runner.run(
-                _serve(settings, backend, listening, found, observers, names or load_models(), database, on_ready)
+                _serve(
+                    settings, backend, tools, listening, found, observers, names or load_models(), database, on_ready
+                )
             )
     finally:
         for one in listening:
@@ -116,6 +125,7 @@ def _bind_problem(host: str, port: int, error: OSError) -> str:
 async def _serve(
     settings: Settings,
     backend: Backend,
+    tools: OpenedTools,
     listening: Sequence[socket.socket],
     lookups: Sequence[KeyLookup],
     observers: Sequence[Observer],
@@ -126,30 +136,36 @@ async def _serve(
     closing = Closing()
     await backend.start()
     try:
-        metrics = Metrics(
-            [model.id for model in backend.models()], clock=time.monotonic, gauges=lambda: gateway.gauges()
-        )
-        gateway = Gateway(backend, observers=(metrics, *observers), sealer=open_sealer(settings.state_dir))
-        kept = ResponseStore(database, limits=ShelfLimits.of(settings), now=lambda: datetime.now(UTC))
-        tasks = make_task_runner(settings, database, listening=listening)
-        app = create_app(
-            settings,
-            gateway,
-            names=names,
-            metrics=metrics,
-            tasks=tasks,
-            lookups=lookups,
-            closing=closing,
-            kept=kept,
-            answers=AnswerRecord(database),
-        )
-        server = Server(server_config(app, settings), closing, settings.shutdown_grace_s, on_ready=on_ready)
-        try:
-            await tasks.start()
-            await server.serve(sockets=list(listening))
-        finally:
-            await tasks.close()
-            await asyncio.to_thread(kept.close)
+        async with tools:
+            metrics = Metrics(
+                [model.id for model in backend.models()], clock=time.monotonic, gauges=lambda: gateway.gauges()
+            )
+            gateway = Gateway(
+                backend,
+                observers=(metrics, *observers),
+                sealer=open_sealer(settings.state_dir),
+                tools=ToolLoop(tools.toolbox, settings.tool_limits),
+            )
+            kept = ResponseStore(database, limits=ShelfLimits.of(settings), now=lambda: datetime.now(UTC))
+            tasks = make_task_runner(settings, database, listening=listening)
+            app = create_app(
+                settings,
+                gateway,
+                names=names,
+                metrics=metrics,
+                tasks=tasks,
+                lookups=lookups,
+                closing=closing,
+                kept=kept,
+                answers=AnswerRecord(database),
+            )
+            server = Server(server_config(app, settings), closing, settings.shutdown_grace_s, on_ready=on_ready)
+            try:
+                await tasks.start()
+                await server.serve(sockets=list(listening))
+            finally:
+                await tasks.close()
+                await asyncio.to_thread(kept.close)
     finally:
         await backend.close()
 
