@@ -81,5 +81,5 @@ def open_tools(
             reasons["code_interpreter"] = f"no sandbox holds on this machine ({sandbox.reason})"
         else:
             runners["code_interpreter"] = code = CodeInterpreter(sandbox, clock=time.monotonic)
-            details["code_interpreter"] = f"runs Python within {sandbox.tier.name}"
+            details["code_interpreter"] = f"runs {sandbox.description}"
     return OpenedTools(Toolbox(runners, reasons=reasons), web, code, details=details)

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import errno
+import json
 import platform
+import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -42,20 +46,56 @@ def test_without_bubblewrap_it_is_landlock(python_folder: Path, monkeypatch: pyt
     assert chosen.description.endswith(f" in landlock; not bubblewrap: {refusal.reason}")
 
 
-def test_where_namespaces_are_forbidden_it_is_landlock(
-    python_folder: Path, readable_folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """As in a container with Docker's own filter, bwrap ends with a complaint."""
+IN_A_CONTAINER = """
+import json, sys, time
+from pathlib import Path
+from deepserve.config import CodeLimits
+from deepserve.tools.sandbox.inside.walls import forbid_calls
+from deepserve.tools.sandbox.ladder import choose_sandbox
+
+tier, folder, program = sys.argv[1:]
+forbid_calls(bytes.fromhex(program))
+chosen = choose_sandbox(CodeLimits(tier=tier, folder=Path(folder)), clock=time.monotonic)
+told = {"refusals": [refusal.reason for refusal in chosen.refusals]}
+if hasattr(chosen, "tier"):
+    process = chosen.tier.start(0)
+    told["tier"], told["value"] = chosen.tier.name, process.run("6 * 7", timeout_s=20).value
+    process.end()
+print(json.dumps(told))
+"""
+
+
+def as_in_a_container(tier: SandboxTier, python_folder: Path) -> Any:  # Any: as the program above writes it
+    """Choose under a filter that refuses namespaces, as Docker's own does by default."""
+    new_namespaces = 0x7E020000
+    program = [
+        filters._step(0x20, 0),
+        *filters._answer(435, 0x00050000 | errno.ENOSYS),
+        *[step for number in (272, 308, 165, 166, 155) for step in filters._answer(number, 0x00050000 | errno.EPERM)],
+        *filters._for_call(
+            56, [filters._argument(0), filters._step(0x45, new_namespaces, if_not=1), filters._step(0x06, 0x00050001)]
+        ),
+        filters._step(0x06, 0x7FFF0000),
+    ]
+    command = [sys.executable, "-c", IN_A_CONTAINER, tier, str(python_folder), b"".join(program).hex()]
+    return json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+
+
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="the system calls are numbered for x86-64")
+def test_where_namespaces_are_forbidden_it_is_landlock(python_folder: Path) -> None:
     open_sandbox(python_folder, "landlock")
-    complaint = "bwrap: No permissions to create new namespace"
-    program = readable_folder / "bwrap"
-    program.write_text(f"#!/bin/sh\necho '{complaint}' >&2\nexit 1\n")
-    program.chmod(0o755)
-    monkeypatch.setenv("PATH", str(readable_folder))
-    chosen = choose(python_folder)
-    assert isinstance(chosen, Sandbox)
-    assert chosen.tier.name == "landlock"
-    assert chosen.refusals == (Refusal("bubblewrap", complaint),)
+    told = as_in_a_container("auto", python_folder)
+    assert (told["tier"], told["value"]) == ("landlock", "42")
+    (reason,) = told["refusals"]
+    assert reason.startswith("bwrap: ")
+    assert "namespace" in reason
+
+
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="the system calls are numbered for x86-64")
+def test_where_nothing_but_namespaces_would_do_nothing_runs(python_folder: Path) -> None:
+    told = as_in_a_container("bubblewrap", python_folder)
+    assert set(told) == {"refusals"}
+    assert told["refusals"][1] == "not allowed by the settings"
 
 
 def test_without_landlock_either_nothing_runs(python_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
