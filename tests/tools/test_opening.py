@@ -10,7 +10,7 @@ import pytest
 from deepserve.config import Settings
 from deepserve.core.errors import ConfigurationError
 from deepserve.core.request import ServerTool
-from deepserve.core.server_tool import SearchResults
+from deepserve.core.server_tool import SearchResults, ToolKind
 from deepserve.core.tenant import LOCAL_TENANT
 from deepserve.tools import opening
 from deepserve.tools.opening import open_tools
@@ -18,7 +18,7 @@ from deepserve.tools.runner import CallContext
 from deepserve.tools.sandbox.ladder import NoSandbox, Refusal
 
 
-def _available(settings: Settings) -> dict[str, str | None]:
+def _available(settings: Settings) -> dict[ToolKind, str | None]:
     tools = open_tools(settings, environment={})
     asyncio.run(tools.close())
     return dict(tools.toolbox.describe())

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import msgspec
 
 from deepserve.config import Limits
 from deepserve.core.messages import Message, Part, Reasoning, Role, Text, ToolCall, ToolResult
-from deepserve.core.request import Tool, ToolChoice
+from deepserve.core.request import ServerTool, Tool, ToolChoice
+from deepserve.core.server_tool import ToolKind
 from deepserve.dialects.runware.errors import TaskRefused
 from deepserve.dialects.runware.fields import MAX_TOOL_NAME_CHARACTERS
 from deepserve.dialects.runware.value import Value
@@ -22,7 +23,8 @@ _KEYS: Mapping[Role, frozenset[str]] = {
 }
 _CALL_KEYS = frozenset(("id", "name", "input", "type"))
 _TOOL_KEYS = frozenset(("type", "name", "description", "schema", "input_schema", "parameters"))
-_SERVER_TOOLS = ("search", "codeInterpreter")
+SERVER_TOOLS: Mapping[str, ToolKind] = {"search": "web_search", "codeInterpreter": "code_interpreter"}
+"""Run by the server; the caller never sees their calls. They are called by the names of their types."""
 _TOOL_NAME = re.compile(r"[a-zA-Z0-9_-]+")
 _CHOICES: Mapping[str, ToolChoice] = {
     "auto": ToolChoice(),
@@ -129,29 +131,32 @@ def _call(node: Value) -> ToolCall:
     )
 
 
-def decode_tools(node: Value, limits: Limits) -> tuple[Tool, ...]:
+def decode_tools(node: Value, limits: Limits) -> tuple[tuple[Tool, ...], tuple[ServerTool, ...]]:
+    """The caller's functions, and what the server is to run."""
     if not 1 <= len(node.sequence()) <= limits.tools:
         raise node.refuse(f"must hold from 1 to {limits.tools} tools")
     tools: list[Tool] = []
+    server_tools: list[ServerTool] = []
+    names: set[str] = set()
     for item in node.items():
         tool = _tool(item)
-        if any(tool.name == other.name for other in tools):
-            path = f"{item.path}.name"
+        if tool.name in names:
+            path = f"{item.path}.{'name' if isinstance(tool, Tool) else 'type'}"
             raise TaskRefused("duplicateToolName", f"`{path}`: {tool.name} is offered twice.", parameter=path)
-        tools.append(tool)
-    return tuple(tools)
+        names.add(tool.name)
+        if isinstance(tool, Tool):
+            tools.append(tool)
+        else:
+            server_tools.append(tool)
+    return tuple(tools), tuple(server_tools)
 
 
-def _tool(node: Value) -> Tool:
+def _tool(node: Value) -> Tool | ServerTool:
     kind = node.required("type", "ToolType")
-    if kind.value in _SERVER_TOOLS:
-        raise TaskRefused(
-            "unsupportedToolType",
-            f"`{kind.path}`: {kind.value} is run by the server, and this server runs no tools yet. "
-            "Offer a function and run it yourself.",
-            parameter=kind.path,
-        )
-    kind.choice(("function", *_SERVER_TOOLS))
+    chosen = kind.choice(("function", *SERVER_TOOLS))
+    if chosen in SERVER_TOOLS:
+        node.check_keys(("type",))
+        return ServerTool(tool=SERVER_TOOLS[chosen], name=chosen)
     node.check_keys(_TOOL_KEYS)
     name = node.required("name", "ToolName")
     if not _TOOL_NAME.fullmatch(name.string(low=1, high=MAX_TOOL_NAME_CHARACTERS)):
@@ -170,7 +175,7 @@ def _tool(node: Value) -> Tool:
     )
 
 
-def decode_tool_choice(node: Value, tools: tuple[Tool, ...]) -> ToolChoice:
+def decode_tool_choice(node: Value, tools: Sequence[Tool | ServerTool]) -> ToolChoice:
     """Without tools it has no effect, but must be well-formed even so."""
     node.check_keys(("type", "name"))
     kind = node.required("type", "ToolChoice").choice(_CHOICES)

@@ -124,7 +124,13 @@ def decode_inference(
             "invalidNumberResults", "`numberResults` must be 1 with `deliveryMethod` stream.", parameter="numberResults"
         )
     tools_node, choice_node = root.optional("tools"), root.optional("toolChoice")
-    tools = () if tools_node is None else decode_tools(tools_node, limits)
+    tools, server_tools = ((), ()) if tools_node is None else decode_tools(tools_node, limits)
+    if server_tools and num_results > 1:
+        raise TaskRefused(
+            "invalidNumberResults",
+            "`numberResults` must be 1 with tools that the server runs.",
+            parameter="numberResults",
+        )
     system_prompt = settings.optional("systemPrompt")
     messages = decode_messages(
         root.required("messages"),
@@ -142,7 +148,8 @@ def decode_inference(
         arrived_at=arrived_at,
         messages=messages,
         tools=tools,
-        tool_choice=ToolChoice() if choice_node is None else decode_tool_choice(choice_node, tools),
+        server_tools=server_tools,
+        tool_choice=ToolChoice() if choice_node is None else decode_tool_choice(choice_node, (*tools, *server_tools)),
         response_format=decode_answer_form(root, model, limits, is_strict=is_strict),
         thinking=_thinking(settings, model, is_strict=is_strict),
         sampling=Sampling(

@@ -12,9 +12,10 @@ from deepserve.core.answer import Result
 from deepserve.core.cost import Cost
 from deepserve.core.errors import DeepserveError
 from deepserve.core.events import FinishReason
-from deepserve.core.messages import Reasoning, Text, ToolCall
+from deepserve.core.messages import Reasoning, ToolCall
 from deepserve.core.usage import Usage
 from deepserve.dialects.amounts import plain
+from deepserve.dialects.joined_text import joined_text
 from deepserve.dialects.runware.errors import wire_error
 from deepserve.dialects.runware.request import Inference
 from deepserve.dialects.runware.wire import (
@@ -66,7 +67,7 @@ def encode_ended(inference: Inference, outcomes: Sequence[Outcome], usage: Usage
             task_type=TASK_TYPE,
             task_uuid=inference.task_uuid,
             result_index=result_index,
-            text="".join(part.text for part in outcome.parts if isinstance(part, Text)),
+            text=joined_text(outcome.parts),
             reasoning_content=traces or None,
             tool_calls=[encode_call(call.id, call.name, call.arguments) for call in calls] or None,
             finish_reason=FINISH_WORDS[outcome.finished.reason],

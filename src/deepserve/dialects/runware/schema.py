@@ -8,6 +8,7 @@ from deepserve.config import Limits
 from deepserve.dialects import body_schema as schema
 from deepserve.dialects.body_schema import BOOLEAN, STRING, Schema
 from deepserve.dialects.runware import fields
+from deepserve.dialects.runware.conversation import SERVER_TOOLS
 
 _UUID: Schema = {
     "type": "string",
@@ -98,7 +99,7 @@ def _message() -> Schema:
 
 
 def _tool() -> Schema:
-    return schema.record(
+    function = schema.record(
         {
             "type": schema.constant("function"),
             "name": {"type": "string", "pattern": f"^[a-zA-Z0-9_-]{{1,{fields.MAX_TOOL_NAME_CHARACTERS}}}$"},
@@ -107,3 +108,4 @@ def _tool() -> Schema:
         },
         required=("type", "name", "schema"),
     )
+    return schema.any_of(function, _closed({"type": schema.one_of(tuple(SERVER_TOOLS))}, required=("type",)))

@@ -34,6 +34,7 @@ from deepserve.core.model import ModelName
 from deepserve.core.request import Request
 from deepserve.core.usage import Usage
 from deepserve.dialects.exchange import AnswerHead
+from deepserve.dialects.joined_text import RoundGap
 from deepserve.dialects.past_traces import count_traces
 from deepserve.dialects.runware.errors import error_body, wire_error
 from deepserve.dialects.runware.request import Inference
@@ -58,6 +59,7 @@ class StreamEncoder:
         self._price = price
         self._is_reasoning = False
         self._is_text = False
+        self._gap = RoundGap()
         self._call: _OpenCall | None = None
         self._calls: list[WireToolCall] = []
         self._usage = Usage()
@@ -104,7 +106,10 @@ class StreamEncoder:
                 return self._frame(
                     WireDelta(tool_calls=[WireToolDelta(index=self._call.index, id=block.id, name=block.name)])
                 )
-            case ReasoningBlock() | TextBlock() | ServerToolCallBlock() | ServerToolResultBlock():
+            case ServerToolResultBlock():
+                self._gap.pause()
+                return b""
+            case ReasoningBlock() | TextBlock() | ServerToolCallBlock():
                 return b""
             case _:
                 assert_never(event.block)
@@ -115,7 +120,7 @@ class StreamEncoder:
         if self._is_reasoning:
             return self._frame(WireDelta(reasoning_content=text))
         if self._is_text:
-            return self._frame(WireDelta(text=text))
+            return self._frame(WireDelta(text=self._gap.before(text) + text))
         if self._call is None:
             return b""
         self._call.arguments.append(text)
@@ -166,7 +171,9 @@ class StreamedTask:
     @property
     def past_reasoning(self) -> PastReasoning:
         request = self.request
-        return count_traces(request.messages, is_needed=request.thinking.enabled and bool(request.tools))
+        return count_traces(
+            request.messages, is_needed=request.thinking.enabled and bool(request.tools or request.server_tools)
+        )
 
     def open_stream(self, head: AnswerHead) -> StreamEncoder:  # noqa: ARG002
         return StreamEncoder(self._inference, self._price)
