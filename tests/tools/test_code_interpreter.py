@@ -12,12 +12,14 @@ from pathlib import Path
 
 import pytest
 
+from deepserve.config import CodeLimits
 from deepserve.core.messages import Json
 from deepserve.core.request import ServerTool
 from deepserve.core.server_tool import CodeOutput, OutputFile, ToolFault, ToolOutput
 from deepserve.core.tenant import TenantId
 from deepserve.tools.code_interpreter import CodeInterpreter
 from deepserve.tools.runner import CallContext
+from deepserve.tools.sandbox import bubblewrap
 from deepserve.tools.sandbox.ladder import Sandbox
 from tests.tools.sandbox.conftest import open_sandbox, python_folder
 
@@ -193,3 +195,24 @@ def test_no_descriptor_is_lost(sandbox: Sandbox) -> None:
     before = len(os.listdir("/proc/self/fd"))
     with_interpreter(sandbox, story)
     assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_the_documentation_states_the_limits_in_force() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "server-tools.md").read_text("utf-8")
+    limits = CodeLimits()
+    mib, kib = 1024 * 1024, 1024
+    for stated in (
+        f"| one call | {limits.cell_s:g} s, {limits.cell_cpu_s:g} s of processor time |",
+        f"| a session unused | {limits.idle_s / 60:g} min |",
+        f"| a session | {limits.life_s / 60:g} min, {limits.session_cpu_s:g} s of processor time |",
+        f"| memory | {limits.memory_bytes // mib} MiB |",
+        f"| threads | {bubblewrap.NUM_THREADS} |",
+        f"| working folder | {limits.session_bytes // mib} MiB, {limits.session_files} files, "
+        f"{limits.file_bytes // mib} MiB a file |",
+        f"| program | {limits.code_bytes // kib} KiB |",
+        f"| output | {limits.output_bytes // kib} KiB are kept; {limits.output_read_bytes // kib} KiB end",
+        f"| files back | {limits.files_back} of {limits.file_back_bytes // kib} KiB each |",
+        f"| sessions | {limits.max_sessions_per_tenant} a tenant, {limits.max_sessions} in all |",
+        f"from {limits.first_uid} on",
+    ):
+        assert stated in page

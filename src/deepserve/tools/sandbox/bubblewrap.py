@@ -19,7 +19,7 @@ from deepserve.tools.sandbox.launch import ENVIRONMENT, Clock, Inside, set_up, s
 from deepserve.tools.sandbox.process import Process, StartFailed
 from deepserve.tools.sandbox.runtime import Runtime
 
-_NUM_THREADS = 32
+NUM_THREADS = 32
 _RUNTIME = "/runtime"
 _SESSION = "/session"
 _NOBODY = "65534"
@@ -57,7 +57,7 @@ class Bubblewrap:
             machine=self._machine,
             parent=None,
             paths=None,
-            num_threads=_NUM_THREADS,
+            num_threads=NUM_THREADS,
             filter=inner_filter(self._machine, sees_host=False, is_own_user=True),
             font_lists=[f"{_RUNTIME}/fonts/{name}" for name in self._runtime.font_lists()],
         )
