@@ -48,7 +48,8 @@ class ResultState:
         draw = generation.draws[result]
         self._counts: dict[int, int] = {}
         self._has_penalty = (draw.repetition_penalty, draw.frequency_penalty, draw.presence_penalty) != (1, 0, 0)
-        self._prompt_set = frozenset(self.history) if draw.repetition_penalty != 1 else frozenset()
+        prompt_tokens: frozenset[int] = frozenset(self.history if draw.repetition_penalty != 1 else ())
+        self._draw_template = msgspec.structs.replace(draw, prompt_tokens=prompt_tokens, output_counts=self._counts)
         # A cut after the whole prompt matters where the answer begins with forced tokens.
         self._cuts = sorted(cut for cut in set(self._cut_positions()) if 0 < cut <= self.num_prompt)
 
@@ -59,7 +60,7 @@ class ResultState:
     @property
     def is_decoding(self) -> bool:
         """One token from the next draw, or a few that its guide forced."""
-        num_pending = self.num_pending
+        num_pending = len(self.history) - self.computed
         return num_pending == 1 or (num_pending <= FORCED_ROW_TOKENS and self.computed >= self.num_prompt)
 
     @property
@@ -70,7 +71,10 @@ class ResultState:
     @property
     def next_end(self) -> int:
         """Where the next row ends: at the latest at the next cut or multiple of CHUNK_TOKENS."""
-        end = min(len(self.history), (self.computed // self.row_tokens + 1) * self.row_tokens)
+        end = len(self.history)
+        if end - self.computed == 1:
+            return end
+        end = min(end, (self.computed // self.row_tokens + 1) * self.row_tokens)
         index = bisect_right(self._cuts, self.computed)
         return min(end, self._cuts[index]) if index < len(self._cuts) else end
 
@@ -90,11 +94,12 @@ class ResultState:
 
         Returns what was appended. Raises whatever the guide raises.
         """
-        if self.guide is not None:
-            token = self.guide.accept(drawn.token)
-            drawn = drawn if token == drawn.token else self._certain(token)
-        self._append(drawn.token)
-        return [drawn, *self.follow()]
+        if self.guide is None:
+            self._append(drawn.token)
+            return [drawn]
+        token = self.guide.accept(drawn.token)
+        self._append(token)
+        return [drawn if token == drawn.token else self._certain(token), *self.follow()]
 
     def follow(self) -> list[Drawn]:
         """Append what must come next whatever the model thinks, as far as the answer goes."""
@@ -132,13 +137,10 @@ class ResultState:
         return Drawn(token, 0.0, ((token, 0.0),) if num_top else ())
 
     def _draw(self) -> Draw:
-        return msgspec.structs.replace(
-            self.generation.draws[self.result],
-            position=len(self.output),
-            prompt_tokens=self._prompt_set,
-            output_counts=self._counts,
-            allowed=self.guide.mask() if self.guide is not None else None,
-        )
+        position = len(self.output)
+        if self.guide is None:
+            return msgspec.structs.replace(self._draw_template, position=position)
+        return msgspec.structs.replace(self._draw_template, position=position, allowed=self.guide.mask())
 
     def _cut_positions(self) -> tuple[int, ...]:
         # Several results share everything but the prompt's last token, whose logits each draws from for itself.

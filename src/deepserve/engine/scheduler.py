@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
+from math import inf
 
 import msgspec
 
@@ -30,6 +31,9 @@ _logger = logging.getLogger(__name__)
 
 _CACHE_SHARE = 0.75
 """Of the state memory, the most that remembered prefixes may hold; running results take what they need of it."""
+
+_STATS_S = 0.01
+"""Nobody looks at statistics more often, and counting takes a tenth of a small network's step."""
 
 
 class SchedulerStats(msgspec.Struct, frozen=True, kw_only=True):
@@ -131,7 +135,7 @@ class Scheduler:
         self._waiting = WaitingLine()
         self._updates: list[tuple[GenerationId, Progress]] = []
         self._totals = _Totals()
-        self._stats = self._count()
+        self._stats, self._counted = self._count(), -inf
         self.made_progress = False
 
     @property
@@ -141,7 +145,7 @@ class Scheduler:
         return max(0, min(self._engine.info.max_context, self._engine.info.capacity_tokens - rounding))
 
     def stats(self) -> SchedulerStats:
-        """As of the end of the last step; may be called from any thread."""
+        """As of at most _STATS_S ago, or of the last step; may be called from any thread."""
         return self._stats
 
     def _count(self) -> SchedulerStats:
@@ -216,19 +220,23 @@ class Scheduler:
         self._begin_answers()
         plan = self._plan()
         if plan:
-            num_decoded = sum(state.is_decoding for state in plan)
+            num_decoded = sum([state.is_decoding for state in plan])
             # Tokens that were forced cost what a prompt's do, but for one that an ordinary step would have as well.
-            prompt_tokens = sum(state.next_tokens for state in plan) - num_decoded
+            prompt_tokens = sum([state.next_tokens for state in plan]) - num_decoded
             started = self._clock()
             self._compute(plan)
-            seconds = self._clock() - started
+            ended = self._clock()
+            seconds = ended - started
             self.pace.observe(num_decoded=num_decoded, prompt_tokens=prompt_tokens, seconds=seconds)
             self._totals.steps += 1
             self._totals.step_seconds += seconds
             self._totals.longest_step_s = max(self._totals.longest_step_s, seconds)
+            if ended - self._counted >= _STATS_S or len(self._running) != self._stats.running:
+                self._stats, self._counted = self._count(), ended
         has_saved = self._disk is not None and (not plan or self._disk.is_pressing) and self._disk.save_one()
         self.made_progress = bool(plan or self._updates or has_saved)
-        self._stats = self._count()
+        if not plan:
+            self._stats = self._count()
         return self._take_updates()
 
     # Admission
@@ -315,9 +323,18 @@ class Scheduler:
 
     def _plan(self) -> list[ResultState]:
         """Who computes in this step, and room for it."""
-        active = [state for state in self._running if not self._is_paused(state)]
-        plan = [state for state in active if state.is_decoding]
-        prefilling = sorted((s for s in active if not s.is_decoding), key=lambda state: state.last_chunk_step)
+        plan: list[ResultState] = []
+        prefilling: list[ResultState] = []
+        for state in self._running:
+            if not self._is_paused(state):
+                (plan if state.is_decoding else prefilling).append(state)
+        if prefilling:
+            self._plan_prompts(plan, prefilling)
+        return self._make_room(plan)
+
+    def _plan_prompts(self, plan: list[ResultState], prefilling: list[ResultState]) -> None:
+        """Add as many chunks of prompts as a step with this plan has time for, those longest without one first."""
+        prefilling.sort(key=lambda state: state.last_chunk_step)
         left = self.pace.prompt_allowance(num_decoded=len(plan)) - sum(state.next_tokens - 1 for state in plan)
         row_tokens = self.pace.row_tokens(num_decoded=len(plan))
         for place, state in enumerate(prefilling):
@@ -327,7 +344,6 @@ class Scheduler:
                 break
             state.last_chunk_step = self._totals.steps + 1
             plan.append(state)
-        return self._make_room(plan)
 
     def _make_room(self, plan: list[ResultState]) -> list[ResultState]:
         """Evict what is cached, then preempt the youngest, until the step fits. The oldest always stays."""
@@ -396,7 +412,8 @@ class Scheduler:
         is_unit = state.computed in state.snapshot_positions
         if is_unit or state.computed % self.snapshot_interval == 0:
             self._remember(state, is_unit=is_unit)
-        self._branch(state)
+        if state.computed == state.num_prompt - 1:
+            self._branch(state)
         if row.draw is None:
             return
         assert drawn is not None, "the engine drew nothing for a row that asked"

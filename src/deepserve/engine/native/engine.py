@@ -41,13 +41,14 @@ from deepserve.engine.options import EngineOptions, Progress
 _ROW = struct.Struct("=qQiiQQ")
 _DRAW = struct.Struct("=6d2Q6i6QqQ")
 _LATE = struct.Struct("=Qqi4x")
-_TOKEN = struct.Struct("=ii")
+_ANSWER = struct.Struct("=ii")
 assert _ROW.size == ctypes.sizeof(RowSpec)
 assert _DRAW.size == ctypes.sizeof(DrawSpec)
 assert _LATE.size == ctypes.sizeof(LateMask)
 
 _DRAWN_BYTES = ctypes.sizeof(DrawnToken)
 _NO_LOGPROBS = -1
+_NOTHING, _TOKEN, _LOGITS = int(Want.NOTHING), int(Want.TOKEN), int(Want.LOGITS)  # plain: they are packed as they are
 _FAULTS = {
     RowFaultKind.NOT_FINITE: "the model's logits are not finite",
     RowFaultKind.NOTHING_ALLOWED: "no token is allowed here",
@@ -108,7 +109,7 @@ class NativeEngine(Engine):
 
     @override
     def step(self, rows: Sequence[Row]) -> list[Drawn | RowFault | None]:
-        self._write_rows(rows, [Want.NOTHING if row.draw is None else Want.TOKEN for row in rows])
+        self._write_rows(rows, [_NOTHING if row.draw is None else _TOKEN for row in rows])
         jobs, self._mask_jobs = self._mask_jobs, []
         if jobs:
             self._masks.take(jobs)
@@ -119,7 +120,7 @@ class NativeEngine(Engine):
             if row.draw is None:
                 results.append(None)
                 continue
-            token, fault = _TOKEN.unpack_from(drawn, number * _DRAWN_BYTES)
+            token, fault = _ANSWER.unpack_from(drawn, number * _DRAWN_BYTES)
             if fault:
                 results.append(RowFault(_FAULTS[RowFaultKind(fault)]))
             elif row.draw.num_top_logprobs is None:
@@ -132,7 +133,7 @@ class NativeEngine(Engine):
         """Append the rows like `step`, and return the logits of every token of each row; draws are ignored."""
         vocab = self.info.vocab_size
         room = [array("f", bytes(4 * vocab * len(row.tokens))) for row in rows]
-        self._write_rows(rows, [Want.LOGITS] * len(rows), [values.buffer_info()[0] for values in room])
+        self._write_rows(rows, [_LOGITS] * len(rows), [values.buffer_info()[0] for values in room])
         self._run(rows)
         views = [memoryview(values) for values in room]
         return [[view[at : at + vocab] for at in range(0, len(view), vocab)] for view in views]
@@ -215,7 +216,7 @@ class NativeEngine(Engine):
         self._draws_at = ctypes.addressof(self._draws)
         self._tokens_at = ctypes.addressof(self._tokens)
 
-    def _write_rows(self, rows: Sequence[Row], wants: Sequence[Want], logits: Sequence[int] = ()) -> None:
+    def _write_rows(self, rows: Sequence[Row], wants: Sequence[int], logits: Sequence[int] = ()) -> None:
         if len(rows) > self._num_rows:
             self._make_room(2 * len(rows))
         # Arrays that draws point to; they must outlive the step.
@@ -233,8 +234,7 @@ class NativeEngine(Engine):
             except struct.error as error:
                 raise ValueError(f"token ids must be within 0..{self.info.vocab_size - 1}: {error}") from error
             draw_at = 0
-            if wants[number] is Want.TOKEN:
-                assert row.draw is not None
+            if wants[number] == _TOKEN and row.draw is not None:
                 self._write_draw(number, row.draw)
                 draw_at = self._draws_at + number * _DRAW.size
             _ROW.pack_into(
