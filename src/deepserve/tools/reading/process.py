@@ -65,8 +65,12 @@ class ReaderProcess:
         with contextlib.suppress(ProcessLookupError):
             process.kill()
         assert process.stdin is not None
+        assert process.stdout is not None
         process.stdin.close()
         await process.wait()
+        # Its transport closes once everything has been read, and warns where it does not.
+        while await process.stdout.read(65_536):
+            pass
 
     async def _ask(self, message: bytes) -> _Reply:
         if self._process is None:
