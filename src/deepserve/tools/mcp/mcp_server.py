@@ -267,7 +267,7 @@ def _policy_of(name: str, url: str, own_addresses: frozenset[tuple[str, int]]) -
 def _problem(server: str, tool: mcp_types.Tool, functions: Mapping[str, object]) -> str | None:
     if len(functions) >= MAX_FUNCTIONS:
         return f"it has more than {MAX_FUNCTIONS}"
-    if not _NAME.fullmatch(f"mcp__{server}__{tool.name}"):
+    if not tool.name or not _NAME.fullmatch(f"mcp__{server}__{tool.name}"):
         return f"{tool.name[:80]!r} is not a name that models can call"
     if tool.name in functions:
         return f"there are two called {tool.name}"
