@@ -76,7 +76,7 @@ def open_tools(
         )
     code = None
     if settings.runs_code:
-        sandbox = choose_sandbox(settings.code, clock=time.monotonic)
+        sandbox = choose_sandbox(settings.code, clock=time.monotonic, on_progress=on_progress)
         if isinstance(sandbox, NoSandbox):
             reasons["code_interpreter"] = f"no sandbox holds on this machine ({sandbox.reason})"
         else:

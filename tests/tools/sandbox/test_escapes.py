@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import grp
 import json
 import os
 import platform
+import pwd
 import socket
 import subprocess
 import sys
@@ -16,7 +18,9 @@ import pytest
 
 from deepserve import __file__ as package_file
 from deepserve.tools.sandbox.ladder import Sandbox
-from deepserve.tools.sandbox.process import Process
+from deepserve.tools.sandbox.launch import user_for
+from deepserve.tools.sandbox.process import Process, StartFailed
+from deepserve.tools.sandbox.runtime import prepare_runtime
 from tests.tools.sandbox.attempts import ATTEMPTS, PRELUDE, RAW, cell
 
 pytestmark = pytest.mark.skipif(platform.machine() != "x86_64", reason="the system calls are numbered for x86-64")
@@ -70,6 +74,28 @@ def test_nothing_runs_as_root(sandbox: Sandbox, process: Process) -> None:
     if os.geteuid() == 0:
         # Not only by another name: this is how the kernel sees it from outside.
         assert os.stat(f"/proc/{process.pid}").st_uid >= sandbox.limits.first_uid
+
+
+def test_users_and_groups_that_exist_are_never_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    monkeypatch.setattr(pwd, "getpwuid", lambda uid: _only({64_701}, uid))
+    monkeypatch.setattr(grp, "getgrgid", lambda gid: _only({64_702}, gid))
+    assert [user_for(slot, 64_700) for slot in range(3)] == [64_700, 64_703, 64_704]
+    with pytest.raises(StartFailed, match="not enough unused user numbers"):
+        user_for(2, 65_531)
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    assert user_for(0, 64_700) is None
+
+
+def _only(taken: set[int], number: int) -> int:
+    if number not in taken:
+        raise KeyError(number)
+    return number
+
+
+def test_programs_come_after_the_model(process: Process) -> None:
+    assert os.getpriority(os.PRIO_PROCESS, process.pid) == 10
+    assert Path(f"/proc/{process.pid}/oom_score_adj").read_text() == "1000\n"
 
 
 def test_only_what_is_offered_can_be_imported(process: Process) -> None:
@@ -133,8 +159,9 @@ def _state(path: Path) -> tuple[object, ...]:
 
 def _plain_python(python_folder: Path, packages: Path) -> tuple[list[str], dict[str, str]]:
     """A Python that any user may run, as this one may not be: the sandbox's own."""
-    runtime = next(python_folder.glob("runtime-*"))
-    python = next((runtime / "python" / "bin").iterdir())
+    runtime = prepare_runtime(python_folder)
+    runtime.lease.release()
+    python = runtime.folder / runtime.python
     for name in ("msgspec", "typing_extensions"):
         origin = Path(str(sys.modules[name].__file__))
         origin = origin.parent if origin.name == "__init__.py" else origin
@@ -144,7 +171,7 @@ def _plain_python(python_folder: Path, packages: Path) -> tuple[list[str], dict[
     environment = {
         "PYTHONPATH": f"{packages}:{root}:{tests}",
         "PATH": os.environ["PATH"],
-        "LD_LIBRARY_PATH": str(runtime / "python" / "lib"),
+        "LD_LIBRARY_PATH": str(runtime.folder / "python" / "lib"),
         "PYTHONDONTWRITEBYTECODE": "1",
     }
     return [str(python)], environment

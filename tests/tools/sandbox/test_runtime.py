@@ -120,9 +120,32 @@ def test_a_failed_copy_leaves_nothing(tmp_path: Path, monkeypatch: pytest.Monkey
     assert list(tmp_path.iterdir()) == []
 
 
-def test_roots_copy_is_where_other_users_can_read_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_roots_copy_is_where_other_users_can_read_it(
+    readable_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(os, "geteuid", lambda: 0)
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
     assert default_folder() == Path("/var/cache/deepserve/python")
+    # pytest's folders are closed to others.
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert default_folder() == Path("/var/cache/deepserve/python")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(readable_folder))
+    assert default_folder() == readable_folder / "deepserve" / "python"
+
+
+def test_a_plain_users_copy_is_in_his_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
-    monkeypatch.setenv("XDG_CACHE_HOME", "/home/somebody/.cache")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert default_folder() == tmp_path / "deepserve" / "python"
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.setenv("HOME", "/home/somebody")
     assert default_folder() == Path("/home/somebody/.cache/deepserve/python")
+
+
+def test_copying_is_told_before_it_happens(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    small(monkeypatch, "3.99.1")
+    told: list[str] = []
+    found = prepare_runtime(tmp_path, on_progress=told.append)
+    assert told == [f"Copying Python for programs of models to {found.folder}"]
+    prepare_runtime(tmp_path, on_progress=told.append)
+    assert len(told) == 1

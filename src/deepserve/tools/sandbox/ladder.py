@@ -62,11 +62,17 @@ class NoSandbox(msgspec.Struct, frozen=True):
 
 
 def choose_sandbox(
-    limits: CodeLimits, *, clock: Callable[[], float], session_folder: Path | None = None
+    limits: CodeLimits,
+    *,
+    clock: Callable[[], float],
+    session_folder: Path | None = None,
+    on_progress: Callable[[str], None] | None = None,
 ) -> Sandbox | NoSandbox:
     """Try what the settings allow. Takes about a second, and some more the first time, when Python is copied.
 
-    session_folder: where sessions of the second tier keep their files; None: where temporary files are.
+    session_folder  where sessions of the second tier keep their files; None: where temporary files are
+    on_progress     told before something that takes seconds
+
     Raises ConfigurationError if that copy cannot be made.
     """
     if sys.platform != "linux":
@@ -82,7 +88,7 @@ def choose_sandbox(
     machine = this_machine()
     if machine is None:
         return NoSandbox((Refusal("any", f"the system calls of {platform.machine()} are not known to it"),))
-    runtime = prepare_runtime(limits.folder or default_folder())
+    runtime = prepare_runtime(limits.folder or default_folder(), on_progress=on_progress)
     refusals = []
     for name in _STRONGEST_FIRST:
         if limits.tier not in ("auto", name):

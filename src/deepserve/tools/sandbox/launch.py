@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import grp
 import os
 import platform
 import pwd
@@ -93,14 +94,23 @@ def user_for(slot: int, first_uid: int) -> int | None:
         return None
     num_taken = 0
     for uid in range(first_uid, _HIGHEST_UID):
-        with contextlib.suppress(KeyError):
-            # Somebody's: his files would lie open.
-            pwd.getpwuid(uid)
+        if _is_taken(uid):
+            # Somebody's files would lie open.
             continue
         if num_taken == slot:
             return uid
         num_taken += 1
     raise StartFailed(f"there are not enough unused user numbers from {first_uid} on")
+
+
+def _is_taken(number: int) -> bool:
+    """Whether a user or a group of this machine has it."""
+    lookups: tuple[Callable[[int], object], ...] = (pwd.getpwuid, grp.getgrgid)
+    for look_up in lookups:
+        with contextlib.suppress(KeyError):
+            look_up(number)
+            return True
+    return False
 
 
 def spawn(

@@ -26,6 +26,7 @@ from deepserve.tools.sandbox.kept_output import KeptOutput
 _TICK_S = 0.1
 _READ_BYTES = 64 * 1024
 _END_S = 10.0
+_NICENESS = 10
 _KEPT_STDERR_SHARE = 4
 """stdout keeps its beginning; stderr, in a quarter of the room, its end, where the error is."""
 
@@ -114,9 +115,7 @@ class Process:
         exchange = _Exchange(self._limits, setup)
         stopped_by = self._converse(exchange, timeout_s=timeout_s)
         if stopped_by is None and exchange.answer.head is not None and exchange.answer.head.fault is None:
-            with contextlib.suppress(OSError), open(f"/proc/{self._walls.pid}/oom_score_adj", "w") as file:
-                # If memory runs out, it should be the first to go.
-                file.write("1000")
+            self._put_last()
             try:
                 self._walls.watch()
             except OSError as error:
@@ -219,6 +218,13 @@ class Process:
                 stopped_by = self._overfull()
                 if stopped_by is not None:
                     return stopped_by
+
+    def _put_last(self) -> None:
+        """The model goes first when processors are busy, and this process when memory runs out."""
+        with contextlib.suppress(OSError), open(f"/proc/{self._walls.pid}/oom_score_adj", "w") as file:
+            file.write("1000")
+        with contextlib.suppress(OSError):
+            os.setpriority(os.PRIO_PROCESS, self._walls.pid, _NICENESS)
 
     def _overfull(self) -> str | None:
         """Which limit of the working folder is exceeded."""

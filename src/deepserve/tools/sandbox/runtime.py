@@ -17,7 +17,7 @@ import subprocess
 import sys
 import sysconfig
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from importlib import metadata
 from pathlib import Path
 
@@ -90,13 +90,21 @@ class Runtime(msgspec.Struct, frozen=True, kw_only=True):
 
 def default_folder() -> Path:
     """Where the copy is kept: where other users can look into it if this one is root, who never runs it himself."""
-    if os.geteuid() == 0:
+    chosen = os.environ.get("XDG_CACHE_HOME")
+    if os.geteuid() == 0 and not (chosen and _is_open_to_others(Path(chosen))):
         return Path("/var/cache/deepserve/python")
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "deepserve" / "python"
+    return Path(chosen or Path.home() / ".cache") / "deepserve" / "python"
 
 
-def prepare_runtime(folder: Path) -> Runtime:
-    """The prepared folder for what is installed now, made if it is not there. Takes seconds the first time.
+def _is_open_to_others(path: Path) -> bool:
+    with contextlib.suppress(OSError):
+        return all(folder.stat().st_mode & stat.S_IXOTH for folder in (path, *path.resolve().parents))
+    return False
+
+
+def prepare_runtime(folder: Path, *, on_progress: Callable[[str], None] | None = None) -> Runtime:
+    """The prepared folder for what is installed now, made if it is not there. Takes seconds the first time, which
+    `on_progress` is told before.
 
     Raises ConfigurationError when it cannot be made, or others could write into it.
     """
@@ -108,10 +116,15 @@ def prepare_runtime(folder: Path) -> Runtime:
         _remove_unused(folder, kept=name)
         path = folder / name
         if not path.exists():
+            if on_progress is not None:
+                on_progress(f"Copying Python for programs of models to {path}")
             _build(path, distributions)
         lease = Lease(path)
     except (OSError, subprocess.SubprocessError, shutil.Error) as error:
-        raise ConfigurationError(f"The Python of the code tool cannot be prepared in {folder}: {error}") from error
+        raise ConfigurationError(
+            f"The Python of the code tool cannot be prepared in {folder}: {error}. Set XDG_CACHE_HOME to a folder "
+            "where it can, and which every user can look into if the server is root."
+        ) from error
     offered = [Package(found.name, found.version) for found in distributions if found.name in OFFERED]
     python = _relative_interpreter()
     return Runtime(folder=path, python=python, offered=tuple(offered), lease=lease)
@@ -226,7 +239,7 @@ def _libraries_elsewhere(interpreter: Path) -> Iterator[Path]:
     """Shared libraries that this Python needs and that lie in none of the system's folders, libpython among them."""
     command = [str(interpreter), "-I", "-c", _LIST_LIBRARIES]
     # The interpreter that already runs us, and a text of ours.
-    maps = subprocess.run(command, env={}, check=True, capture_output=True, text=True, timeout=60).stdout  # noqa: S603
+    maps = subprocess.run(command, env=_library_path(), check=True, capture_output=True, text=True, timeout=60).stdout  # noqa: S603
     paths = {line.split(maxsplit=5)[5] for line in maps.splitlines() if line.count(" ") and "/" in line}
     for name in sorted(paths):
         path = Path(name)
@@ -249,11 +262,17 @@ def _copy_file(source: Path, target: Path) -> None:
     os.chmod(target, 0o555 if os.access(source, os.X_OK) else 0o444)
 
 
+def _library_path() -> dict[str, str]:
+    """All that an interpreter of ours needs of the environment: some find their own libraries by it."""
+    path = os.environ.get("LD_LIBRARY_PATH")
+    return {} if path is None else {"LD_LIBRARY_PATH": path}
+
+
 def _compile(folder: Path) -> None:
     """Compile everything, valid whatever the files' times say: nobody can write there to keep bytecode later."""
     command = [sys.executable, "-I", "-m", "compileall", "-qq", "--invalidation-mode", "unchecked-hash", str(folder)]
     # Files that no Python 3 can compile, as some packages carry, are no reason to stop: hence no check of the result.
-    subprocess.run(command, env={}, check=False, stdout=subprocess.DEVNULL, timeout=600)  # noqa: S603
+    subprocess.run(command, env=_library_path(), check=False, stdout=subprocess.DEVNULL, timeout=600)  # noqa: S603
 
 
 def _make_readable(folder: Path) -> None:
