@@ -173,6 +173,10 @@ class WeightFormats(msgspec.Struct, frozen=True, kw_only=True):
 SearchServiceName = Literal["searxng", "brave", "tavily"]
 
 
+CheckPolicy = Literal["off", "report", "repair", "retry", "fail"]
+"""What is done about answers whose form the back end does not enforce; `backends.checked` says what each means."""
+
+
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """Counts of tokens and bytes carry their unit in the name; times are seconds.
 
@@ -200,6 +204,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     kept_turns_bytes most that turns with tools may take in the state directory for one tenant, compressed,
     kept_turns_s     and how long each is kept, for clients that do not send thinking traces back; 0: none
     is_strict        reproduce the vendor's refusals for every request
+    answer_checks    what to do about answers whose form the back end does not enforce; None: as suits the back end
+    check_retries    how often such an answer may be asked for again
     outgoing_allowed addresses of webhooks that may be called though they are not public: host:port, or a network
     outgoing_http    webhooks may be called without TLS
     search_folders   folders that models may search, by the names under which they are told
@@ -245,6 +251,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     kept_turns_bytes: int = 64 * 1024 * 1024
     kept_turns_s: float = 7 * 86_400.0
     is_strict: bool = False
+    answer_checks: CheckPolicy | None = None
+    check_retries: int = 1
     script_path: Path | None = None
     limits: Limits = Limits()
     tasks: TaskLimits = TaskLimits()

@@ -29,6 +29,10 @@ class Backend(Protocol):
 
     def is_ready(self) -> bool: ...
 
+    def enforces(self) -> bool:
+        """Whether answers have the form that was asked for, by construction or because they were checked."""
+        ...
+
     def gauges(self) -> Mapping[str, float]:
         """What monitoring may show of the inside now: a name with its unit -> a number. May be empty."""
         ...

@@ -150,6 +150,9 @@ class EmbeddedBackend:
             await asyncio.to_thread(self._loop.stop)
         await asyncio.to_thread(self._memory.close)
 
+    def enforces(self) -> bool:
+        return True
+
     def is_ready(self) -> bool:
         return self._loop.is_alive()
 

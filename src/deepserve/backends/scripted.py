@@ -130,6 +130,10 @@ class ScriptedBackend:
     def is_ready(self) -> bool:
         return self._is_ready
 
+    def enforces(self) -> bool:
+        """A script may say anything."""
+        return False
+
     async def count(self, request: Request) -> int:
         return _count_prompt(request)
 

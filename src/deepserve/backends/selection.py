@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import assert_never
 
 from deepserve.backends.backend import Backend
-from deepserve.config import Settings
+from deepserve.config import CheckPolicy, Settings
 from deepserve.engine.options import Progress
 from deepserve.store.turns import TurnStore
 
@@ -24,6 +24,17 @@ def select_backend(settings: Settings, progress: Progress | None = None, *, turn
         case "scripted":
             from deepserve.backends.scripted import ScriptedBackend
 
-            return ScriptedBackend.load(settings)
+            # Scripts are exact unless somebody asks: they are there to send every kind of answer, wrong ones too.
+            return _checked(ScriptedBackend.load(settings), settings, default="off")
         case _:
             assert_never(settings.backend)
+
+
+def _checked(backend: Backend, settings: Settings, *, default: CheckPolicy) -> Backend:
+    """The back end itself where it enforces what is asked for or nobody wants checks, else one that checks it."""
+    policy = default if settings.answer_checks is None else settings.answer_checks
+    if backend.enforces() or policy == "off":
+        return backend
+    from deepserve.backends.checked import CheckedBackend
+
+    return CheckedBackend(backend, policy=policy, num_retries=settings.check_retries)

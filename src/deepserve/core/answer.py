@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from typing import assert_never
 
 import msgspec
@@ -126,6 +126,27 @@ async def collect(events: AsyncIterator[Event]) -> Answer:
             if result.finished is not None
         ),
     )
+
+
+def collect_parts(events: Iterable[Event]) -> tuple[Part, ...]:
+    """The parts of one result as far as it came; a block that was not closed counts as it is."""
+    parts: list[Part] = []
+    opened: _Open | None = None
+    for event in events:
+        match event:
+            case BlockOpened():
+                opened = _Open(block=event.block, text=[], citations=[])
+            case BlockDelta() if opened is not None:
+                opened.text.append(event.text)
+                opened.citations.extend(event.citations)
+            case BlockClosed() if opened is not None:
+                parts.append(_close(opened, event))
+                opened = None
+            case _:
+                pass
+    if opened is not None:
+        parts.append(_close(opened, BlockClosed(index=len(parts))))
+    return tuple(parts)
 
 
 def _close(opened: _Open, closed: BlockClosed) -> Part:

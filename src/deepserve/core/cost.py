@@ -23,3 +23,13 @@ class Cost(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def total_usd(self) -> Decimal:
         return self.hit_usd + self.miss_usd + self.output_usd + self.tools_usd
+
+    def plus(self, other: Cost) -> Cost:
+        """The sum of two answers' cost; stated by the provider only if both are."""
+        return Cost(
+            hit_usd=self.hit_usd + other.hit_usd,
+            miss_usd=self.miss_usd + other.miss_usd,
+            output_usd=self.output_usd + other.output_usd,
+            tools_usd=self.tools_usd + other.tools_usd,
+            source="provider" if self.source == other.source == "provider" else "list",
+        )

@@ -7,6 +7,7 @@ exactly one `Finished` or `Failed`. `Started` comes once for the stream, `UsageR
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Literal
 
 import msgspec
@@ -72,18 +73,46 @@ class PastReasoning(msgspec.Struct, frozen=True, kw_only=True):
     missing: int = 0
 
 
+class Checked(msgspec.Struct, frozen=True, kw_only=True):
+    """What was found and done where an answer's form could only be checked, not enforced.
+
+    repairs      what was put right, in words
+    num_retries  how often the model was asked again
+    """
+
+    verdict: Literal["valid", "repaired", "unjudged", "invalid"]
+    repairs: tuple[str, ...] = ()
+    num_retries: int = 0
+
+    @property
+    def label(self) -> str:
+        """`checked=repaired, retried=1`."""
+        return f"checked={self.verdict}" + (f", retried={self.num_retries}" if self.num_retries else "")
+
+
+def worst_check(found: Iterable[Checked | None]) -> Checked | None:
+    """Of several results' checks the one that tells most of the answer; None when nothing was checked."""
+    checks = [checked for checked in found if checked is not None]
+    if not checks:
+        return None
+    worst = max(checks, key=lambda checked: ("valid", "repaired", "unjudged", "invalid").index(checked.verdict))
+    return msgspec.structs.replace(worst, num_retries=max(checked.num_retries for checked in checks))
+
+
 class Started(msgspec.Struct, frozen=True, kw_only=True):
     """The back end accepted the request.
 
     prompt_usage    hit and miss where they are known this early
     past_reasoning  None when past traces play no part (no tools, or not thinking)
     relaxed         what the schemas of tools that are not strict demand and nobody enforces
+    checked         where the form was checked before anything was sent
     """
 
     served_by: ServedBy
     prompt_usage: Usage | None = None
     past_reasoning: PastReasoning | None = None
     relaxed: tuple[str, ...] = ()
+    checked: Checked | None = None
 
 
 class BlockOpened(msgspec.Struct, frozen=True, kw_only=True):
@@ -126,6 +155,7 @@ class Finished(msgspec.Struct, frozen=True, kw_only=True):
     native_reason  the provider's own word for it
     seed           what this result was drawn with
     output         what this result alone produced, of the request's usage; None where only the sum is known
+    checked        where the form of this result was checked
     """
 
     reason: FinishReason
@@ -133,6 +163,7 @@ class Finished(msgspec.Struct, frozen=True, kw_only=True):
     native_reason: str | None = None
     seed: int | None = None
     output: Usage | None = None
+    checked: Checked | None = None
     result: int = 0
 
 

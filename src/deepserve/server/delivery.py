@@ -17,7 +17,7 @@ from starlette.types import Receive, Send
 from deepserve.config import Settings
 from deepserve.core.answer import Answer, collect
 from deepserve.core.errors import Cancelled, DeepserveError, EngineFailure, Overloaded, RequestTimedOut
-from deepserve.core.events import Event, PastReasoning, Started
+from deepserve.core.events import Event, PastReasoning, Started, worst_check
 from deepserve.core.verdict import is_judged, judge, validated_label
 from deepserve.dialects.exchange import AnswerHead, Exchange
 from deepserve.server.closing import Closing
@@ -127,7 +127,7 @@ class Delivery:
                 self._events.check_progress()
                 await self._write(send, b"\n")
             answer = collecting.result()
-            label = self._judged(answer)
+            label = self._validated(answer)
             body = self._exchange.encode_answer(answer, self._head, validated=label if self._has_begun else None)
             if label is not None:
                 self._headers.append((b"x-deepserve-validated", label.encode()))
@@ -149,11 +149,17 @@ class Delivery:
         async with aclosing(self._events):
             return await collect(self._events)
 
-    def _judged(self, answer: Answer) -> str | None:
-        if not is_judged(self._exchange.request):
-            return None
-        found = [judgement for result in answer.results for judgement in judge(self._exchange.request, result.parts)]
-        return validated_label(found) or None
+    def _validated(self, answer: Answer) -> str | None:
+        """What a whole answer is worth, and what the back end did for it."""
+        labels: list[str] = []
+        if is_judged(self._exchange.request):
+            found = [
+                judgement for result in answer.results for judgement in judge(self._exchange.request, result.parts)
+            ]
+            labels.append(validated_label(found))
+        checked = worst_check(result.finished.checked for result in answer.results)
+        labels.append(checked.label if checked is not None else "")
+        return ", ".join(filter(None, labels)) or None
 
     def _late(self, error: DeepserveError) -> bytes:
         """The body of an error whose status can no longer be sent; before that moment the error itself is raised."""
@@ -193,6 +199,8 @@ class Delivery:
                 (b"cache-control", b"no-cache"),
                 (b"x-accel-buffering", b"no"),
             ]
+            if started is not None and started.checked is not None:
+                headers.append((b"x-deepserve-validated", started.checked.label.encode()))
         else:
             headers.append((b"content-type", b"application/json"))
             if num_bytes is not None:

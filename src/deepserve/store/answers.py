@@ -10,7 +10,7 @@ import msgspec
 from sqlalchemy import Engine, Select, func, select
 
 from deepserve.core.errors import DeepserveError
-from deepserve.core.events import Event, Finished, Started, UsageReported
+from deepserve.core.events import Checked, Event, Finished, Started, UsageReported, worst_check
 from deepserve.core.provider import ServedBy
 from deepserve.core.request import Request, RequestId
 from deepserve.core.tenant import TenantId
@@ -29,7 +29,11 @@ class AnswerTotals(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class AnswerRow(msgspec.Struct, frozen=True, kw_only=True):
-    """One answer. outcome: a finish reason, `client_left`, or the code of the error that ended it."""
+    """One answer.
+
+    outcome  a finish reason, `client_left`, or the code of the error that ended it
+    checked  what was found and done about its form, as in `x-deepserve-validated`; None: nothing was checked
+    """
 
     request_id: RequestId
     model: str
@@ -38,6 +42,7 @@ class AnswerRow(msgspec.Struct, frozen=True, kw_only=True):
     arrived_at: datetime
     usage: Usage
     outcome: str
+    checked: str | None = None
 
 
 class AnswerSum(msgspec.Struct, frozen=True, kw_only=True):
@@ -53,6 +58,7 @@ class _Running(msgspec.Struct):
     served_by: ServedBy | None = None
     usage: Usage = Usage()
     outcome: str = "client_left"
+    checked: Checked | None = None
 
 
 class AnswerLog:
@@ -72,10 +78,12 @@ class AnswerLog:
         if isinstance(event, Started):
             running.served_by = event.served_by
             running.usage = event.prompt_usage or running.usage
+            running.checked = event.checked
         elif isinstance(event, UsageReported):
             running.usage = event.usage
         elif isinstance(event, Finished):
             running.outcome = event.reason
+            running.checked = worst_check((running.checked, event.checked))
 
     def on_ended(self, request: Request, error: DeepserveError | None) -> None:
         running = self._running.pop(request.id, None)
@@ -97,6 +105,7 @@ class AnswerLog:
                 "answer_tokens": usage.answer_tokens,
                 "num_results": request.num_results,
                 "outcome": running.outcome if error is None else error.code,
+                "checked": None if running.checked is None else running.checked.label,
             },
         )
 
@@ -144,6 +153,7 @@ class AnswerRecord:
         if self._engine is None:
             return []
         with self._engine.connect() as connection:
+            rows = connection.execute(query)
             return [
                 AnswerRow(
                     request_id=RequestId(request_id),
@@ -152,9 +162,10 @@ class AnswerRecord:
                     fingerprint=fingerprint,
                     arrived_at=_in_utc(arrived_at),
                     outcome=outcome,
+                    checked=checked,
                     usage=_usage(counts),
                 )
-                for request_id, model, served_by, fingerprint, arrived_at, outcome, *counts in connection.execute(query)
+                for request_id, model, served_by, fingerprint, arrived_at, outcome, checked, *counts in rows
             ]
 
 
@@ -173,7 +184,7 @@ def _in_utc(at: datetime) -> datetime:
 
 
 def _rows() -> Select[Any]:  # Any: the columns of a row have no common printable type
-    names = ("request_id", "model", "served_by", "fingerprint", "arrived_at", "outcome")
+    names = ("request_id", "model", "served_by", "fingerprint", "arrived_at", "outcome", "checked")
     return select(*(answers.c[name] for name in (*names, *_COUNTS)))
 
 

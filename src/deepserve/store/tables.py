@@ -34,6 +34,8 @@ answers = Table(
     Column("num_results", Integer, nullable=False),
     # finish reason of the last result, or the code of the error that ended the request
     Column("outcome", String(64), nullable=False),
+    # what was found and done where the answer's form could only be checked, as in the response header
+    Column("checked", String(64)),
     Index("answers_by_tenant_and_time", "tenant_id", "arrived_at"),
 )
 """One row for each request that reached a back end. Content is never stored."""
