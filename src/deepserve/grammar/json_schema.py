@@ -1,0 +1,176 @@
+"""A JSON Schema as a rule of a grammar: every keyword enforced, an annotation that is reported, or refused by name.
+
+The rule admits JSON on one line, with at most one space after a comma or colon: nothing in it can go on without end
+but strings, numbers and arrays that the schema leaves open. Members come in the order of `properties`. Which keywords
+are enforced how: docs/enforced-output.md.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Final
+
+import llguidance
+import msgspec
+
+from deepserve.core.errors import InvalidField, UnsupportedFeature
+from deepserve.core.messages import Json
+from deepserve.core.schema_reading import read_schema
+from deepserve.core.schema_tree import children, step
+from deepserve.grammar.finite import prune_endless
+from deepserve.grammar.logic import without_logic
+from deepserve.grammar.plain_schema import PlainSchema, Unenforceable, plain_schema
+
+_NAMED_ESCAPES: Final = 'nrbtf\\"'
+_MAX_ATTEMPTS: Final = 200
+_MAX_RELAXED: Final = 16
+
+
+class JsonGrammar(msgspec.Struct, frozen=True, kw_only=True):
+    """What the values of a schema look like.
+
+    schema       as the mask compiler takes it
+    relaxed      keywords that are not enforced, as `pointer: keyword`; none when strict
+    annotations  names in the schema that assert nothing, in the same form: unknown keywords and formats
+    """
+
+    schema: Mapping[str, Json]
+    relaxed: tuple[str, ...] = ()
+    annotations: tuple[str, ...] = ()
+
+    @property
+    def rule(self) -> str:
+        """The right side of a rule in a Lark grammar."""
+        return f"%json {self._text}"
+
+    @property
+    def whole(self) -> str:
+        """A grammar of nothing else."""
+        return llguidance.LLMatcher.grammar_from_json_schema(self._text)
+
+    @property
+    def _text(self) -> str:
+        return msgspec.json.encode(self.schema).decode()
+
+
+def json_grammar(schema: Json, *, strict: bool, field: str = "schema") -> JsonGrammar:
+    """The grammar of a schema's values.
+
+    strict  refuse what cannot be enforced; otherwise leave it out and say so
+    field   where the client wrote the schema, for errors
+    Raises InvalidField for what is no schema or admits no value, UnsupportedFeature for what cannot be enforced.
+    """
+    read_schema(schema, field=field)
+    dropped: frozenset[str] = frozenset()
+    while True:
+        try:
+            plain = _simplified(schema, is_strict=strict, dropped=dropped)
+        except Unenforceable as refusal:
+            raise _refusal(field, refusal.pointer, refusal.advice) from refusal
+        compiled = _compilable(plain)
+        problem = _problem(compiled)
+        if problem is None:
+            return JsonGrammar(schema=compiled, relaxed=tuple(plain.relaxed), annotations=plain.annotations)
+        pointer = _culprit(schema, strict, dropped, problem)
+        if problem.is_contradiction:
+            raise InvalidField(
+                f"No value satisfies the schema in `{field}`: see `{pointer or '/'}` ({problem.text}).", field=field
+            )
+        if strict or not pointer or len(dropped) >= _MAX_RELAXED:
+            raise _refusal(field, pointer, f"write it in a simpler way ({problem.text}).")
+        dropped |= {pointer}
+
+
+def _refusal(field: str, pointer: str, advice: str) -> UnsupportedFeature:
+    keyword = pointer.rpartition("/")[2]
+    what = f"`{keyword}` at `{pointer}`" if keyword else "this"
+    return UnsupportedFeature(f"The schema in `{field}` cannot be enforced because of {what}: {advice}", field=field)
+
+
+def _simplified(schema: Json, *, is_strict: bool, dropped: frozenset[str]) -> PlainSchema:
+    plain = plain_schema(schema, is_strict=is_strict, dropped=dropped)
+    return without_logic(plain, _contradicts, is_strict=is_strict) if plain.origins else plain
+
+
+def _compilable(plain: PlainSchema) -> dict[str, Json]:
+    root, definitions = prune_endless(plain.root, plain.definitions)
+    options: dict[str, Json] = {"item_separator": ", ?", "key_separator": ": ?", "whitespace_flexible": False}
+    if any(map(_has_open_names, (root, *definitions.values()))):
+        # The compiler lets undeclared names be spelled with \u, under which a declared one could hide.
+        options["json_allowed_escapes"] = _NAMED_ESCAPES
+    out: dict[str, Json] = dict(root) if isinstance(root, dict) else {} if root else {"allOf": [False]}
+    if definitions:
+        out["$defs"] = definitions
+    out["x-guidance"] = options  # last: taking it out, the compiler moves the last key to its place
+    return out
+
+
+def _has_open_names(schema: Json) -> bool:
+    if not isinstance(schema, dict):
+        return False
+    is_open = schema.get("additionalProperties", True) is not False
+    if is_open and schema.keys() & {"properties", "patternProperties", "required"}:
+        return True
+    return any(_has_open_names(inner) for _, inner in children(schema))
+
+
+class _Problem(msgspec.Struct, frozen=True):
+    """What the mask compiler says of a schema. text: one line."""
+
+    text: str
+    is_contradiction: bool
+
+
+_PLAINER: Final[Mapping[str, str]] = {
+    "Regex is empty": "no text fits all that is asked of it",
+    "lookarounds not supported": "anchors and word boundaries inside an expression are not supported",
+    "regex parse error": "the expression uses a construct that is not supported",
+    "circular references with sibling keys": "a reference of a schema to itself may have nothing beside it",
+    "min/maxProperties only supported": "members are counted only where all declared ones are required",
+}
+"""How the mask compiler's words begin -> our words."""
+
+
+def _problem(schema: Mapping[str, Json]) -> _Problem | None:
+    text = msgspec.json.encode(schema).decode()
+    said = llguidance.LLMatcher.validate_grammar(llguidance.LLMatcher.grammar_from_json_schema(text))
+    if not said or said.startswith("WARNING"):
+        return None
+    line = said.splitlines()[0]
+    reason = line.removeprefix("ERROR: ").removeprefix("Unsatisfiable schema: ")
+    reason = next((plainer for start, plainer in _PLAINER.items() if reason.startswith(start)), reason)
+    return _Problem(reason[:200], "nsatisfiable" in line)
+
+
+def _contradicts(schema: Json) -> bool:
+    problem = _problem(schema)
+    return problem is not None and problem.is_contradiction
+
+
+def _culprit(schema: Json, strict: bool, dropped: frozenset[str], problem: _Problem) -> str:
+    """The JSON pointer of the keyword without which the problem would not be there.
+
+    Looks for the innermost schema without which the whole would compile, then for its keyword.
+    """
+    attempts = iter(range(_MAX_ATTEMPTS))
+
+    def is_cured_without(pointer: str) -> bool:
+        if next(attempts, None) is None:
+            return False
+        try:
+            left = _problem(_compilable(_simplified(schema, is_strict=strict, dropped=dropped | {pointer})))
+        except Unenforceable:
+            return False
+        return left is None or (left.is_contradiction, left.text) != (problem.is_contradiction, problem.text)
+
+    at, here = "", schema
+    while True:
+        inner = next(
+            ((at + rest, found) for rest, found in children(here) if is_cured_without(at + rest)),
+            None,
+        )
+        if inner is None:
+            break
+        at, here = inner
+    keywords = sorted(here if isinstance(here, Mapping) else (), key="type".__eq__)  # without a type, anything goes
+    return next((at + step(keyword) for keyword in keywords if is_cured_without(at + step(keyword))), at)

@@ -1,0 +1,461 @@
+"""A schema in one spelling: 2020-12, references flat under `$defs`, and only keywords that `logic.py` and the mask
+compiler know how to enforce.
+
+Drafts differ, keywords overlap, and the mask compiler silently skips what it does not know. After this walk every
+keyword of the client's schema is enforced, an annotation that is reported, or refused by name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import combinations
+from math import comb
+from typing import Final
+
+import jsonschema_rs
+import msgspec
+
+from deepserve.core.formats import FORMATS
+from deepserve.core.messages import Json
+from deepserve.core.regular_expression import LINEAR_ENGINE, judge_expression
+from deepserve.core.schema_tree import ANNOTATIONS, ASSERTIONS, Place, SchemaDocument, step
+
+_MAX_ALTERNATIVES: Final = 64
+_MAX_DEPENDENCIES: Final = 8
+_EXACT: Final = 2**53
+"""Up to here every integer is a double, which is what the mask compiler calculates bounds in."""
+
+
+class Unenforceable(Exception):
+    """A keyword cannot be turned into masks.
+
+    pointer  of the keyword in the client's schema
+    advice   what to write instead
+    """
+
+    def __init__(self, pointer: str, advice: str) -> None:
+        super().__init__(pointer)
+        self.pointer = pointer
+        self.advice = advice
+
+    @property
+    def keyword(self) -> str:
+        return self.pointer.rpartition("/")[2]
+
+
+class PlainSchema(msgspec.Struct, frozen=True, kw_only=True):
+    """root may refer to `#/$defs/name`; beside the compiler's keywords it may hold not, if/then/else and oneOf.
+
+    origins      id of each part that holds one of these -> JSON pointer of that keyword in the client's schema
+    relaxed      keywords that were given up, as `pointer: keyword`
+    annotations  names that assert nothing, in the same form
+    """
+
+    root: Json
+    definitions: dict[str, Json]
+    origins: dict[int, str]
+    relaxed: list[str]
+    annotations: tuple[str, ...]
+
+
+def plain_schema(schema: Json, *, is_strict: bool, dropped: frozenset[str] = frozenset()) -> PlainSchema:
+    """Rewrite a schema that `read_schema` has read.
+
+    is_strict  raise Unenforceable for the first keyword that cannot be enforced; otherwise leave it out and say so
+    dropped    pointers of keywords to leave out in any case
+    """
+    return _Walk(SchemaDocument(schema), is_strict=is_strict, dropped=dropped).plain()
+
+
+class _Walk:
+    def __init__(self, document: SchemaDocument, *, is_strict: bool, dropped: frozenset[str]) -> None:
+        self._document = document
+        self._is_strict = is_strict
+        self._dropped = dropped
+        self._names: dict[str, str] = {}
+        self._pending: list[tuple[str, Place]] = []
+        self._origins: dict[int, str] = {}
+        self._relaxed: dict[str, None] = {}
+        self._annotations: dict[str, None] = {}
+        self._exactly = 0  # inside an operand that will be negated: there, leaving a keyword out would forbid more
+
+    def plain(self) -> PlainSchema:
+        place = self._document.place("")
+        if place is None:  # read_schema refuses this
+            raise Unenforceable("", "a schema is an object, or true or false.")
+        root = self._visit(place)
+        definitions: dict[str, Json] = {}
+        while self._pending:
+            name, target = self._pending.pop()
+            definitions[name] = self._visit(target)
+        return PlainSchema(
+            root=root,
+            definitions=definitions,
+            origins=self._origins,
+            relaxed=list(self._relaxed),
+            annotations=tuple(self._annotations),
+        )
+
+    def _visit(self, place: Place) -> Json:
+        if not isinstance(place.schema, Mapping):
+            return bool(place.schema)
+        schema = place.schema
+        if "$ref" in schema and self._document.draft <= 7:  # these drafts ignore what stands beside a reference
+            for keyword in schema.keys() & ASSERTIONS - {"$ref"}:
+                self._annotate(place, keyword)
+            schema = {"$ref": schema["$ref"]}
+        out: dict[str, Json] = {}
+        for keyword in sorted(schema, key=_AFTER_OTHERS.__contains__):
+            argument, pointer = schema[keyword], place.pointer + step(keyword)
+            if pointer in self._dropped:
+                self._relaxed[f"{place.pointer or '/'}: {keyword}"] = None
+                continue
+            try:
+                self._keyword(out, place, schema, keyword, argument)
+            except Unenforceable as refusal:
+                if self._is_strict or self._exactly:
+                    raise
+                at, _, given_up = refusal.pointer.rpartition("/")
+                self._relaxed[f"{at or '/'}: {given_up}"] = None
+        return out
+
+    def _keyword(
+        self, out: dict[str, Json], place: Place, schema: Mapping[str, Json], keyword: str, argument: Json
+    ) -> None:
+        pointer = place.pointer + step(keyword)
+        match keyword:
+            case "$ref":
+                target = self._document.resolve(argument, place.base)
+                if target is None:
+                    raise Unenforceable(pointer, "refer to a part of this schema.")
+                out["$ref"] = f"#/$defs/{self._name(target)}"
+            case "type":
+                out["type"] = argument
+            case "enum":
+                out["enum"] = [_value(value, pointer) for value in argument]
+            case "const":
+                out["const"] = _value(argument, pointer)
+            case "minimum" | "maximum" | "exclusiveMinimum" | "exclusiveMaximum":
+                self._bound(out, pointer, schema, keyword, argument)
+            case "multipleOf":
+                out["multipleOf"] = _number(argument, pointer)
+            case "minLength" | "maxLength" | "minItems" | "maxItems":
+                out[keyword] = int(argument)
+            case "pattern":
+                out["pattern"] = _linear(argument, pointer)
+            case "format":
+                if argument in FORMATS:
+                    self._add(out, *({"pattern": expression} for expression in FORMATS[argument]))
+                else:
+                    self._annotate(place, f"format {argument}")
+            case "allOf":
+                self._add(out, *self._several(pointer, argument))
+            case "anyOf":
+                self._alternatives(out, list(self._several(pointer, argument)))
+            case "oneOf":
+                self._add(out, self._mark(pointer, {"oneOf": list(self._several(pointer, argument))}))
+            case "not":
+                self._add(out, self._mark(pointer, {"not": self._operand(pointer)}))
+            case "if":
+                branches = {name: self._inner(place, name) for name in ("then", "else") if name in schema}
+                if branches:
+                    self._add(out, self._mark(pointer, {"if": self._operand(pointer), **branches}))
+            case "properties" | "patternProperties":
+                for name in argument if keyword == "patternProperties" else ():
+                    _linear(name, pointer)
+                out[keyword] = {name: self._at(pointer + step(name)) for name in argument}
+            case "additionalProperties":
+                out[keyword] = self._inner(place, keyword)
+            case "required":
+                out["required"] = list(dict.fromkeys(argument))
+            case "prefixItems":
+                out["prefixItems"] = list(self._several(pointer, argument))
+            case "items" if isinstance(argument, list):
+                out["prefixItems"] = list(self._several(pointer, argument))
+                if "additionalItems" in schema:
+                    out["items"] = self._inner(place, "additionalItems")
+            case "items":
+                out["items"] = self._inner(place, "items")
+            case "additionalItems" if not isinstance(schema.get("items"), list):
+                self._annotate(place, keyword)
+            case "dependentRequired" | "dependentSchemas" | "dependencies":
+                self._dependencies(out, pointer, argument)
+            case "propertyNames":
+                self._member_names(out, place, schema)
+            case "minProperties" | "maxProperties":
+                self._member_count(out, pointer, schema, keyword, int(argument))
+            case "uniqueItems":
+                if argument and int(schema.get("maxItems", 2)) > 1:
+                    raise Unenforceable(
+                        pointer, "leave it out and compare the items yourself, or use an object with a property each."
+                    )
+            case "contains":
+                self._contains(out, pointer, schema, argument)
+            case "unevaluatedProperties":
+                self._unevaluated_members(out, place, schema)
+            case "unevaluatedItems":
+                if any(name in schema for name in _APPLICATORS) or "contains" in schema:
+                    raise Unenforceable(pointer, "use `items` in each of the alternatives.")
+                if not isinstance(schema.get("items"), Mapping | bool):
+                    out.setdefault("items", self._inner(place, keyword))
+            case "$dynamicRef" | "$recursiveRef":
+                raise Unenforceable(pointer, "use `$ref`.")
+            case "then" | "else" | "additionalItems" | "minContains" | "maxContains":
+                pass  # read with if, items, contains
+            case _ if keyword in ANNOTATIONS or keyword in ASSERTIONS:
+                pass  # $dynamicAnchor and its like mean something to $dynamicRef only
+            case _:
+                self._annotate(place, keyword)
+
+    def _name(self, target: Place) -> str:
+        if target.pointer not in self._names:
+            self._names[target.pointer] = f"d{len(self._names)}"
+            self._pending.append((self._names[target.pointer], target))
+        return self._names[target.pointer]
+
+    def _at(self, pointer: str) -> Json:
+        if pointer in self._dropped:
+            at, _, name = pointer.rpartition("/")
+            self._relaxed[f"{at}: {name}"] = None
+            return True
+        place = self._document.place(pointer)
+        return True if place is None else self._visit(place)
+
+    def _inner(self, place: Place, keyword: str) -> Json:
+        return self._at(place.pointer + step(keyword))
+
+    def _several(self, pointer: str, schemas: Sequence[Json]) -> Iterator[Json]:
+        for index in range(len(schemas)):
+            yield self._at(pointer + step(index))
+
+    def _operand(self, pointer: str) -> Json:
+        self._exactly += 1
+        try:
+            return self._at(pointer)
+        except Unenforceable as refusal:
+            raise Unenforceable(pointer, f"inside it, `{refusal.keyword}` cannot be enforced.") from refusal
+        finally:
+            self._exactly -= 1
+
+    def _mark(self, pointer: str, part: Json) -> Json:
+        self._origins[id(part)] = pointer
+        return part
+
+    def _annotate(self, place: Place, name: str) -> None:
+        self._annotations[f"{place.pointer or '/'}: {name}"] = None
+
+    def _add(self, out: dict[str, Json], *parts: Json) -> None:
+        out.setdefault("allOf", []).extend(parts)
+
+    def _alternatives(self, out: dict[str, Json], alternatives: list[Json]) -> None:
+        if "anyOf" in out:
+            self._add(out, {"anyOf": alternatives})
+        else:
+            out["anyOf"] = alternatives
+
+    def _bound(
+        self, out: dict[str, Json], pointer: str, schema: Mapping[str, Json], keyword: str, argument: Json
+    ) -> None:
+        if isinstance(argument, bool):
+            return  # draft 4: it says of minimum or maximum that they are excluded, and is read with them
+        if schema.get(f"exclusive{keyword.capitalize()}") is True:
+            keyword = f"exclusive{keyword.capitalize()}"
+        largest = 2**63 - 1  # a bound of its own right: the largest integer that most languages have
+        if keyword == "maximum" and argument == largest and schema.get("type") == "integer":
+            out[keyword] = largest
+            return
+        out[keyword] = _number(argument, pointer)
+        if abs(argument) >= largest:
+            raise Unenforceable(pointer, f"use a bound between {-largest} and {largest}.")
+
+    def _dependencies(self, out: dict[str, Json], pointer: str, dependencies: Mapping[str, Json]) -> None:
+        if len(dependencies) > _MAX_DEPENDENCIES:
+            raise Unenforceable(pointer, f"use at most {_MAX_DEPENDENCIES} dependencies in one place.")
+        for name, needed in dependencies.items():
+            without: Json = {"properties": {name: False}}
+            if isinstance(needed, list):
+                if needed:
+                    self._alternatives(out, [without, {"required": [name, *needed]}])
+            else:
+                inner = self._at(pointer + step(name))
+                self._alternatives(out, [without, {"required": [name], "allOf": [inner]}])
+
+    def _contains(self, out: dict[str, Json], pointer: str, schema: Mapping[str, Json], argument: Json) -> None:
+        at_least = int(schema.get("minContains", 1))
+        if at_least == 0 and "maxContains" not in schema:
+            return
+        if argument is not True and argument != {}:
+            raise Unenforceable(pointer, "describe such an item by `prefixItems`, or every item by `items`.")
+        self._add(out, {"minItems": at_least})
+        if "maxContains" in schema:
+            self._add(out, {"maxItems": int(schema["maxContains"])})
+
+    def _member_names(self, out: dict[str, Json], place: Place, schema: Mapping[str, Json]) -> None:
+        """Names become the expression of `patternProperties`; declared names are judged here and now."""
+        pointer = place.pointer + step("propertyNames")
+        names = self._operand(pointer)
+        judge = (
+            jsonschema_rs.validator_for(
+                {"$defs": {}, **names} if isinstance(names, dict) else names,
+                pattern_options=LINEAR_ENGINE,
+                offline=True,
+            )
+            if not _refers(names)
+            else None
+        )
+        others = schema.get("additionalProperties", True)
+        if judge is None or "patternProperties" in schema or "unevaluatedProperties" in schema:
+            raise Unenforceable(pointer, "name the members in `properties` or by one `patternProperties`.")
+        declared = {
+            name: self._at(place.pointer + step("properties") + step(name)) if judge.is_valid(name) else False
+            for name in schema.get("properties", {})
+        }
+        if others is False:
+            out["properties"], out["additionalProperties"] = declared, False
+            return
+        of_others = True if others is True else self._inner(place, "additionalProperties")
+        listed = _texts(names)
+        if listed is not None:
+            out["properties"] = {**declared, **{name: of_others for name in listed if name not in declared}}
+        elif declared and of_others is not True:
+            raise Unenforceable(pointer, "name the members in `properties`.")
+        else:
+            out["properties"] = declared
+            out["patternProperties"] = {_expression(names, pointer): of_others}
+        out["additionalProperties"] = False
+
+    def _member_count(
+        self, out: dict[str, Json], pointer: str, schema: Mapping[str, Json], keyword: str, count: int
+    ) -> None:
+        """Counting members is choosing among the declared ones; a map without any the compiler counts itself."""
+        required = set(schema.get("required", ()))
+        optional = [name for name in schema.get("properties", {}) if name not in required]
+        is_closed = schema.get("additionalProperties") is False and "patternProperties" not in schema
+        if keyword == "minProperties":
+            missing = count - len(required)
+            if missing <= 0:
+                return
+            if is_closed and comb(len(optional), missing) <= _MAX_ALTERNATIVES:
+                self._alternatives(out, _at_least(optional, missing))
+            elif missing == 1 and len(optional) < _MAX_ALTERNATIVES:
+                undeclared = {"properties": dict.fromkeys(optional, False), "minProperties": count}
+                self._alternatives(out, [*_at_least(optional, 1), undeclared])
+            else:
+                # The compiler would count a member twice that is written twice.
+                raise Unenforceable(pointer, "name in `required` the members that must be there.")
+        elif is_closed:
+            allowed = count - len(required)
+            if allowed >= len(optional):
+                return
+            if allowed < 0 or comb(len(optional), allowed) > _MAX_ALTERNATIVES:
+                raise Unenforceable(pointer, "declare fewer members, or several alternatives under `anyOf`.")
+            forbidden = [dict.fromkeys(left_out, False) for left_out in combinations(optional, len(optional) - allowed)]
+            self._alternatives(out, [{"properties": names} for names in forbidden])
+        elif optional:
+            raise Unenforceable(pointer, "close the object by `additionalProperties: false`.")
+        else:
+            out["maxProperties"] = count
+
+    def _unevaluated_members(self, out: dict[str, Json], place: Place, schema: Mapping[str, Json]) -> None:
+        """Without conditions, the evaluated members are those that all parts declare together."""
+        pointer = place.pointer + step("unevaluatedProperties")
+        if schema.get("unevaluatedProperties") is True or "additionalProperties" in schema:
+            return
+        named, expressions = self._declared(place, pointer, depth=0)
+        out["properties"] = {
+            **out.get("properties", {}),
+            **{n: True for n in named if n not in out.get("properties", {})},
+        }
+        if expressions:
+            own = out.get("patternProperties", {})
+            out["patternProperties"] = {**own, **{name: True for name in expressions if name not in own}}
+        out["additionalProperties"] = self._inner(place, "unevaluatedProperties")
+
+    def _declared(self, place: Place, pointer: str, depth: int) -> tuple[list[str], list[str]]:
+        schema = place.schema
+        if not isinstance(schema, Mapping):
+            return [], []
+        if depth > 8 or any(name in schema for name in _CONDITIONS) or (depth and "additionalProperties" in schema):
+            raise Unenforceable(pointer, "use `additionalProperties: false` in each of the alternatives.")
+        named, expressions = list(schema.get("properties", ())), list(schema.get("patternProperties", ()))
+        parts = [
+            self._document.place(f"{place.pointer}/allOf/{index}") for index in range(len(schema.get("allOf", ())))
+        ]
+        if "$ref" in schema:
+            parts.append(self._document.resolve(schema["$ref"], place.base))
+        for part in parts:
+            if part is not None:
+                more = self._declared(part, pointer, depth + 1)
+                named, expressions = named + more[0], expressions + more[1]
+        return named, expressions
+
+
+_AFTER_OTHERS: Final = frozenset(("propertyNames", "unevaluatedProperties", "unevaluatedItems"))
+_CONDITIONS: Final = ("anyOf", "oneOf", "not", "if", "dependentSchemas", "dependencies", "$dynamicRef", "$recursiveRef")
+_APPLICATORS: Final = (*_CONDITIONS, "allOf", "$ref")
+
+
+def _at_least(names: Sequence[str], count: int) -> list[Json]:
+    """So many of the names, and the first so many in order: each object fits one alternative."""
+    alternatives: list[Json] = []
+    for chosen in combinations(range(len(names)), count):
+        absent = [names[index] for index in range(chosen[-1]) if index not in chosen]
+        alternatives.append(
+            {"required": [names[index] for index in chosen], "properties": dict.fromkeys(absent, False)}
+        )
+    return alternatives
+
+
+def _linear(expression: str, pointer: str) -> str:
+    if judge_expression(expression) != "linear":
+        raise Unenforceable(pointer, "write the expression without look-around and references back.")
+    return expression
+
+
+def _number(value: Json, pointer: str) -> Json:
+    """The same number as the mask compiler reads it; minus zero is zero."""
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    if isinstance(value, int) and abs(value) > _EXACT and int(float(value)) != value:
+        raise Unenforceable(pointer, "integers beyond 2**53 are not told apart; use a string.")
+    return value
+
+
+def _value(value: Json, pointer: str) -> Json:
+    match value:
+        case bool() | None | str():
+            return value
+        case int() | float():
+            return _number(value, pointer)
+        case list():
+            return [_value(item, pointer) for item in value]
+        case _:
+            return {name: _value(member, pointer) for name, member in value.items()}
+
+
+def _refers(schema: Json) -> bool:
+    return "$ref" in schema if isinstance(schema, Mapping) else False
+
+
+def _texts(names: Json) -> list[str] | None:
+    """The names that a list of values allows; None when it is no list."""
+    if not isinstance(names, Mapping) or not names.keys() & {"enum", "const"}:
+        return None
+    judge = jsonschema_rs.validator_for(dict(names), pattern_options=LINEAR_ENGINE, offline=True)
+    listed = names["enum"] if "enum" in names else [names["const"]]
+    return [name for name in listed if isinstance(name, str) and judge.is_valid(name)]
+
+
+def _expression(names: Json, pointer: str) -> str:
+    """One expression for all names that a schema allows."""
+    match names:
+        case True | {"type": "string"} | {} if names is True or names.keys() <= {"type"}:
+            return ""
+        case {"pattern": str(expression)} if names.keys() <= {"type", "pattern"}:
+            return expression
+        case {"allOf": [{"pattern": str(expression)}]} if names.keys() <= {"type", "allOf"}:
+            return expression  # a format
+        case {**bounds} if bounds.keys() <= {"type", "minLength", "maxLength"}:
+            return f"^(?s:.){{{bounds.get('minLength', 0)},{bounds.get('maxLength', '')}}}$"
+        case _:
+            raise Unenforceable(pointer, "describe the names by `pattern` alone.")
