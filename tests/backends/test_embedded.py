@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from deepserve.backends import embedded
@@ -36,7 +36,7 @@ from deepserve.core.events import (
     UsageReported,
 )
 from deepserve.core.messages import Message, Reasoning, Text, ToolCall
-from deepserve.core.request import Infill, Request, ResponseFormat, ServerTool, Thinking, ToolChoice
+from deepserve.core.request import Infill, Request, ServerTool, Thinking, Tool, ToolChoice
 from deepserve.core.sampling import Sampling
 from deepserve.core.tenant import Tenant, TenantId
 from deepserve.engine.interface import Draw
@@ -116,9 +116,11 @@ def test_tool_calls_become_blocks_with_unguessable_ids(folder: Path) -> None:
 def test_the_whole_pipeline_gives_exactly_the_decoders_events(
     folder: Path, reasoning: str, text: str, has_calls: bool, has_tools: bool, has_logprobs: bool, thinking: bool
 ) -> None:
+    assume(text.strip() or has_calls)
+    assume(len(text) - len(text.lstrip()) < 3)
     written = (f"{reasoning}</think>" if thinking else "") + text + (calls_markup({"city": text}) if has_calls else "")
     bench = Bench(folder, written)
-    request = request_of("?", thinking=thinking, tools=(WEATHER,) if has_tools else ())
+    request = request_of("?", thinking=thinking, tools=(WEATHER,) if has_tools else (), max_output_tokens=1000)
     if has_logprobs:
         request = msgspec.structs.replace(request, sampling=Sampling(num_top_logprobs=2))
     got = bench.run(lambda: bench.events(request))
@@ -459,17 +461,12 @@ def test_a_bias_for_a_token_that_does_not_exist_is_refused(folder: Path) -> None
     bench.run(main)
 
 
-# What only a grammar could enforce
+# What is not ours to give
 
 
 @pytest.mark.parametrize(
     ("changes", "field"),
     [
-        ({"tool_choice": ToolChoice(mode="required"), "tools": (WEATHER,)}, "tool_choice"),
-        ({"tool_choice": ToolChoice(mode="named", names=("get_weather",)), "tools": (WEATHER,)}, "tool_choice"),
-        ({"response_format": ResponseFormat(kind="json_schema", schema={})}, "response_format"),
-        ({"response_format": ResponseFormat(kind="regex", pattern="a")}, "response_format"),
-        ({"response_format": ResponseFormat(kind="choice", choices=("a",))}, "response_format"),
         ({"sampling": Sampling(top_a=0.5)}, "top_a"),
         ({"server_tools": (ServerTool(tool="web_search", name="search"),)}, "tools"),
     ],
@@ -647,13 +644,22 @@ def test_without_a_state_directory_or_a_budget_nothing_is_written(folder: Path, 
 # Replay and reasoning memory
 
 
+FORECAST = Tool(
+    name="get_weather",
+    parameters={
+        "type": "object",
+        "properties": {"days": {"type": "array", "items": {"type": "integer"}}, "city": {"type": "string"}},
+    },
+)
+
+
 def tool_turn(bench: Bench) -> Request:
-    return request_of("What is the weather in Berlin?", thinking=True, tools=(WEATHER,))
+    return request_of("What is the weather in Berlin?", thinking=True, tools=(FORECAST,))
 
 
-# The parameters in this order and spacing are not what rendering the JSON again would give.
+# This spacing is not what rendering the JSON again would give.
 ODD_CALL = "\n\n<｜DSML｜tool_calls>\n" + (
-    '<｜DSML｜invoke name="get_weather">\n<｜DSML｜parameter name="days" string="false">3</｜DSML｜parameter>\n\n'
+    '<｜DSML｜invoke name="get_weather">\n<｜DSML｜parameter name="days" string="false">[1,2]</｜DSML｜parameter>\n'
     '<｜DSML｜parameter name="city" string="true">Berlin</｜DSML｜parameter>\n</｜DSML｜invoke>\n</｜DSML｜tool_calls>'
 )
 
@@ -666,11 +672,13 @@ def test_a_tool_turn_is_replayed_token_by_token(folder: Path) -> None:
         cold = await bench.answer(request)
         (call,) = calls_of(cold)
         # As clients do: JSON parsed and written again, keys sorted.
-        normalised = ToolCall(id=call.id, name=call.name, arguments='{"city":"Berlin","days":3}')
+        normalised = ToolCall(id=call.id, name=call.name, arguments='{"city":"Berlin","days":[1, 2]}')
         turn = Message(role="assistant", parts=(Reasoning(text="I should look."), normalised))
-        following = request_of(*request.messages, turn, tool_result(call.id, "sunny"), thinking=True, tools=(WEATHER,))
+        following = request_of(*request.messages, turn, tool_result(call.id, "sunny"), thinking=True, tools=(FORECAST,))
         warm = await bench.answer(following)
-        assert hits(warm) == cold.usage.prompt_tokens + cold.usage.output_tokens - 1
+        # The last closing tag was forced: nothing had to be computed for it yet.
+        num_forced = len(tokens_of(bench.tokenizer, "｜DSML｜tool_calls>")) + 2
+        assert hits(warm) >= cold.usage.prompt_tokens + cold.usage.output_tokens - num_forced
 
     bench.run(main)
 
@@ -688,7 +696,7 @@ def test_reasoning_that_a_client_dropped_is_put_back(folder: Path, is_altered: b
         full = Message(role="assistant", parts=(Reasoning(text="I should look."), sent))
         rest = (tool_result(call.id, "sunny"),)
         bench.write("</think>Sunny.")
-        events = await bench.events(request_of(*request.messages, lossy, *rest, thinking=True, tools=(WEATHER,)))
+        events = await bench.events(request_of(*request.messages, lossy, *rest, thinking=True, tools=(FORECAST,)))
         started = events[0]
         assert isinstance(started, Started)
         assert started.past_reasoning is not None
@@ -698,10 +706,10 @@ def test_reasoning_that_a_client_dropped_is_put_back(folder: Path, is_altered: b
             0,
         )
         lossy_count = await bench.backend.count(
-            request_of(*request.messages, lossy, *rest, thinking=True, tools=(WEATHER,))
+            request_of(*request.messages, lossy, *rest, thinking=True, tools=(FORECAST,))
         )
         full_count = await bench.backend.count(
-            request_of(*request.messages, full, *rest, thinking=True, tools=(WEATHER,))
+            request_of(*request.messages, full, *rest, thinking=True, tools=(FORECAST,))
         )
         assert lossy_count == full_count
 
@@ -722,7 +730,7 @@ def test_what_the_client_sends_wins_over_what_we_remember(folder: Path) -> None:
     async def main() -> None:
         (call,) = calls_of(await bench.answer(request))
         own = Message(role="assistant", parts=(Reasoning(text="Something else entirely."), call))
-        following = request_of(*request.messages, own, tool_result(call.id, "sunny"), thinking=True, tools=(WEATHER,))
+        following = request_of(*request.messages, own, tool_result(call.id, "sunny"), thinking=True, tools=(FORECAST,))
         bench.write("</think>Sunny.")
         prompts: list[str] = []
         events = await bench.events(following)
@@ -741,9 +749,9 @@ def test_reasoning_of_a_text_turn_is_found_by_its_conversation(folder: Path) -> 
     async def main() -> None:
         first = await bench.answer(request)
         lossy = assistant(first, with_reasoning=False)
-        following = request_of(*request.messages, lossy, "Thanks", thinking=True, tools=(WEATHER,))
+        following = request_of(*request.messages, lossy, "Thanks", thinking=True, tools=(FORECAST,))
         assert counts_of(await bench.events(following)) == (0, 1, 0)
-        elsewhere = request_of("Another question", lossy, "Thanks", thinking=True, tools=(WEATHER,))
+        elsewhere = request_of("Another question", lossy, "Thanks", thinking=True, tools=(FORECAST,))
         assert counts_of(await bench.events(elsewhere)) == (0, 0, 1)
 
     bench.run(main)
@@ -761,7 +769,7 @@ def test_another_tenants_call_ids_restore_nothing(folder: Path) -> None:
             lossy,
             tool_result(call.id, "sunny"),
             thinking=True,
-            tools=(WEATHER,),
+            tools=(FORECAST,),
             tenant=Tenant(id=TenantId("other")),
         )
         assert counts_of(await bench.events(foreign)) == (0, 0, 1)

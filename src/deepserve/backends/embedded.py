@@ -3,10 +3,10 @@
     request -> lost reasoning put back -> prompt -> tokens -> scheduler -> drawn tokens -> events
 
 Honoured: every sampling knob but top_a, logit_bias, seeds, several results, log-probabilities, stop strings, output
-limits, the thinking budget, prefix continuation, tools by `auto` and `none`, parallel calls on and off, JSON mode by
-instruction. Refused by name: what only a grammar could enforce (forced tools, json_schema, regex, choice), top_a,
-server tools. Not this back end's affair: `strict` of tools (checked above when finished), `thinking.exclude`
-(dialects leave the trace out), provider preferences, fallback models, cost.
+limits, the thinking budget, prefix continuation, tools by every choice, parallel calls on and off, every response
+format. What has a form is drawn under masks (`grammar/`), so it has that form whatever the model would rather write.
+Refused by name: top_a, server tools (the gateway runs those). Not this back end's affair: `thinking.exclude` (dialects
+leave the trace out), provider preferences, fallback models, cost.
 """
 
 from __future__ import annotations
@@ -23,6 +23,14 @@ import msgspec
 
 from deepserve import __version__
 from deepserve.backends.embedded_answer import AnswerRules, AnswerWriter
+from deepserve.backends.embedded_form import (
+    answer_form,
+    call_markup,
+    guide_rules,
+    guides,
+    needs_guide,
+    vocabulary_of,
+)
 from deepserve.backends.embedded_model import EmbeddedModel, load_model
 from deepserve.backends.embedded_request import (
     MAX_OUTPUT_TOKENS,
@@ -48,12 +56,13 @@ from deepserve.engine.prefix_index import CacheKey
 from deepserve.engine.prefix_store import PrefixStore, open_prefix_store
 from deepserve.engine.scheduler import Scheduler
 from deepserve.engine.step_loop import GenerationStream, StepLoop
-from deepserve.engine.thinking_budget import ThinkingBudget
+from deepserve.grammar.answer_form import AnswerForm
+from deepserve.grammar.compiler import CompiledForm, GrammarCompiler
+from deepserve.grammar.guide import AnswerGuide
 from deepserve.prompt.decoder import mint_call_id
 from deepserve.prompt.encoder import SampledTurn, encode
 from deepserve.prompt.known_texts import KnownTexts
 from deepserve.prompt.segments import Start, Text
-from deepserve.prompt.special_tokens import DSML, END_THINK
 from deepserve.store.turns import TurnStore
 
 _LONG_PROMPT_CHARACTERS = 10_000
@@ -69,6 +78,7 @@ class _Work(msgspec.Struct, frozen=True, kw_only=True):
     generation: Generation
     rules: AnswerRules
     past_reasoning: PastReasoning | None
+    relaxed: tuple[str, ...]
 
 
 class EmbeddedBackend:
@@ -104,6 +114,9 @@ class EmbeddedBackend:
         self._call_id = call_id
         self._memory = TurnMemory(store=turns, vocabulary=model.fingerprint)
         self._texts = KnownTexts(model.tokenizer)
+        self._vocabulary = vocabulary_of(model.tokenizer, model.stop_tokens, info.vocab_size)
+        self._markup = call_markup(model.tokenizer)
+        self._grammars = GrammarCompiler(self._vocabulary, self._markup)
         self._store = _open_store(settings, info)
         scheduler = Scheduler(
             engine,
@@ -214,6 +227,7 @@ class EmbeddedBackend:
                             served_by=self._served_by,
                             prompt_usage=prompt_usage,
                             past_reasoning=work.past_reasoning,
+                            relaxed=work.relaxed,
                         )
                     case TokenDrawn(result=result, drawn=drawn):
                         writer = writers[result]
@@ -246,6 +260,7 @@ class EmbeddedBackend:
 
     async def _prepare(self, request: Request) -> _Work:
         await self._memory.recall(request)
+        form = answer_form(request)
         restored, past_reasoning, replays = self._memory.restore(request)
         ids, boundaries, start = await self._encode(restored, replays)
         max_tokens = choose_max_tokens(
@@ -255,16 +270,7 @@ class EmbeddedBackend:
         draws = choose_draws(
             request, self._model.defaults, vocab_size=self._engine_info.vocab_size, draw_seed=self._draw_seed
         )
-        guides: tuple[ThinkingBudget, ...] = ()
-        if request.thinking.budget_tokens is not None and start.stage in ("reasoning", "reasoning_continued"):
-            guides = tuple(
-                ThinkingBudget(
-                    budget_tokens=request.thinking.budget_tokens,
-                    end_token=self._model.tokenizer.special_id(END_THINK),
-                    call_token=self._model.tokenizer.special_id(DSML) if start.offers_tools else None,
-                )
-                for _ in draws
-            )
+        compiled = await self._compile(form)
         return _Work(
             generation=Generation(
                 prompt=ids,
@@ -273,7 +279,7 @@ class EmbeddedBackend:
                 stop_tokens=self._model.stop_tokens,
                 # Earlier turns left their snapshots when they were made; this one is what the next turn shares.
                 boundaries=boundaries[-1:],
-                guides=guides,
+                guides=self._guides(request, form, compiled, start, max_tokens=max_tokens),
                 cache_key=CacheKey(
                     tenant=request.tenant.id,
                     user_id=request.user_id,
@@ -289,7 +295,23 @@ class EmbeddedBackend:
                 is_parallel=request.tool_choice.is_parallel,
             ),
             past_reasoning=past_reasoning if has_part else None,
+            relaxed=compiled.relaxed if compiled is not None else (),
         )
+
+    async def _compile(self, form: AnswerForm) -> CompiledForm | None:
+        """The form's grammar, None where nothing is to be enforced; compiled outside the event loop."""
+        if form.is_free:
+            return None
+        known = self._grammars.known(form)
+        return known if known is not None else await asyncio.to_thread(self._grammars.compile, form)
+
+    def _guides(
+        self, request: Request, form: AnswerForm, compiled: CompiledForm | None, start: Start, *, max_tokens: int
+    ) -> tuple[AnswerGuide, ...]:
+        if not needs_guide(request, form):
+            return ()
+        rules = guide_rules(request, start, compiled, self._model.tokenizer, max_tokens=max_tokens)
+        return guides(compiled, self._vocabulary, rules, mark=self._markup.mark_id, num_results=request.num_results)
 
     async def _encode(
         self, request: Request, replays: Mapping[str, SampledTurn]

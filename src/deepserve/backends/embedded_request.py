@@ -30,13 +30,6 @@ def check_supported(request: Request) -> None:
     """Refuse by name what the embedded back end cannot honour. Raises UnsupportedFeature."""
     if request.sampling.top_a:
         raise UnsupportedFeature("`top_a` is not supported: use `min_p`.", field="top_a")
-    if request.tool_choice.mode in ("required", "named"):
-        raise UnsupportedFeature("Forced tool calls are not supported: use `auto`.", field="tool_choice")
-    if request.response_format.kind not in ("text", "json_object"):
-        raise UnsupportedFeature(
-            f"The response format `{request.response_format.kind}` is not supported: use `json_object`.",
-            field="response_format",
-        )
     if request.server_tools:
         raise UnsupportedFeature(f"The server tool `{request.server_tools[0].tool}` is not supported.", field="tools")
 

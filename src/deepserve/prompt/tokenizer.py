@@ -75,6 +75,8 @@ class Tokenizer:
             raise CheckpointError(f"the tokenizer lacks the special tokens {', '.join(missing)}")
         self.special_ids: Mapping[str, int] = {token: added[token] for token in SPECIAL_TOKENS if token in added}
         """Ids of the V4 special tokens the file has."""
+        self.added_ids = frozenset(added.values())
+        """Ids of all tokens that no text encodes to, reserved ones included."""
         self.eos_id = added[EOS]
         self.vocab_size = max(*added.values(), *vocabulary.values()) + 1
         self._specials = {id_: token for token, id_ in self.special_ids.items()}

@@ -26,7 +26,7 @@ PARAMETER_CLOSE: Final = f"</{DSML}parameter>"
 FORCED_CALL: Final = f"\n\n{CALLS_OPEN}\n"
 """What the answer is made to begin with when a call is demanded."""
 
-_CUSTOM_PARAMETERS: Final[Mapping[str, Json]] = {
+CUSTOM_PARAMETERS: Final[Mapping[str, Json]] = {
     "type": "object",
     "additionalProperties": False,
     "properties": {"input": {"type": "string"}},
@@ -66,7 +66,7 @@ def write_calls(writer: SegmentWriter, calls: Sequence[ToolCall]) -> None:
 def _tool_line(tool: Tool) -> str:
     parameters: Mapping[str, Json] = tool.parameters if tool.parameters is not None else {}
     if tool.kind == "custom" and tool.parameters is None:
-        parameters = _CUSTOM_PARAMETERS
+        parameters = CUSTOM_PARAMETERS
     shown = _ordered_schema(parameters) if tool.strict else parameters
     name = tool_name(tool.name, tool.namespace)
     return write_json({"name": name, "description": tool.description, "parameters": dict(shown)})

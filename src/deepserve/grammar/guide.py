@@ -1,0 +1,309 @@
+"""Leads one answer, token by token: thinking that ends in time, then an answer in the form that was asked for.
+
+    thinking -> text                      nothing but tools' calls is enforced
+             -> form                      calls, JSON, a pattern, a choice; or calls begun within thinking or text
+
+Thinking is free, but it is not the whole answer: an end token within it ends the thinking, and it is closed when its
+budget is spent. In text, the special token
+of tool markup may only stand where a block of calls can begin, and from there on the block's grammar is followed.
+
+In a form, the library's masks say what may come next. Near the output limit the guide keeps a completion at hand that
+fits; a token after which no known completion would fit is replaced by the next token of that completion. So the model
+goes on freely as long as it can still end in time, and an answer whose shortest form fits its limit is never cut off.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final, Literal
+
+import msgspec
+
+from deepserve.grammar.compiler import CompiledForm
+from deepserve.grammar.matcher import Matcher
+from deepserve.grammar.vocabulary import Vocabulary
+
+Beginning = Literal["thinking", "answer", "calls"]
+"""What the answer begins with: thinking, the answer itself, or the inside of a block of calls that the prompt opens."""
+
+_MOST_BLANKS: Final = 3
+"""Tokens of white space an answer may begin with: a model that writes nothing else has not answered."""
+_GROWTH_TOKENS: Final = 24
+"""By how much one token may lengthen the shortest completion, roughly: it may open an object with required members."""
+
+_HOPELESS_TOKENS: Final = 8
+"""How long to go on before looking again for a completion where none was found."""
+
+
+class GuideRules(msgspec.Struct, frozen=True, kw_only=True):
+    """What holds for every result of a request.
+
+    max_tokens       of thinking and answer together
+    thinking_tokens  most tokens of thinking, without the one that ends it; None: no bound
+    end_think        the token that ends thinking
+    begun            text of the answer that the prompt already holds
+    may_be_empty     the answer continues somebody's text, and may be nothing
+    has_tools        tools are in play: their markup must not appear in text, whether or not they may be called
+    skips_ahead      tokens without alternative are written without asking the model; off where log-probabilities are
+                     wanted, because the model's own tokenization of them is its choice
+    """
+
+    max_tokens: int
+    beginning: Beginning = "answer"
+    thinking_tokens: int | None = None
+    end_think: int
+    begun: tuple[int, ...] = ()
+    may_be_empty: bool = False
+    has_tools: bool = False
+    skips_ahead: bool = True
+
+
+class AnswerGuide:
+    """Follows one result; an engine.generation.TokenGuide.
+
+    compiled  the form; None: free text
+    mark      the special token of tool markup
+    """
+
+    def __init__(self, compiled: CompiledForm | None, vocabulary: Vocabulary, rules: GuideRules, *, mark: int) -> None:
+        self._compiled = compiled
+        self._vocabulary = vocabulary
+        self._rules = rules
+        self._mark = mark
+        self._left = rules.max_tokens
+        self._thinking_left = rules.max_tokens if rules.thinking_tokens is None else rules.thinking_tokens
+        self._phase: Literal["thinking", "text", "form", "ended"] = "thinking"
+        self._after_bracket = False
+        self._has_text = rules.may_be_empty
+        self._num_blanks = 0
+        self._matcher: Matcher | None = None
+        self._plan: list[int] | None = None
+        self._old_plan: list[int] = []
+        self._check_at = rules.max_tokens
+        if rules.beginning == "calls":
+            self._enter_form("block")
+        elif rules.beginning == "answer":
+            self._begin_answer()
+
+    # The protocol
+
+    def mask(self) -> bytes | None:
+        masks = _masks(self._vocabulary, self._mark)
+        match self._phase:
+            case "thinking":
+                if self._thinking_left <= 0:
+                    return self._vocabulary.mask((self._rules.end_think,))
+                return masks.without_mark if self._rules.has_tools and not self._may_call() else None
+            case "text":
+                if not self._has_text:
+                    is_urgent = self._num_blanks >= _MOST_BLANKS or self._left <= 1
+                    return masks.opening(may_call=self._may_call(), may_be_blank=not is_urgent)
+                return masks.text(may_call=self._may_call()) if self._rules.has_tools else None
+            case "form":
+                if self._plan is not None and self._left <= len(self._plan):
+                    return self._vocabulary.mask(self._plan[:1])
+                assert self._matcher is not None
+                return self._matcher.mask()
+            case "ended":
+                return None
+
+    def accept(self, token: int) -> int:
+        if self._phase == "form":
+            return self._accept_in_form(token)
+        if self._phase == "thinking" and token in self._vocabulary.stop_ids:
+            # The model has nothing to add to its thinking; the answer is still to come.
+            token = self._rules.end_think
+        self._left -= 1
+        self._read(token)
+        return token
+
+    def forced(self) -> Sequence[int]:
+        if not self._rules.skips_ahead:
+            return ()
+        found: list[int] = []
+        while self._left > 0:
+            if self._phase == "thinking" and self._thinking_left <= 0:
+                self._left -= 1
+                self._read(self._rules.end_think)
+                found.append(self._rules.end_think)
+                continue
+            step = self._forced_in_form() if self._phase == "form" else []
+            if not step:
+                break
+            found += step
+        return found
+
+    # Thinking and text
+
+    def _read(self, token: int) -> None:
+        text = self._vocabulary.token_bytes[token]
+        if token in self._vocabulary.stop_ids:
+            self._phase = "ended"
+        elif token == self._mark and self._may_call():
+            self._enter_form("mark")
+        elif self._phase == "thinking":
+            if token == self._rules.end_think:
+                self._after_bracket = False
+                self._begin_answer()
+                return
+            self._thinking_left -= 1
+        elif self._phase == "text":
+            if text.strip():
+                # A bracket alone may turn out to be the beginning of a call.
+                self._has_text = self._has_text or not self._rules.has_tools or text.strip() != b"<"
+            else:
+                self._num_blanks += 1
+        self._after_bracket = text.endswith(b"<")
+
+    def _begin_answer(self) -> None:
+        if self._compiled is None or self._compiled.form.has_free_text:
+            self._phase = "text"
+        else:
+            self._enter_form("start")
+
+    def _may_call(self) -> bool:
+        """Whether a block of calls may begin with the next token, and fits what is left."""
+        compiled = self._compiled
+        return (
+            compiled is not None
+            and compiled.form.calls != "none"
+            and self._after_bracket
+            and self._left > compiled.shortest_tokens
+        )
+
+    # Forms
+
+    def _enter_form(self, entry: Literal["start", "block", "mark"]) -> None:
+        assert self._compiled is not None
+        self._phase = "form"
+        self._matcher = self._compiled.matcher(entry)
+        if entry == "start" and self._rules.begun:
+            self._matcher.consume(self._rules.begun)
+        self._check_at = self._left
+        self._look_ahead()
+
+    def _accept_in_form(self, token: int) -> int:
+        assert self._matcher is not None
+        self._left -= 1
+        if self._plan is None:
+            self._step(token)
+            self._look_ahead()
+            return token
+        if token != self._plan[0] and token not in self._vocabulary.stop_ids:
+            self._step(token)
+            plan = self._completion()
+            if plan is not None:
+                self._plan = plan
+                self._relax()
+                return token
+            self._matcher.undo(1)
+            token = self._plan[0]
+        self._step(token)
+        del self._plan[:1]
+        self._relax()
+        return token
+
+    def _forced_in_form(self) -> list[int]:
+        assert self._matcher is not None
+        if self._plan is not None and self._left <= len(self._plan):
+            step, self._plan = self._plan, []
+            self._left -= len(step)
+            for token in step:
+                self._step(token)
+            return step
+        step = self._matcher.forced()
+        if not step and self._matcher.is_complete():
+            step = [self._vocabulary.stop_ids[0]]
+        if not step:
+            return []
+        if len(step) > self._left:
+            step = step[: self._left]
+        for token in step:
+            self._step(token)
+        self._left -= len(step)
+        if self._phase == "ended":
+            self._plan = []
+        elif self._plan is None:
+            self._look_ahead()
+        elif self._plan[: len(step)] == step:
+            del self._plan[: len(step)]
+            self._relax()
+        else:
+            plan = self._completion()
+            if plan is None:
+                # Cut otherwise these bytes still fit: the known completion says how.
+                self._matcher.undo(len(step))
+                self._left += len(step)
+                return []
+            self._plan = plan
+            self._relax()
+        return step
+
+    def _step(self, token: int) -> None:
+        """Follow a token that the grammar allows."""
+        assert self._matcher is not None
+        if token in self._vocabulary.stop_ids:
+            self._phase = "ended"  # the library takes no more tokens once nothing can follow
+        else:
+            self._matcher.consume((token,))
+
+    # Ending in time
+
+    def _completion(self) -> list[int] | None:
+        """A completion that fits what is left."""
+        assert self._compiled is not None
+        assert self._matcher is not None
+        known = self._plan if self._plan is not None else self._old_plan
+        return self._compiled.shortest.complete(self._matcher, max_tokens=self._left, known=known)
+
+    def _look_ahead(self) -> None:
+        """Have a completion at hand when it is time."""
+        if self._phase == "form" and self._left > 0 and self._left <= self._check_at:
+            self._plan = self._completion()
+            if self._plan is None:
+                self._check_at = self._left - _HOPELESS_TOKENS
+            self._relax()
+
+    def _relax(self) -> None:
+        """Let go of the completion while there is ample room."""
+        if self._plan is None:
+            return
+        steps = (self._left - len(self._plan)) // _GROWTH_TOKENS
+        if steps > 1:
+            self._check_at = self._left - steps
+            self._old_plan, self._plan = self._plan, None
+
+
+class _Masks:
+    """The masks that do not depend on any grammar."""
+
+    def __init__(self, vocabulary: Vocabulary, mark: int) -> None:
+        never = vocabulary.special_ids | vocabulary.empty_ids
+        stops = frozenset(vocabulary.stop_ids)
+        text = never - stops
+        blank = vocabulary.blank_ids
+        self.without_mark = vocabulary.mask_without((mark,))
+        self._text = {
+            may_call: vocabulary.mask_without(text - ({mark} if may_call else set())) for may_call in (False, True)
+        }
+        self._opening = {
+            (may_call, may_be_blank): vocabulary.mask_without(
+                (never | stops | (frozenset() if may_be_blank else blank)) - ({mark} if may_call else set())
+            )
+            for may_call in (False, True)
+            for may_be_blank in (False, True)
+        }
+
+    def text(self, *, may_call: bool) -> bytes:
+        return self._text[may_call]
+
+    def opening(self, *, may_call: bool, may_be_blank: bool) -> bytes:
+        return self._opening[may_call, may_be_blank]
+
+
+def _masks(vocabulary: Vocabulary, mark: int) -> _Masks:
+    found = vocabulary.constant_masks.get(mark)
+    if found is None:
+        found = vocabulary.constant_masks[mark] = _Masks(vocabulary, mark)
+    assert isinstance(found, _Masks)
+    return found

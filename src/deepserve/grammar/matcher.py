@@ -1,0 +1,65 @@
+"""One answer's place in its grammar: the library's matcher, with errors that are raised instead of remembered."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from deepserve.core.errors import EngineFailure
+
+if TYPE_CHECKING:
+    from llguidance import LLMatcher
+
+
+class Matcher:
+    """Raises EngineFailure where the library gives up: a token the grammar does not allow, or a limit of its parser."""
+
+    def __init__(self, inner: LLMatcher, mask_bytes: int) -> None:
+        self._inner = inner
+        self._mask_bytes = mask_bytes
+
+    def copy(self) -> Matcher:
+        return Matcher(self._inner.deep_copy(), self._mask_bytes)
+
+    def consume(self, tokens: Sequence[int]) -> None:
+        if not self._inner.consume_tokens(list(tokens)):
+            self._fail()
+
+    def undo(self, num_tokens: int) -> None:
+        """Go back to where so many tokens were not consumed yet."""
+        if not self._inner.rollback(num_tokens):
+            self._fail()
+
+    def try_consume(self, tokens: Sequence[int]) -> int:
+        """Consume as many as the grammar allows; how many those were."""
+        return self._inner.try_consume_tokens(list(tokens))
+
+    def admits(self, tokens: Sequence[int]) -> bool:
+        """Whether all of these may follow."""
+        return self._inner.validate_tokens(list(tokens)) == len(tokens)
+
+    def mask(self) -> bytes:
+        """The tokens that may follow, as the engine wants them."""
+        mask = self._inner.compute_bitmask()
+        if self._inner.is_error():
+            self._fail()
+        return mask[: self._mask_bytes]
+
+    def allowed(self) -> int:
+        """The same as a number: bit i for token i."""
+        return int.from_bytes(self.mask(), "little")
+
+    def forced(self) -> list[int]:
+        """The tokens that spell the only text that may follow, as the model's own tokenizer would cut it."""
+        tokens = self._inner.compute_ff_tokens()
+        if self._inner.is_error():
+            self._fail()
+        return tokens
+
+    def is_complete(self) -> bool:
+        """What was read is a whole answer, and nothing but its end may follow."""
+        return self._inner.is_stopped() and self._inner.is_accepting()
+
+    def _fail(self) -> None:
+        reason = (self._inner.get_error() or "the grammar allows no such token").strip().splitlines()[0]
+        raise EngineFailure(f"The form of this answer could not be followed: {reason[:200]}")

@@ -1,0 +1,181 @@
+"""The shortest way to end an answer from where it is: a search over the grammar, one mask at a time.
+
+Near the output limit a guide needs to know a completion that fits. Finding the very shortest would mean to try every
+token at every place; this search is greedy and finds a short one: it ends strings, arrays and objects where it may,
+writes what is required, and otherwise picks a token that brings it to a new place. A completion known from a few
+tokens before is taken up again as soon as it fits, so that following an answer costs a step or two for each token.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Sequence
+from typing import Final
+
+from deepserve.grammar.matcher import Matcher
+from deepserve.grammar.vocabulary import Vocabulary
+
+_ENDINGS: Final = (
+    re.compile(rb"[\]}]+"),
+    re.compile(rb"\[\]|\{\}|\"\""),
+    re.compile(rb'"'),
+    re.compile(rb"[0-9]"),
+    re.compile(rb"true|null|false"),
+    re.compile(rb"[\[{]"),
+    re.compile(rb",|, "),
+)
+"""Between values: what ends something or is a shortest value, in the order it is tried; longer ones first."""
+
+_QUOTES: Final = re.compile(rb'"[\]}]*')
+_TAGS: Final = re.compile(rb"\s*</|/")
+
+_MAX_TRIALS: Final = 12
+_MAX_REJOINED: Final = 6
+_FILLER_BYTES: Final = 8
+_UNFORCED: Final = 3
+
+
+class Shortest:
+    """Finds completions. Safe to share between threads.
+
+    required_names  of object members: preferred where a name must be chosen
+    """
+
+    def __init__(self, vocabulary: Vocabulary, required_names: Collection[str] = ()) -> None:
+        self._vocabulary = vocabulary
+        self._required = tuple(name.encode() + b'"' for name in sorted(required_names))
+        self._stop_bits = _bits(vocabulary.stop_ids)
+        self._special_bits = _bits(vocabulary.special_ids)
+        self._endings = _matching(vocabulary, _ENDINGS)
+        self._quotes = _matching(vocabulary, (_QUOTES,))
+        closing = tuple(vocabulary.encode("</"))
+        # Written in one token, in several, or begun already.
+        self._ways_out = [closing, *((token,) for token in _matching(vocabulary, (_TAGS,)) if closing != (token,))]
+        self._fillers = _fillers(vocabulary)
+        self._many = max(64, len(vocabulary.plain_ids) // 4)
+
+    def complete(self, matcher: Matcher, *, max_tokens: int, known: Sequence[int] = ()) -> list[int] | None:
+        """Tokens that complete the answer, its end token included; None when none of at most `max_tokens` is found.
+
+        known: a completion from an earlier place. The matcher is left as it is.
+        """
+        state = matcher.copy()
+        tokens: list[int] = []
+        text = b""
+        while len(tokens) < max_tokens:
+            allowed = state.allowed()
+            if allowed & self._stop_bits:
+                return [*tokens, self._vocabulary.stop_ids[0]]
+            for skipped in range(min(len(known), _MAX_REJOINED)):
+                rest = known[skipped:]
+                if allowed >> rest[0] & 1 and state.admits(rest):
+                    return [*tokens, *rest] if len(tokens) + len(rest) <= max_tokens else None
+            step: Sequence[int] = state.forced()
+            if step:
+                state.consume(step)
+            else:
+                step = self._choose(state, allowed, text)
+            tokens += step
+            text = (text + b"".join(self._vocabulary.token_bytes[token] for token in step))[-128:]
+        return None
+
+    def _choose(self, state: Matcher, allowed: int, text: bytes) -> Sequence[int]:
+        """Go on by a token or a few; returns them."""
+        is_text = allowed.bit_count() > self._many
+        if is_text and allowed & self._special_bits:
+            # A raw text that ends here.
+            step = (_ids(allowed & self._special_bits)[0],)
+            state.consume(step)
+            return step
+        for tokens in self._ways_out:
+            if allowed >> tokens[0] & 1 and state.admits(tokens):
+                state.consume(tokens)
+                if state.allowed() & self._special_bits:
+                    return tokens
+                state.undo(len(tokens))
+        if is_text:
+            return self._leave_text(state, allowed)
+        found = _ids(allowed)
+        named = [token for token in found if self._spells_required(text, self._vocabulary.token_bytes[token])]
+        if named:
+            token = max(named, key=lambda token: len(self._vocabulary.token_bytes[token]))
+            state.consume((token,))
+            return (token,)
+        for token in self._endings:
+            if allowed >> token & 1:
+                state.consume((token,))
+                if state.allowed() != allowed:
+                    return (token,)
+                state.undo(1)
+        # Literals: whose rest is shortest.
+        costs = []
+        for token in found[:_MAX_TRIALS]:
+            state.consume((token,))
+            costs.append((len(state.forced()) or _UNFORCED, len(self._vocabulary.token_bytes[token]), token))
+            state.undo(1)
+        token = min(costs)[2]
+        state.consume((token,))
+        return (token,)
+
+    def _leave_text(self, state: Matcher, allowed: int) -> Sequence[int]:
+        """Inside a string: its end, where it may end; otherwise something long."""
+        for token in self._quotes:
+            if allowed >> token & 1:
+                state.consume((token,))
+                if state.allowed().bit_count() <= self._many:
+                    return (token,)
+                state.undo(1)
+                break
+        token = self._filler(allowed)
+        state.consume((token,))
+        return (token,)
+
+    def _spells_required(self, text: bytes, more: bytes) -> bool:
+        """Whether a member's name that has begun goes on towards one that is required."""
+        quote = (text + more).rfind(b'"', 0, len(text) + len(more) - 1)
+        begun = (text + more)[quote + 1 :]
+        return bool(begun) and any(name.startswith(begun) for name in self._required)
+
+    def _filler(self, allowed: int) -> int:
+        """A long token, so that a text of a least length gets there soon."""
+        for bits in self._fillers:
+            if allowed & bits:
+                return (allowed & bits & -(allowed & bits)).bit_length() - 1
+        return (allowed & -allowed).bit_length() - 1
+
+
+def _matching(vocabulary: Vocabulary, patterns: Sequence[re.Pattern[bytes]]) -> list[int]:
+    """Tokens that one of the patterns matches, in the order of the patterns, the longest first."""
+    ranked = []
+    for token in vocabulary.plain_ids:
+        text = vocabulary.token_bytes[token]
+        rank = next((rank for rank, pattern in enumerate(patterns) if pattern.fullmatch(text)), None)
+        if rank is not None:
+            ranked.append((rank, -len(text), text, token))
+    return [token for *_, token in sorted(ranked)]
+
+
+def _fillers(vocabulary: Vocabulary) -> list[int]:
+    """Tokens of letters and digits by falling length."""
+    by_length = [0] * (_FILLER_BYTES + 1)
+    for token in vocabulary.plain_ids:
+        text = vocabulary.token_bytes[token]
+        if text.isalnum() and text.isascii():
+            by_length[min(len(text), _FILLER_BYTES)] |= 1 << token
+    return [bits for bits in reversed(by_length) if bits]
+
+
+def _bits(tokens: Collection[int]) -> int:
+    bits = 0
+    for token in tokens:
+        bits |= 1 << token
+    return bits
+
+
+def _ids(bits: int) -> list[int]:
+    found = []
+    while bits:
+        low = bits & -bits
+        found.append(low.bit_length() - 1)
+        bits ^= low
+    return found
