@@ -138,6 +138,7 @@ PROCESSES = {
         "call(310, {pid}, ctypes.create_string_buffer(16), 1, ctypes.create_string_buffer(16), 1, 0)"
     ),
     "a descriptor of the server": "os.pidfd_open({pid})",
+    "outliving the server": "if _libc.prctl(1, 0) < 0: raise OSError(ctypes.get_errno(), 'prctl')",
     "the limits of the server": "resource.prlimit({pid}, resource.RLIMIT_NOFILE, (0, 0))",
     "the priority of the server": "os.setpriority(os.PRIO_PROCESS, {pid}, 19)",
     "the processors of the server": "os.sched_setaffinity({pid}, {{0}})",
@@ -172,6 +173,7 @@ KERNEL = {
     "the same limits": "call(302, 0, resource.RLIMIT_NOFILE, struct.pack('QQ', 64, 64), None)",
     "the name of the host": "socket.sethostname('mine')",
     "the clock": "call(227, 0, struct.pack('qq', 0, 0))",
+    "having all disks written": "call(162)",
     "loading a module": "call(175, None, 0, b'')",
     "another personality": "call(135, 0x0040000)",
     "watching files": "call(294, 0)",

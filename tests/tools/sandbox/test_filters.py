@@ -114,7 +114,8 @@ def test_arguments_decide_about_processes_limits_and_signals(machine: Machine) -
     assert says("bubblewrap", "prlimit64", 0, 7, 0, 1) == ALLOWED
     assert says("bubblewrap", "prlimit64", 0, 7, 1, 0) == NOT_PERMITTED
     assert says("bubblewrap", "prlimit64", 0, 7, 1 << 32, 0) == NOT_PERMITTED
-    assert says("bubblewrap", "prctl", 22) == NOT_PERMITTED
+    for option in (1, 22):
+        assert says("bubblewrap", "prctl", option) == NOT_PERMITTED
     assert says("bubblewrap", "prctl", 15) == ALLOWED
     assert says("outer", "prctl", 22) == ALLOWED
     for name in filters(machine):

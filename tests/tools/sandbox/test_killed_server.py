@@ -26,7 +26,7 @@ limits = CodeLimits(tier=tier, folder=Path(folder))
 sandbox = choose_sandbox(limits, clock=time.monotonic, session_folder=Path(sessions))
 process = sandbox.tier.start(0)
 print(process.pid, flush=True)
-process.run("while True: pass", timeout_s=1000)
+process.run("import ctypes; ctypes.CDLL(None).prctl(1, 0)\\nwhile True: pass", timeout_s=1000)
 """
 
 

@@ -49,7 +49,8 @@ _NOT_PERMITTED = _FAIL | errno.EPERM
 _NO_SUCH_CALL = _FAIL | errno.ENOSYS
 
 _CLONE_THREAD = 0x00010000
-_PR_SET_SECCOMP = 22
+_FORBIDDEN_PRCTL = (1, 22)
+"""PR_SET_PDEATHSIG, lest it outlive the server, and PR_SET_SECCOMP."""
 _SIGNALLING_FCNTL = (8, 10, 15)
 """F_SETOWN, F_SETSIG, F_SETOWN_EX: they have the kernel send any signal to any process of the same user."""
 _FORBIDDEN_IOCTL = (0x5412, 0x541C, 0x8901, 0x8902)
@@ -101,7 +102,7 @@ def _program(machine: Machine, groups: tuple[Calls, ...], *, has_processes: bool
     steps += _refuse_values(number("fcntl"), 1, _SIGNALLING_FCNTL)
     steps += _refuse_values(number("ioctl"), 1, _FORBIDDEN_IOCTL)
     if not has_processes:
-        steps += _refuse_values(number("prctl"), 0, (_PR_SET_SECCOMP,))
+        steps += _refuse_values(number("prctl"), 0, _FORBIDDEN_PRCTL)
         steps += _only_threads(number("clone"))
         steps += _only_reading_limits(number("prlimit64"))
     steps.append(_step(_RETURN, _ALLOW))
