@@ -25,8 +25,9 @@ tier, folder, sessions = sys.argv[1:]
 limits = CodeLimits(tier=tier, folder=Path(folder))
 sandbox = choose_sandbox(limits, clock=time.monotonic, session_folder=Path(sessions))
 process = sandbox.tier.start(0)
+process.run("import ctypes; ctypes.CDLL(None).prctl(1, 0)", timeout_s=20)
 print(process.pid, flush=True)
-process.run("import ctypes; ctypes.CDLL(None).prctl(1, 0)\\nwhile True: pass", timeout_s=1000)
+process.run("while True: pass", timeout_s=1000)
 """
 
 
@@ -34,6 +35,7 @@ process.run("import ctypes; ctypes.CDLL(None).prctl(1, 0)\\nwhile True: pass", t
 def test_programs_end_with_a_killed_server_and_their_folders_with_the_next(
     tier: SandboxTier, python_folder: Path, readable_folder: Path
 ) -> None:
+    """The program has tried to take back that it dies with its parent."""
     open_sandbox(python_folder, tier)
     sessions = readable_folder
     command = [sys.executable, "-c", SERVER, tier, str(python_folder), str(sessions)]
