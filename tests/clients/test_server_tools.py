@@ -9,6 +9,7 @@ import anthropic
 import pytest
 from anthropic import Anthropic
 from openai import OpenAI
+from openrouter import OpenRouter
 
 from deepserve.backends.script import Reply, Rule, Script, ScriptedCall, When
 from deepserve.backends.scripted import ScriptedBackend
@@ -180,3 +181,37 @@ def test_a_tool_that_the_server_lacks_is_named(openai_client: OpenAI) -> None:
         model=MODEL, input="x", tools=[{"type": "mcp", "server_label": "docs", "server_url": "https://mcp.example"}]
     )
     assert set(raw.headers["x-deepserve-ignored"].split(", ")) == {"tools[].server_url", "tools[].mcp"}
+
+
+@pytest.fixture
+def router(live: LiveServer) -> Iterator[OpenRouter]:
+    with OpenRouter(api_key="any", server_url=f"{live.address}/api/v1", retry_config=None) as client:
+        yield client
+
+
+def test_openrouters_client_reads_a_search_whole_and_streamed(router: OpenRouter) -> None:
+    tools: Any = [{"type": "openrouter:web_search"}]  # Any: as in the SDK's own examples
+    messages: Any = [{"role": "user", "content": "Which river?"}]
+    answer = router.chat.send(model="deepseek/deepseek-v4-pro", messages=messages, tools=tools)
+    message = answer.choices[0].message
+    assert message.content == f"The Isar, says {FOUND}."
+    assert message.reasoning_details is not None
+    assert {detail.type for detail in message.reasoning_details} == {"reasoning.text", "reasoning.server_tool_call"}
+    assert answer.usage is not None
+    details = answer.usage.server_tool_use_details
+    assert details
+    assert details.web_search_requests == 1
+    with router.chat.send(model="deepseek/deepseek-v4-pro", messages=messages, tools=tools, stream=True) as events:
+        told = "".join(event.choices[0].delta.content or "" for event in events)
+    assert told == f"The Isar, says {FOUND}."
+
+
+def test_openrouters_web_plugin_searches_before_the_answer(router: OpenRouter) -> None:
+    answer = router.chat.send(
+        model="deepseek/deepseek-v4-pro",
+        messages=cast(Any, [{"role": "user", "content": "Isar Munich?"}]),
+        plugins=cast(Any, [{"id": "web"}]),
+    )
+    assert answer.usage is not None
+    assert answer.usage.server_tool_use_details
+    assert answer.usage.server_tool_use_details.web_search_requests == 1

@@ -39,6 +39,7 @@ class ServerTool(msgspec.Struct, frozen=True, kw_only=True):
                 functions are meant
     max_uses    more calls are answered by an error
     is_first    it is not the model that calls the tool: it is run once, on what the user said, before the answer
+    preface     of such a tool: what the model is told before what was found; None: the server's own words
     if_missing  what a server without it does: refuse the request, leave the tool out, or offer it all the same and
                 answer its calls by an error, for clients that count on the tool's form more than on the tool
     """
@@ -48,6 +49,7 @@ class ServerTool(msgspec.Struct, frozen=True, kw_only=True):
     max_uses: int | None = None
     options: Mapping[str, Json] = {}
     is_first: bool = False
+    preface: str | None = None
     if_missing: Literal["refuse", "skip", "fault"] = "refuse"
 
 
@@ -57,11 +59,13 @@ class ToolBudget(msgspec.Struct, frozen=True, kw_only=True):
     max_rounds  how often the model may call tools and go on
     max_calls   calls in all
     max_tokens  prompt and output of all rounds together
+    last_tools  after a round that called one of these, by name, no more calls are made
     """
 
     max_rounds: int | None = None
     max_calls: int | None = None
     max_tokens: int | None = None
+    last_tools: tuple[str, ...] = ()
 
 
 class ToolChoice(msgspec.Struct, frozen=True, kw_only=True):

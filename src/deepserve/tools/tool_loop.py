@@ -292,7 +292,10 @@ class _Answer:
             events.append(BlockClosed(index=index))
             self._num_blocks += 1
         events += self._tell_results(calls, outputs, _Round(), is_kept=False)
-        found = "\n\n".join(_FOUND_FIRST + tool_output_text(output) for output in outputs)
+        found = "\n\n".join(
+            (_FOUND_FIRST if one.tool.wanted.preface is None else one.tool.wanted.preface) + tool_output_text(output)
+            for one, output in zip(calls, outputs, strict=True)
+        )
         if at is None:
             messages.append(Message(role="user", parts=(Text(found),)))
         else:
@@ -443,6 +446,7 @@ class _Answer:
         return (
             self._num_rounds >= limits.rounds
             or self._uses.total() >= limits.calls
+            or any(self._uses[name] for name in self._request.tool_budget.last_tools)
             or self._usage.total_tokens >= limits.total_tokens
             or self._clock() - self._started_at >= limits.total_s
         )

@@ -22,6 +22,7 @@ from deepserve.core.messages import (
     ToolResult,
 )
 from deepserve.dialects.chat.reading import ChatReading
+from deepserve.dialects.chat.server_call import decode_details
 from deepserve.dialects.node import Node
 
 _ROLES: tuple[Role, ...] = ("system", "user", "assistant", "tool", "latest_reminder")
@@ -134,7 +135,9 @@ def _assistant_parts(reading: ChatReading, node: Node) -> tuple[Part, ...]:
     if reading.is_strict:
         node.required("content")
     parts: list[Part] = []
-    trace = _trace(reading, node)
+    recorded = () if reading.is_strict else decode_details(node.optional("reasoning_details"))
+    parts.extend(recorded)
+    trace = None if recorded else _trace(reading, node)
     if trace is not None:
         parts.append(trace)
     content = node.optional("content")

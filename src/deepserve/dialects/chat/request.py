@@ -7,6 +7,7 @@ client as ignored (`fields`).
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import datetime
 from typing import Protocol
 
@@ -16,7 +17,7 @@ from deepserve.config import Limits
 from deepserve.core.errors import DeepserveError, MalformedBody
 from deepserve.core.messages import Json
 from deepserve.core.model import ModelName
-from deepserve.core.request import Request, RequestId
+from deepserve.core.request import Request, RequestId, ServerTool
 from deepserve.core.sampling import KNOBS
 from deepserve.core.tenant import Tenant
 from deepserve.dialects.body import JsonBody
@@ -81,9 +82,20 @@ def read_root(raw: bytes, limits: Limits) -> Node:
 
 
 def decode_root(
-    root: Node, arrival: Arrival, *, flavour: Flavour, names: Names, limits: Limits, is_beta: bool = False
+    root: Node,
+    arrival: Arrival,
+    *,
+    flavour: Flavour,
+    names: Names,
+    limits: Limits,
+    is_beta: bool = False,
+    server_tools: tuple[ServerTool, ...] = (),
+    is_own_tool: Callable[[Node], bool] | None = None,
 ) -> ChatRequest:
-    """Read the value of a body. Raises RequestError."""
+    """Read the value of a body. Raises RequestError.
+
+    server_tools: what a service runs itself, read by its own modules. is_own_tool: tells it among `tools`
+    """
     is_strict = arrival.is_strict
     reading = ChatReading(root, flavour, limits, is_strict=is_strict, is_beta=is_beta)
     requested = root.required("model").string()
@@ -98,8 +110,9 @@ def decode_root(
         reading.ignore(path)
     is_stream = reading.flag("stream")
     sampling = decode_sampling(reading, thinking)
-    tools = decode_tools(reading)
-    tool_choice = decode_tool_choice(reading, thinking, tools)
+    tools = decode_tools(reading, is_own=is_own_tool)
+    called = [tool.name for tool in server_tools if not tool.is_first]
+    tool_choice = decode_tool_choice(reading, thinking, [*(tool.name for tool in tools), *called])
     response_format = decode_answer_form(reading, messages)
     check_sequence(messages)
     if is_strict and thinking.enabled:
@@ -111,6 +124,7 @@ def decode_root(
         arrived_at=arrival.at,
         messages=messages,
         tools=tools,
+        server_tools=server_tools,
         tool_choice=tool_choice,
         response_format=response_format,
         thinking=thinking,
@@ -131,7 +145,7 @@ def decode_root(
         is_stream=is_stream,
         include_usage=include_usage,
         ignored=reading.ignored,
-        past_reasoning=count_traces(messages, is_needed=thinking.enabled and bool(tools)),
+        past_reasoning=count_traces(messages, is_needed=thinking.enabled and bool(tools or called)),
     )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Literal
 
 import msgspec
@@ -18,7 +18,8 @@ from deepserve.dialects.tool_choice import allowed_choice, named_choice, require
 from deepserve.dialects.tool_name import read_tool_name
 
 
-def decode_tools(reading: ChatReading) -> tuple[Tool, ...]:
+def decode_tools(reading: ChatReading, *, is_own: Callable[[Node], bool] | None = None) -> tuple[Tool, ...]:
+    """is_own: whether an entry is a tool that the service runs itself, which its own modules read."""
     node = reading.root.optional("tools")
     if node is None:
         return ()
@@ -31,8 +32,8 @@ def decode_tools(reading: ChatReading) -> tuple[Tool, ...]:
             f"but got an array with length {num_tools} instead.",
             field="tools",
         )
-    tools = tuple(_tool(reading, tool) for tool in node.items())
-    if len({tool.name for tool in tools}) < num_tools:
+    tools = tuple(_tool(reading, tool) for tool in node.items() if is_own is None or not is_own(tool))
+    if len({tool.name for tool in tools}) < len(tools):
         raise InvalidField("Tool names must be unique.", field="tools")
     if reading.is_strict and reading.is_beta:
         check_strict_tools(node, tools)
@@ -73,11 +74,12 @@ def _is_strict(reading: ChatReading, function: Node) -> bool:
     return True
 
 
-def decode_tool_choice(reading: ChatReading, thinking: Thinking, tools: tuple[Tool, ...]) -> ToolChoice:
+def decode_tool_choice(reading: ChatReading, thinking: Thinking, offered: Sequence[str]) -> ToolChoice:
+    """offered: the names of all tools."""
     parallel = reading.extension("parallel_tool_calls")
     is_parallel = parallel is None or parallel.boolean()
     node = reading.root.optional("tool_choice")
-    choice = ToolChoice() if node is None else _choice(reading, node, [tool.name for tool in tools])
+    choice = ToolChoice() if node is None else _choice(reading, node, offered)
     if choice.mode in ("required", "named") and reading.is_strict and thinking.enabled:
         raise InvalidField("Thinking mode does not support this tool_choice", field="tool_choice")
     return msgspec.structs.replace(choice, is_parallel=is_parallel)

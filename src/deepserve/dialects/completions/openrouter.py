@@ -9,7 +9,7 @@ from typing_extensions import override
 
 from deepserve.config import Limits
 from deepserve.core.answer import Answer
-from deepserve.core.errors import DeepserveError
+from deepserve.core.errors import DeepserveError, UnsupportedFeature
 from deepserve.core.usage import Usage
 from deepserve.dialects.amounts import encode_amounts
 from deepserve.dialects.completions.exchange import CompletionsExchange
@@ -52,6 +52,8 @@ def openrouter_completions_decoder(*, directory: Directory, limits: Limits, char
         root = read_root(raw, limits)
         route = read_route(root, directory, at=arrival.at)
         slug, ignored = route.slug, route.ignored
+        if slug.is_online:
+            raise UnsupportedFeature("Plain completions do not search: ask in a chat.", field="model")
         if arrival.is_strict:
             ignored += ("x-deepserve-strict",)
         completion = decode_root(

@@ -45,11 +45,12 @@ class Entry(Protocol):
 
 
 class Slug(msgspec.Struct, frozen=True, kw_only=True):
-    """A requested name, understood. dated_name is what the answer carries."""
+    """A requested name, understood. dated_name is what the answer carries. is_online: after a search."""
 
     model: ModelName
     dated_name: str
     ignored: tuple[str, ...] = ()
+    is_online: bool = False
 
 
 class Slugs:
@@ -60,7 +61,13 @@ class Slugs:
         self._names = names
 
     def resolve(self, requested: str) -> ModelName:
-        return self.read(requested).model
+        """For dialects that have no word for a search before the answer."""
+        slug = self.read(requested)
+        if slug.is_online:
+            raise UnsupportedFeature(
+                "The variant `:online` is for `/chat/completions`; declare a web search tool instead.", field="model"
+            )
+        return slug.model
 
     def unknown(self, requested: str) -> UnknownModel:
         return UnknownModel(f"{requested[:200]} is not a valid model ID", field="model")
@@ -72,17 +79,12 @@ class Slugs:
             raise UnsupportedFeature("Presets are not supported: send the fields themselves.", field="model")
         if set(variants) - _ROUTING - {"thinking", "free", "online"}:
             return self._plain(requested)  # a plain name may have a colon
-        if "online" in variants:
-            raise UnsupportedFeature(
-                "The variant `:online` is not supported: this server has no search. Offer a function in `tools`.",
-                field="model",
-            )
         found = self._find(name, requested)
         model = found.model
         if "thinking" in variants:
             model = msgspec.structs.replace(model, thinking=True)
         ignored = ("model:free",) if "free" in variants else ()
-        return Slug(model=model, dated_name=found.dated_name, ignored=ignored)
+        return Slug(model=model, dated_name=found.dated_name, ignored=ignored, is_online="online" in variants)
 
     def _find(self, name: str, requested: str) -> Slug:
         for entry in self._entries:

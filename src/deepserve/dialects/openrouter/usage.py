@@ -43,6 +43,14 @@ class WireCostDetails(msgspec.Struct):
     upstream_inference_cost: None = None
 
 
+class WireServerToolUse(msgspec.Struct):
+    """Calls of tools that the server runs: asked for by the model, and those that brought a result."""
+
+    tool_calls_requested: int
+    tool_calls_executed: int
+    web_search_requests: int
+
+
 class WireUsage(msgspec.Struct, kw_only=True):
     """cost is absent for a model without a price."""
 
@@ -54,9 +62,12 @@ class WireUsage(msgspec.Struct, kw_only=True):
     prompt_tokens_details: WirePromptDetails
     cost_details: WireCostDetails | UnsetType = UNSET
     completion_tokens_details: WireCompletionDetails
+    server_tool_use_details: WireServerToolUse | UnsetType = UNSET
 
 
-def encode_usage(usage: Usage, cost_of: CostOf, *, is_free: bool = False) -> WireUsage:
+def encode_usage(
+    usage: Usage, cost_of: CostOf, *, is_free: bool = False, tool_use: WireServerToolUse | None = None
+) -> WireUsage:
     """Always with all details. is_free: an answer that failed is not charged."""
     cost = Cost() if is_free else cost_of(usage)
     return WireUsage(
@@ -76,4 +87,5 @@ def encode_usage(usage: Usage, cost_of: CostOf, *, is_free: bool = False) -> Wir
             )
         ),
         completion_tokens_details=WireCompletionDetails(reasoning_tokens=usage.reasoning_tokens),
+        server_tool_use_details=UNSET if tool_use is None else tool_use,
     )

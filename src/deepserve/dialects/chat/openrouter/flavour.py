@@ -22,7 +22,7 @@ EFFORTS: Mapping[str, Level] = {
 """The service lists `high` and `xhigh` for V4, and maps the others to the nearest."""
 
 REFUSED: Mapping[str, str] = {
-    **CHAT_REFUSED,
+    **{name: why for name, why in CHAT_REFUSED.items() if name != "web_search_options"},
     "preset": "this server keeps no presets; send the fields themselves",
 }
 """Fields that promise something this server cannot do, and what to use instead."""
@@ -30,14 +30,17 @@ REFUSED: Mapping[str, str] = {
 IGNORED: Mapping[str, str] = {
     "cache_control": "the prefix cache finds shared prefixes by itself",
     "debug": "no upstream service gets another body",
-    "deferred_tools": "this server runs no tools",
+    "deferred_tools": "every tool is in the prompt from the start",
     "image_config": "answers are text",
-    "max_tool_calls": "this server runs no tools",
     "messages[].name": "the prompt format has no place for the names of participants",
     "metadata": "answers are not stored",
     "modalities": "answers are text",
     "models[]": "a model that this server does not know; the next one is asked",
     "model:free": "there is no free tier; the answer costs what the model costs",
+    "plugins[].engine": "what searches is the operator's choice",
+    "plugins[].max_uses": "one search is made, before the answer",
+    "plugins[].mode": "a setting of search services that are not used here",
+    "plugins[].x_search": "nobody here searches X",
     "plugins[].context-compression": "prompts are never cut; one that does not fit is refused",
     "plugins[].file-parser": "files are not read; the prompt says that there was one",
     "plugins[].moderation": "no moderation takes place",
@@ -53,16 +56,23 @@ IGNORED: Mapping[str, str] = {
     "route": "there is one provider, so nothing is chosen",
     "service_tier": "all requests are served alike",
     "session_id": "there is one provider, so every session stays with it",
-    "stop_server_tools_when": "this server runs no tools",
+    "tools[].parameters.engine": "what searches and fetches is the operator's choice",
+    "tools[].parameters.mode": "a setting of search services that are not used here",
+    "tools[].parameters.x_search": "nobody here searches X",
     "trace": "nothing is sent to observers",
     "transforms[]": "prompts are never cut; one that does not fit is refused",
     "verbosity": "the model knows no such setting; ask for it in the prompt",
     "x-deepserve-strict": "strict mode repeats the refusals of the vendor's own API, not of this one",
-    "x_search_filter": "this server has no search",
+    "x_search_filter": "nobody here searches X",
 }
 """What changes nothing here, and why. Each use is named in `x-deepserve-ignored`."""
 
-OWN_FIELDS = frozenset(("models", "plugins", "prompt", "provider", "transforms", "usage", "verbosity"))
+OWN_FIELDS = frozenset(
+    (
+        *("models", "plugins", "prompt", "provider", "transforms", "usage", "verbosity"),
+        *("max_tool_calls", "stop_server_tools_when", "web_search_options"),
+    )
+)
 """What the modules of this package read."""
 
 OPENROUTER = msgspec.structs.replace(

@@ -8,6 +8,16 @@ from deepserve.config import Limits
 from deepserve.dialects.chat.openrouter.flavour import OPENROUTER
 from deepserve.dialects.chat.openrouter.plugins import read_plugins, read_transforms
 from deepserve.dialects.chat.openrouter.reasoning import check_reasoning
+from deepserve.dialects.chat.openrouter.server_tools import (
+    Wanted,
+    chosen_function,
+    is_server_tool,
+    merged,
+    read_budget,
+    read_search_options,
+    read_tools,
+    search_first,
+)
 from deepserve.dialects.chat.request import ChatRequest, decode_root, read_root
 from deepserve.dialects.exchange import Arrival
 from deepserve.dialects.node import Node
@@ -31,7 +41,15 @@ def decode_request(raw: bytes, arrival: Arrival, *, directory: Directory, limits
     if arrival.is_strict:
         ignored += ("x-deepserve-strict",)
     plugins, transforms = root.optional("plugins"), root.optional("transforms")
-    ignored += () if plugins is None else read_plugins(plugins)
+    wanted = merged(
+        (
+            read_tools(root.optional("tools")),
+            Wanted() if plugins is None else read_plugins(plugins),
+            read_search_options(root.optional("web_search_options")),
+            search_first() if slug.is_online else Wanted(),
+        )
+    )
+    ignored += wanted.ignored
     ignored += () if transforms is None else read_transforms(transforms)
     check_reasoning(root)
     ignored += ("verbosity",) if root.optional("verbosity") is not None else ()
@@ -41,12 +59,14 @@ def decode_request(raw: bytes, arrival: Arrival, *, directory: Directory, limits
         flavour=OPENROUTER,
         names=Chosen(slug, directory.slugs),
         limits=limits,
+        server_tools=wanted.tools,
+        is_own_tool=is_server_tool,
     )
     # Usage is always sent, so that these change nothing, as the service documents.
     ignored += tuple(path for path in chat.ignored if not path.startswith("stream_options"))
     if route.preferences.require_parameters:
         refuse_unmet_parameters(ignored)
-    request = msgspec.structs.replace(chat.request, provider=route.preferences)
+    request = msgspec.structs.replace(chat.request, provider=route.preferences, tool_budget=read_budget(root))
     return OpenRouterRequest(
         chat=msgspec.structs.replace(chat, request=request, ignored=tuple(dict.fromkeys(ignored)), include_usage=True),
         dated_name=slug.dated_name,
@@ -56,7 +76,9 @@ def decode_request(raw: bytes, arrival: Arrival, *, directory: Directory, limits
 def _completed(root: Node, slug: Slug) -> Node:
     """The body with what this service lets a client leave out."""
     value = {**root.mapping(), "model": slug.model.requested}
-    prompt = root.optional("prompt")
+    prompt, choice = root.optional("prompt"), root.optional("tool_choice")
+    if choice is not None:
+        value["tool_choice"] = chosen_function(choice.value)
     if value.get("messages") is None and prompt is not None:
         value["messages"] = [{"role": "user", "content": prompt.string()}]
     return Node(root.body, value)

@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from msgspec import UNSET
 
 from deepserve.core.answer import Answer, Result
 from deepserve.core.events import Finished, FinishReason, TokenLogprob
-from deepserve.core.messages import Reasoning, Refusal, Text, ToolCall
+from deepserve.core.messages import Part, Reasoning, Refusal, ServerToolCall, ServerToolResult, ToolCall
 from deepserve.core.request import Request
 from deepserve.dialects.amounts import encode_amounts
+from deepserve.dialects.chat.openrouter.tool_record import annotate
+from deepserve.dialects.chat.openrouter.tool_record import encode_call as encode_server_call
 from deepserve.dialects.chat.openrouter.wire import (
     WireChoice,
     WireCompletion,
     WireLogprobs,
     WireMessage,
     WireReasoning,
+    WireServerCall,
 )
 from deepserve.dialects.chat.response import FINISH_WORDS as NATIVE_WORDS
 from deepserve.dialects.chat.response import encode_call
@@ -47,9 +50,12 @@ def encode_answer(
 ) -> bytes:
     """The body of a whole answer.
 
-    Not carried, because the dialect has no word for it: signatures and sealed forms of reasoning, citations,
-    server-tool blocks, seeds, log-probabilities of traces, and which stop string was met.
+    Not carried, because the dialect has no word for it: signatures and sealed forms of reasoning, files that programs
+    left, seeds, log-probabilities of traces, and which stop string was met.
     """
+    searches = dict(answer.usage.server_tool_calls).get("web_search", 0)
+    # With tools that the server runs there is one result.
+    tool_use = annotate(answer.results[0].parts)[1].use(searches)
     return encode_amounts(
         WireCompletion(
             id=generation_id(head),
@@ -58,17 +64,20 @@ def encode_answer(
             provider=answer.served_by.provider,
             system_fingerprint=answer.served_by.fingerprint,
             choices=[_encode_result(index, result, request) for index, result in enumerate(answer.results)],
-            usage=encode_usage(answer.usage, cost_of),
+            usage=encode_usage(answer.usage, cost_of, tool_use=tool_use),
             x_deepserve_validated=UNSET if validated is None else validated,
         )
     )
 
 
 def _encode_result(index: int, result: Result, request: Request) -> WireChoice:
-    text = "".join(part.text for part in result.parts if isinstance(part, Text | Refusal))
+    text, annotator = annotate(result.parts)
+    text += "".join(part.text for part in result.parts if isinstance(part, Refusal))
+    annotations = annotator.annotations()
     trace = "".join(part.text for part in result.parts if isinstance(part, Reasoning))
     calls = [part for part in result.parts if isinstance(part, ToolCall)]
     shows_trace = bool(trace) and not request.thinking.exclude
+    details = list(_details(result.parts, shows_trace=shows_trace))
     return WireChoice(
         index=index,
         logprobs=encode_logprobs(result.text_logprobs, request),
@@ -79,10 +88,30 @@ def _encode_result(index: int, result: Result, request: Request) -> WireChoice:
             content=None if calls and not text else text,
             refusal=None,
             reasoning=trace if shows_trace else None,
-            reasoning_details=[WireReasoning(trace)] if shows_trace else UNSET,
+            reasoning_details=details or UNSET,
             tool_calls=[encode_call(number, call) for number, call in enumerate(calls)] if calls else UNSET,
+            annotations=annotations or UNSET,
         ),
     )
+
+
+def _details(parts: Sequence[Part], *, shows_trace: bool) -> Iterator[WireReasoning | WireServerCall]:
+    """Traces and calls of the server's tools, in order; neighbouring traces are one."""
+    trace = ""
+    calls: dict[str, ServerToolCall] = {}
+    for part in parts:
+        match part:
+            case Reasoning(text=text) if shows_trace:
+                trace += text
+            case ServerToolCall(id=call_id):
+                calls[call_id] = part
+            case ServerToolResult(call_id=call_id):
+                if trace:
+                    yield WireReasoning(trace)
+                    trace = ""
+                yield encode_server_call(calls[call_id], part)
+    if trace:
+        yield WireReasoning(trace)
 
 
 def native_word(finished: Finished) -> str:

@@ -28,7 +28,7 @@ from deepserve.core.events import (
     ToolCallBlock,
     UsageReported,
 )
-from deepserve.core.messages import Part, Text, ToolCall
+from deepserve.core.messages import Part, ServerToolCall, ServerToolResult, Text, ToolCall
 from deepserve.core.provider import ServedBy
 from deepserve.core.request import Request
 from deepserve.core.usage import Usage
@@ -39,7 +39,14 @@ from deepserve.dialects.chat.openrouter.response import (
     encode_logprobs,
     native_word,
 )
-from deepserve.dialects.chat.openrouter.wire import WireChoice, WireCompletion, WireMessage, WireReasoning
+from deepserve.dialects.chat.openrouter.tool_record import Annotator, encode_call
+from deepserve.dialects.chat.openrouter.wire import (
+    WireChoice,
+    WireCompletion,
+    WireMessage,
+    WireReasoning,
+    WireServerCall,
+)
 from deepserve.dialects.chat.response import FAILED_WORD
 from deepserve.dialects.chat.wire import WireFunction, WireToolCall
 from deepserve.dialects.exchange import AnswerHead
@@ -60,6 +67,9 @@ class _Result(msgspec.Struct):
     num_calls: int = 0
     texts: list[str] = []
     parts: list[Part] = []
+    annotator: Annotator = msgspec.field(default_factory=Annotator)
+    server_call: ServerToolCall | None = None
+    server_calls: dict[str, ServerToolCall] = {}
 
 
 class StreamEncoder:
@@ -125,11 +135,32 @@ class StreamEncoder:
     def _open(self, event: BlockOpened) -> bytes:
         result, block = self._results[event.result], event.block
         result.block = block
-        if not isinstance(block, ToolCallBlock):
-            return b""
+        match block:
+            case TextBlock():
+                result.annotator.begin_text()
+                return b""
+            case ServerToolCallBlock(id=call_id, tool=tool, name=name):
+                result.annotator.ask()
+                result.server_call = ServerToolCall(id=call_id, tool=tool, name=name, arguments="")
+                return b""
+            case ServerToolResultBlock():
+                result.annotator.find(block.output)
+                call = result.server_calls[block.call_id]
+                record = ServerToolResult(call_id=block.call_id, tool=block.tool, output=block.output)
+                details: list[WireReasoning | WireServerCall] = [encode_call(call, record)]
+                return self._frame(event.result, WireMessage(role="assistant", content="", reasoning_details=details))
+            case ReasoningBlock():
+                return b""
+            case ToolCallBlock():
+                return self._open_call(event.result, block)
+            case _:
+                assert_never(block)
+
+    def _open_call(self, number: int, block: ToolCallBlock) -> bytes:
+        result = self._results[number]
         index, result.num_calls = result.num_calls, result.num_calls + 1
         call = WireToolCall(index=index, id=block.id, type="function", function=WireFunction(block.name, ""))
-        return self._frame(event.result, WireMessage(role="assistant", content=None, tool_calls=[call]))
+        return self._frame(number, WireMessage(role="assistant", content=None, tool_calls=[call]))
 
     def _delta(self, event: BlockDelta) -> bytes:
         result = self._results[event.result]
@@ -137,13 +168,17 @@ class StreamEncoder:
             result.texts.append(event.text)
         match result.block:
             case TextBlock():
-                choice = self._choice(event.result, WireMessage(role="assistant", content=event.text))
+                result.annotator.cite(event.citations)
+                if event.citations and not event.text:
+                    return b""
+                told = result.annotator.say(event.text)
+                choice = self._choice(event.result, WireMessage(role="assistant", content=told))
                 choice.logprobs = encode_logprobs(event.logprobs, self._request)
                 return self._chunk(choice)
             case ReasoningBlock():
                 if self._request.thinking.exclude or not event.text:
                     return b""
-                details = [WireReasoning(event.text)]
+                details: list[WireReasoning | WireServerCall] = [WireReasoning(event.text)]
                 return self._frame(
                     event.result,
                     WireMessage(role="assistant", content="", reasoning=event.text, reasoning_details=details),
@@ -153,12 +188,20 @@ class StreamEncoder:
                     return b""
                 call = WireToolCall(index=result.num_calls - 1, function=WireFunction(arguments=event.text))
                 return self._frame(event.result, WireMessage(role="assistant", content=None, tool_calls=[call]))
-            case ServerToolCallBlock() | ServerToolResultBlock() | None:
+            case ServerToolCallBlock():
+                if result.server_call is not None:
+                    arguments = result.server_call.arguments + event.text
+                    result.server_call = msgspec.structs.replace(result.server_call, arguments=arguments)
+                return b""
+            case ServerToolResultBlock() | None:
                 return b""
             case _:
                 assert_never(result.block)
 
     def _close(self, result: _Result) -> None:
+        if result.server_call is not None:
+            result.server_calls[result.server_call.id] = result.server_call
+            result.server_call = None
         if self._keeps_parts:
             text = "".join(result.texts)
             match result.block:
@@ -180,13 +223,16 @@ class StreamEncoder:
         choice = self._choice(index, WireMessage(role="assistant", content=""))
         choice.finish_reason, choice.native_finish_reason = word, native
         # With an error, the event that names it is the one to say so.
-        frames = b"" if word == "error" else self._chunk(choice)
+        annotations = result.annotator.annotations()
+        frames = b"" if not annotations else self._frame(index, WireMessage(role="assistant", annotations=annotations))
+        frames += b"" if word == "error" else self._chunk(choice)
         if self._usage is None or any(one.is_open for one in self._results):
             return frames
         chunk = self._completion(choice)
         if word == "error":
             choice.finish_reason = choice.native_finish_reason = None
-        chunk.usage = encode_usage(self._usage, self._cost_of, is_free=bool(self._errors))
+        tool_use = result.annotator.use(dict(self._usage.server_tool_calls).get("web_search", 0))
+        chunk.usage = encode_usage(self._usage, self._cost_of, is_free=bool(self._errors), tool_use=tool_use)
         if self._judgements:
             chunk.x_deepserve_validated = validated_label(self._judgements)
         return frames + b"data: " + encode_amounts(chunk) + b"\n\n"

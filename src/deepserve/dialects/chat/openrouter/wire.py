@@ -23,6 +23,31 @@ class WireReasoning(msgspec.Struct):
     index: int = 0
 
 
+class WireServerCall(msgspec.Struct, kw_only=True):
+    """A call of a tool that the server ran, for sending back."""
+
+    type: str = "reasoning.server_tool_call"
+    tool_name: str
+    arguments: str
+    result: str
+    tool_call_id: str
+    format: str = "unknown"
+    index: int = 0
+
+
+class WireUrlCitation(msgspec.Struct):
+    url: str
+    title: str
+    content: str
+    start_index: int
+    end_index: int
+
+
+class WireAnnotation(msgspec.Struct):
+    url_citation: WireUrlCitation
+    type: str = "url_citation"
+
+
 class WireMessage(msgspec.Struct, kw_only=True):
     """A message or a delta."""
 
@@ -30,8 +55,9 @@ class WireMessage(msgspec.Struct, kw_only=True):
     content: str | UnsetType | None = UNSET
     refusal: str | UnsetType | None = UNSET
     reasoning: str | UnsetType | None = UNSET
-    reasoning_details: list[WireReasoning] | UnsetType = UNSET
+    reasoning_details: list[WireReasoning | WireServerCall] | UnsetType = UNSET
     tool_calls: list[WireToolCall] | UnsetType = UNSET
+    annotations: list[WireAnnotation] | UnsetType = UNSET
 
 
 class WireLogprobs(msgspec.Struct):
