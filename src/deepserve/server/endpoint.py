@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from typing import TypeVar
@@ -119,17 +119,17 @@ def headers_of(exchange: Exchange, lacking: tuple[str, ...] = ()) -> HeaderList:
     """What the decoder has to tell the client. lacking: what this server leaves out besides."""
     headers: HeaderList = []
     if exchange.ignored or lacking:
-        headers.append((b"x-deepserve-ignored", _header_list((*exchange.ignored, *lacking))))
+        headers.append((b"x-deepserve-ignored", header_list((*exchange.ignored, *lacking))))
     model = exchange.model
     if model.retired_at is not None and exchange.request.arrived_at >= model.retired_at:
         # RFC 9745: the moment since which the name is deprecated.
         headers.append((b"deprecation", f"@{int(model.retired_at.timestamp())}".encode()))
         advice = f"{model.requested.strip()} is retired; use {model.replacement}"
-        headers.append((b"x-deepserve-deprecated", _header_list((advice,))))
+        headers.append((b"x-deepserve-deprecated", header_list((advice,))))
     return headers
 
 
-def _header_list(names: tuple[str, ...]) -> bytes:
+def header_list(names: Sequence[str]) -> bytes:
     """Clients' own texts, made harmless: printable ASCII, of bounded length."""
     joined = ", ".join(names)[:_MAX_HEADER_CHARACTERS]
     return "".join(letter if " " <= letter <= "~" else "?" for letter in joined).strip().encode("ascii")

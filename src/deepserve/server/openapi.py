@@ -18,6 +18,7 @@ from starlette.routing import BaseRoute, Route
 from deepserve import __version__
 from deepserve.core.errors import DeepserveError, error_classes
 from deepserve.core.messages import Json
+from deepserve.dialects import raw_web
 from deepserve.dialects.chat import schema as chat
 from deepserve.dialects.chat.flavour import DEEPSEEK
 from deepserve.dialects.chat.openrouter.flavour import IGNORED as OPENROUTER_IGNORED
@@ -40,10 +41,12 @@ _BODIES: tuple[tuple[str, str], ...] = (
     (r".*/completions", "CompletionRequest"),
     (r".*/messages(/count_tokens)?", "MessagesRequest"),
     (r".*/responses(/input_tokens|/compact)?", "ResponsesRequest"),
+    (r".*/tools/search", "SearchRequest"),
+    (r".*/tools/fetch", "FetchRequest"),
 )
 """Addresses and the name of the body they take, the first that fits; others take what their answers say."""
 
-_STREAMED = frozenset(name for _, name in _BODIES)
+_STREAMED = frozenset(name for _, name in _BODIES) - {"SearchRequest", "FetchRequest"}
 """Bodies with `stream`."""
 
 
@@ -95,6 +98,8 @@ class OpenApi:
             "CompletionRequest": lambda: completions.request_schema(limits, names),
             "MessagesRequest": lambda: messages.request_schema(limits, names),
             "ResponsesRequest": lambda: responses.request_schema(limits, names),
+            "SearchRequest": raw_web.search_schema,
+            "FetchRequest": raw_web.fetch_schema,
             "Tasks": lambda: runware.request_schema(limits, names),
         }
 
