@@ -459,7 +459,7 @@ class _Repair:
             if found is not None and found.repairs:
                 mended, repairs = found.text, found.repairs
         elif form.kind == "choice":
-            bare = text.strip().strip("\"'`*").strip().removesuffix(".")
+            bare = text.strip().removesuffix(".").strip("\"'`*").removesuffix(".")
             if bare in form.choices:
                 mended, repairs = bare, ("signs around the choice",)
         if mended is None:

@@ -152,7 +152,7 @@ class JsonStream:
         self._open.pop()
         if self._open:
             self._collect(sign)
-        self._ended()
+        self._expects = "comma" if self._open else "nothing"
 
     def _end_word(self) -> None:
         word, self._word = self._word, ""

@@ -6,6 +6,7 @@ from typing import assert_never
 
 from deepserve.backends.backend import Backend
 from deepserve.config import CheckPolicy, Settings
+from deepserve.core.errors import ConfigurationError
 from deepserve.engine.options import Progress
 from deepserve.store.turns import TurnStore
 
@@ -35,6 +36,8 @@ def _checked(backend: Backend, settings: Settings, *, default: CheckPolicy) -> B
     policy = default if settings.answer_checks is None else settings.answer_checks
     if backend.enforces() or policy == "off":
         return backend
+    if settings.check_retries < 0:
+        raise ConfigurationError(f"check_retries is {settings.check_retries}; it must be 0 or more.")
     from deepserve.backends.checked import CheckedBackend
 
     return CheckedBackend(backend, policy=policy, num_retries=settings.check_retries)

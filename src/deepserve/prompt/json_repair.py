@@ -43,7 +43,7 @@ def repair_json(text: str, *, is_cut: bool = False) -> RepairedJson | None:
         return None
     body, end, repairs = mended
     before, after = text[: opener.start()].strip(), text[end:].strip()
-    if _OPENER.search(after) is not None:
+    if _BRACKET.search(after) is not None:
         return None  # two values, and nobody knows which was meant
     if before or after:
         repairs = (*repairs, "fences" if _FENCES.fullmatch(before) and after in ("", "```") else "prose")
@@ -51,6 +51,7 @@ def repair_json(text: str, *, is_cut: bool = False) -> RepairedJson | None:
 
 
 _OPENER: Final = re.compile(r"[{\[]")
+_BRACKET: Final = re.compile(r"[{}\[\]]")
 _FENCES: Final = re.compile(r"(?:```|~~~)[A-Za-z0-9]*")
 
 _TOKEN: Final = re.compile(r'[{}\[\],:]|"|[^\s{}\[\],:"]+')
@@ -102,6 +103,10 @@ class _Mending:
                     if not self._open:
                         return "".join(self._out), self._at, tuple(self._repairs)
                     self._value_ended()
+                case "," if self._open[-1].expects != "comma":
+                    return None
+                case ":" if self._open[-1].expects != "colon":
+                    return None
                 case ",":
                     self._out.append(sign)
                     self._open[-1].expects = "name" if self._open[-1].sign == "{" else "value"
