@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import sys
+from collections.abc import Sequence
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from deepserve.config import Settings
@@ -16,6 +20,8 @@ from deepserve.tools import opening
 from deepserve.tools.opening import open_tools
 from deepserve.tools.runner import CallContext
 from deepserve.tools.sandbox.ladder import NoSandbox, Refusal
+from deepserve.tools.toolbox import OfferedTool
+from tests.dialects.chat.decoding import body, decode
 
 
 def _available(settings: Settings) -> dict[ToolKind, str | None]:
@@ -62,3 +68,26 @@ def test_settings_that_cannot_be_used_are_refused(tmp_path: Path) -> None:
         open_tools(Settings(search_folders={"notes": tmp_path / "nowhere"}), environment={})
     with pytest.raises(ConfigurationError, match="TAVILY_API_KEY"):
         open_tools(Settings(search_service="tavily"), environment={})
+
+
+def test_mcp_servers_of_a_file_are_offered_by_name_or_always(tmp_path: Path) -> None:
+    pytest.importorskip("mcp")
+    program = Path(__file__).parent / "mcp" / "tiny_server.py"
+    config = tmp_path / "mcp.toml"
+    config.write_text(
+        f'[servers.asked]\ncommand = ["{sys.executable}", "{program}"]\n'
+        f'[servers.always]\ncommand = ["{sys.executable}", "{program}"]\nalways = true\n'
+    )
+
+    async def offered() -> tuple[set[str], set[str]]:
+        tools = open_tools(Settings(mcp_config=config), environment=dict(os.environ))
+        async with tools:
+            plain = decode(body()).request
+            asking = msgspec.structs.replace(plain, server_tools=(ServerTool(tool="mcp", name="asked"),))
+            return _servers(tools.toolbox.offer(plain)), _servers(tools.toolbox.offer(asking))
+
+    assert asyncio.run(offered()) == ({"always"}, {"always", "asked"})
+
+
+def _servers(offered: Sequence[OfferedTool]) -> set[str]:
+    return {tool.function.name.split("__")[1] for tool in offered}

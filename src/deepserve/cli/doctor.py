@@ -26,7 +26,7 @@ from deepserve.core.errors import DeepserveError
 from deepserve.engine.interface import Engine
 from deepserve.engine.machine import count_cores, huge_page_policy, measure_decode
 from deepserve.engine.native.shared_library import HOW_TO_GET_IT, find_library, instruction_sets, load_library
-from deepserve.tools.opening import open_tools
+from deepserve.tools.opening import OpenedTools, open_tools
 
 _OPTIONAL = {
     "torch": ("reference engine", 'pip install "deepserve[reference]"'),
@@ -124,8 +124,22 @@ def _check_tools(options: dict[str, Any]) -> bool:  # Any: as above
     for kind, reason in tools.toolbox.describe().items():
         detail = tools.details.get(kind, "ready") if reason is None else f"not offered: {reason}"
         _say("ok" if reason is None else "--", kind, detail)
-    asyncio.run(tools.close())
-    return True
+    return asyncio.run(_try_mcp_servers(tools))
+
+
+async def _try_mcp_servers(tools: OpenedTools) -> bool:
+    """Start them once, to hear what they offer; the folders to be searched are left alone."""
+    try:
+        await asyncio.gather(*(server.start() for server in tools.mcp_servers.values()))
+        for name, server in tools.mcp_servers.items():
+            names = [function.name for function, _ in server.functions()]
+            if server.problem is None:
+                _say("ok", f"MCP {name}", f"offers {', '.join(names) or 'nothing'}")
+            else:
+                _say("!!", f"MCP {name}", server.problem)
+        return all(server.problem is None for server in tools.mcp_servers.values())
+    finally:
+        await tools.close()
 
 
 def _check_backend(options: dict[str, Any], library: ctypes.CDLL | None) -> bool:

@@ -1,18 +1,21 @@
 """The tools of a server as its settings want them: opened before it listens, started and closed with it.
 
 Nothing reaches out or runs code unless the operator has said so: a search needs folders or a service, a fetch
-`fetch_pages` (or folders, whose documents it reads), programs `runs_code` and walls that hold on this machine.
+`fetch_pages` (or folders, whose documents it reads), programs `runs_code` and walls that hold on this machine, MCP
+servers a file that names them.
 """
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Callable, Mapping
 from contextlib import AsyncExitStack
 from datetime import UTC, datetime
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 from deepserve.config import Settings
+from deepserve.core.errors import ConfigurationError
 from deepserve.core.server_tool import ToolKind
 from deepserve.tools.code_interpreter import CodeInterpreter
 from deepserve.tools.date_time import DateTime
@@ -21,15 +24,29 @@ from deepserve.tools.sandbox.ladder import NoSandbox, choose_sandbox
 from deepserve.tools.toolbox import Toolbox
 from deepserve.tools.web import WebTools, open_web_tools
 
+if TYPE_CHECKING:
+    from deepserve.tools.mcp.mcp_server import McpServer
+
 
 class OpenedTools:
-    """A toolbox and what keeps its tools alive. details: how each tool does its work, for the operator."""
+    """A toolbox and what keeps its tools alive.
+
+    details      how each tool does its work, for the operator
+    mcp_servers  by name; they come and go while they are kept running
+    """
 
     def __init__(
-        self, toolbox: Toolbox, web: WebTools, code: CodeInterpreter | None, *, details: Mapping[ToolKind, str]
+        self,
+        toolbox: Toolbox,
+        web: WebTools,
+        code: CodeInterpreter | None,
+        *,
+        details: Mapping[ToolKind, str],
+        mcp_servers: Mapping[str, McpServer],
     ) -> None:
         self.toolbox = toolbox
         self.details = details
+        self.mcp_servers = mcp_servers
         self._web = web
         self._code = code
 
@@ -37,6 +54,7 @@ class OpenedTools:
         await self._web.start()
         if self._code is not None:
             self._code.start_ahead()
+        await asyncio.gather(*(server.start() for server in self.mcp_servers.values()))
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -48,6 +66,8 @@ class OpenedTools:
             closing.push_async_callback(self._web.close)
             if self._code is not None:
                 closing.push_async_callback(self._code.close)
+            for server in self.mcp_servers.values():
+                closing.push_async_callback(server.close)
 
 
 def open_tools(
@@ -82,4 +102,29 @@ def open_tools(
         else:
             runners["code_interpreter"] = code = CodeInterpreter(sandbox, clock=time.monotonic)
             details["code_interpreter"] = f"runs {sandbox.description}"
-    return OpenedTools(Toolbox(runners, reasons=reasons), web, code, details=details)
+    servers = _mcp_servers(settings, environment=environment, own_addresses=own_addresses)
+    toolbox = Toolbox(
+        runners,
+        reasons=reasons,
+        sources=servers,
+        always=[name for name, server in servers.items() if server.config.always],
+    )
+    return OpenedTools(toolbox, web, code, details=details, mcp_servers=servers)
+
+
+def _mcp_servers(
+    settings: Settings, *, environment: Mapping[str, str], own_addresses: frozenset[tuple[str, int]]
+) -> dict[str, McpServer]:
+    if settings.mcp_config is None:
+        return {}
+    try:
+        from deepserve.tools.mcp.mcp_config import read_mcp_config
+        from deepserve.tools.mcp.mcp_server import McpServer
+    except ImportError as error:
+        raise ConfigurationError(
+            'MCP servers need packages that are not installed: pip install "deepserve[mcp]".'
+        ) from error
+    return {
+        name: McpServer(name, config, environment=environment, own_addresses=own_addresses)
+        for name, config in read_mcp_config(settings.mcp_config).items()
+    }
