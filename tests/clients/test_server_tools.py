@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any, cast
 
 import anthropic
 import pytest
 from anthropic import Anthropic
+from anthropic.types import MessageParam, ToolUnionParam
 from openai import OpenAI
 from openrouter import OpenRouter
 
+from deepserve.backends.embedded import EmbeddedBackend
 from deepserve.backends.script import Reply, Rule, Script, ScriptedCall, When
 from deepserve.backends.scripted import ScriptedBackend
 from deepserve.config import Settings
+from deepserve.engine.native.shared_library import find_library
 from deepserve.tools.opening import open_tools
 from deepserve.tools.toolbox import Toolbox
 from tests.server.live import LiveServer, live_server
@@ -215,3 +219,47 @@ def test_openrouters_web_plugin_searches_before_the_answer(router: OpenRouter) -
     assert answer.usage is not None
     assert answer.usage.server_tool_use_details
     assert answer.usage.server_tool_use_details.web_search_requests == 1
+
+
+def test_the_shipped_model_searches_a_folder_and_its_next_turn_is_cached(tmp_path: Path) -> None:
+    """Forced to call, the model writes a whole call; what it found is in the cached prefix of the next turn."""
+    if find_library() is None:
+        pytest.importorskip("torch", reason="the shipped model needs the native core or deepserve[reference]")
+    (tmp_path / "rivers.md").write_text("# Rivers\n\nThe Isar flows through Munich.\n")
+    settings = Settings(search_folders={"notes": tmp_path})
+    opened = open_tools(settings, environment={})
+    with (
+        live_server(EmbeddedBackend.load(settings), toolbox=opened.toolbox, alive=opened) as server,
+        Anthropic(base_url=f"{server.address}/anthropic", api_key="any", max_retries=0) as client,
+    ):
+        tools: list[ToolUnionParam] = [{"type": "web_search_20250305", "name": "web_search"}]
+        question: MessageParam = {"role": "user", "content": "Which river flows through Munich?"}
+        answer = client.messages.create(
+            model=MODEL,
+            max_tokens=300,
+            messages=[question],
+            tools=tools,
+            tool_choice={"type": "tool", "name": "web_search"},
+            thinking={"type": "enabled", "budget_tokens": 64},
+        )
+        found = [block for block in answer.content if block.type == "web_search_tool_result"]
+        assert len(found) == 1
+        assert isinstance(found[0].content, list)
+        assert answer.content[-1].type == "text"
+        assert answer.usage.cache_read_input_tokens, "the second round's prompt begins as the first's"
+        blocks = [block.model_dump(exclude_none=True) for block in answer.content]
+        again = client.messages.create(
+            model=MODEL,
+            max_tokens=300,
+            messages=[
+                question,
+                cast(Any, {"role": "assistant", "content": blocks}),
+                {"role": "user", "content": "Thanks."},
+            ],
+            tools=tools,
+            thinking={"type": "enabled", "budget_tokens": 64},
+        )
+        counted = client.messages.count_tokens(model=MODEL, messages=[question], tools=tools).input_tokens
+        assert again.usage.cache_read_input_tokens is not None
+        # More than the question: the call, what it found and what was said of it.
+        assert again.usage.cache_read_input_tokens > counted + 60
