@@ -14,7 +14,7 @@ goes on freely as long as it can still end in time, and an answer whose shortest
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Final, Literal
 
 import msgspec
@@ -87,7 +87,7 @@ class AnswerGuide:
 
     # The protocol
 
-    def mask(self) -> bytes | None:
+    def mask(self) -> bytes | Callable[[], bytes] | None:
         masks = _masks(self._vocabulary, self._mark)
         match self._phase:
             case "thinking":
@@ -103,7 +103,7 @@ class AnswerGuide:
                 if self._plan is not None and self._left <= len(self._plan):
                     return self._vocabulary.mask(self._plan[:1])
                 assert self._matcher is not None
-                return self._matcher.mask()
+                return self._matcher.mask  # computed while the engine goes through the layers
             case "ended":
                 return None
 
