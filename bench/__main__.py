@@ -20,6 +20,7 @@ from bench.results import Section, exit_code, load_sections, save_sections, tabl
 MODULES = (
     "bench.engine_native",
     "bench.engine_python",
+    "bench.constrained",
     "bench.flash_layer",
     "bench.engine_reference",
     "bench.server",

@@ -1,0 +1,238 @@
+"""Answers whose form is enforced, beside free ones of the same lengths: what JSON costs.
+
+    python -m bench.constrained
+
+The shipped model's shape, once with its weights and once with random ones, which never stop by themselves: their
+answers end where the limit narrows the grammar to the shortest end. Streams are kept full, as a server would; every
+answer brings a prompt of its own, and free answers are as long as those in JSON were.
+"""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import msgspec
+
+from bench.bandwidth import bandwidth_probe
+from bench.random_weights import write_checkpoint
+from bench.results import Recorder
+from bench.rounds import random_tokens, turns
+from deepserve.backends.embedded_form import call_markup, vocabulary_of
+from deepserve.backends.embedded_model import EmbeddedModel, load_model
+from deepserve.core.messages import Json
+from deepserve.core.tenant import TenantId
+from deepserve.engine.generation import Generation, GenerationId, ResultEnded, TokenDrawn, TokenGuide
+from deepserve.engine.interface import Draw, Engine
+from deepserve.engine.loader import load_engine
+from deepserve.engine.mask_source import MaskSource
+from deepserve.engine.options import EngineOptions
+from deepserve.engine.prefix_index import CacheKey
+from deepserve.engine.scheduler import Scheduler
+from deepserve.grammar.answer_form import AnswerForm, Content
+from deepserve.grammar.compiler import GrammarCompiler
+from deepserve.grammar.guide import AnswerGuide, GuideRules
+from deepserve.prompt.special_tokens import END_THINK
+
+PROMPT_TOKENS = 64
+MAX_TOKENS = 1_024
+ANSWERS_PER_STREAM = 2
+TEMPERATURE, TOP_P = 1.0, 0.95
+
+MEDIUM_SCHEMA: Json = {
+    "type": "object",
+    "properties": {
+        "title": {"type": "string"},
+        "priority": {"enum": ["low", "normal", "high", "urgent"]},
+        "estimate_hours": {"type": "number", "minimum": 0},
+        "is_billable": {"type": "boolean"},
+        "labels": {"type": "array", "items": {"type": "string", "maxLength": 24}, "maxItems": 8},
+        "assignee": {
+            "type": "object",
+            "properties": {
+                "name": {"type": "string", "maxLength": 60},
+                "badge": {"type": "string", "pattern": "^[A-Z]{2}-[0-9]{4}$"},
+                "team": {"type": ["string", "null"]},
+            },
+            "required": ["name", "badge", "team"],
+            "additionalProperties": False,
+        },
+        "steps": {
+            "type": "array",
+            "minItems": 2,
+            "items": {
+                "type": "object",
+                "properties": {"text": {"type": "string"}, "minutes": {"type": "integer"}, "done": {"type": "boolean"}},
+                "required": ["text", "minutes", "done"],
+                "additionalProperties": False,
+            },
+        },
+    },
+    "required": ["title", "priority", "estimate_hours", "is_billable", "labels", "assignee", "steps"],
+    "additionalProperties": False,
+}
+"""A ticket: about 900 bytes, with every kind of value, bounded strings and free ones."""
+
+
+def main() -> int:
+    probe = bandwidth_probe()
+    recorder = Recorder("Enforced JSON against free answers, the shipped model's shape, one thread", probe=probe)
+    if probe is None:
+        recorder.note("skipped: the native core is not part of this installation")
+        return recorder.finish()
+    model = load_model(None)
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        write_checkpoint(folder, msgspec.json.decode((model.folder / "config.json").read_bytes()))
+        for weights, place in (("shipped", model.folder), ("random", folder)):
+            engine = load_engine(place, EngineOptions(memory_bytes=1 << 29, name="native", num_threads=1))
+            measure_decoding(Answers(engine, model), weights, recorder)
+    return recorder.finish()
+
+
+def measure_decoding(answers: Answers, weights: str, recorder: Recorder) -> None:
+    for num_streams in (1, 8):
+        answers.run(num_streams, guided=True)
+        free, enforced = turns(
+            recorder,
+            lambda n=num_streams: answers.run(n, guided=False),  # type: ignore[misc]  # bound now
+            lambda n=num_streams: answers.run(n, guided=True),  # type: ignore[misc]
+        )
+        recorder.add(
+            f"{weights} weights: JSON at {num_streams} stream{'s' * (num_streams > 1)}, of free",
+            100 * enforced / free,
+            "%",
+            details=f"{enforced:,.0f} tok/s, free {free:,.0f}; {100 * answers.forced_ratio:.0f} % of tokens forced",
+            at_least=90 if num_streams > 1 else None,
+            keep_probes=True,
+        )
+    step_s = answers.step_s
+    masks_us = sorted(1e6 * seconds for seconds in answers.mask_seconds(8))
+    p50, p99 = (masks_us[int(len(masks_us) * share)] for share in (0.5, 0.99))
+    recorder.add(
+        f"{weights} weights: a mask, p50",
+        p50,
+        "us",
+        details=f"{len(masks_us):,} computed",
+        at_most=50,
+        keep_probes=True,
+    )
+    recorder.add(
+        f"{weights} weights: a mask, p99, of a step",
+        100 * p99 / (1e6 * step_s),
+        "%",
+        details=f"{p99:.0f} us of {1e6 * step_s:.0f}, free answers at 8 streams",
+        at_most=20,
+    )
+
+
+class Answers:
+    """Answers of one engine, so many at a time, free or in the form of MEDIUM_SCHEMA."""
+
+    def __init__(self, engine: Engine, model: EmbeddedModel) -> None:
+        self._engine = engine
+        self._vocabulary = vocabulary_of(model.tokenizer, model.stop_tokens, engine.info.vocab_size)
+        markup = call_markup(model.tokenizer)
+        form = AnswerForm(content=Content(kind="json", schema=MEDIUM_SCHEMA))
+        self._compiled = GrammarCompiler(self._vocabulary, markup).compile(form)
+        self._rules = GuideRules(max_tokens=MAX_TOKENS, end_think=model.tokenizer.special_id(END_THINK))
+        self._mark = markup.mark_id
+        self._stop_tokens = model.stop_tokens
+        self._lengths: dict[int, list[int]] = {}
+        self.forced_ratio = 0.0
+        self.step_s = 0.0
+
+    def run(self, num_streams: int, *, guided: bool) -> float:
+        """Tokens per second. Free answers are as long as the last guided ones."""
+        guides = (lambda: (self._guide(),)) if guided else (lambda: ())
+        lengths = self._lengths.get(num_streams) or [MAX_TOKENS] * ANSWERS_PER_STREAM * num_streams
+        found, seconds = self._answer(num_streams, guides, [MAX_TOKENS] * len(lengths) if guided else lengths)
+        if guided:
+            self._lengths[num_streams] = found
+        return sum(found) / seconds
+
+    def mask_seconds(self, num_streams: int) -> list[float]:
+        """How long each mask took."""
+        seconds: list[float] = []
+        lengths = [MAX_TOKENS] * ANSWERS_PER_STREAM * num_streams
+        self._answer(num_streams, lambda: (TimedGuide(self._guide(), seconds),), lengths)
+        return seconds
+
+    def _guide(self) -> AnswerGuide:
+        return AnswerGuide(self._compiled, self._vocabulary, self._rules, mark=self._mark)
+
+    def _answer(
+        self, num_streams: int, guides: Callable[[], tuple[TokenGuide, ...]], lengths: Sequence[int]
+    ) -> tuple[list[int], float]:
+        """The lengths of all answers, and the seconds they took together."""
+        scheduler = Scheduler(self._engine, max_sequences=num_streams, clock=time.perf_counter)
+        prompts = [random_tokens(PROMPT_TOKENS, self._vocabulary.num_tokens) for _ in lengths]
+        found = [0] * len(lengths)
+        waiting: Iterator[int] = iter(range(len(lengths)))
+
+        def begin() -> None:
+            number = next(waiting, None)
+            if number is not None:
+                scheduler.add(
+                    GenerationId(number),
+                    Generation(
+                        prompt=prompts[number],
+                        draws=(Draw(temperature=TEMPERATURE, top_p=TOP_P, seed=number),),
+                        max_tokens=lengths[number],
+                        stop_tokens=self._stop_tokens if (its_guides := guides()) else frozenset(),
+                        guides=its_guides,
+                        cache_key=CacheKey(
+                            tenant=TenantId("bench"), user_id=None, model="", profile="", fingerprint=""
+                        ),
+                    ),
+                )
+
+        started = time.perf_counter()
+        for _ in range(num_streams):
+            begin()
+        while updates := scheduler.step():
+            for number, progress in updates:
+                if isinstance(progress, TokenDrawn):
+                    found[number] += 1
+                elif isinstance(progress, ResultEnded):
+                    assert progress.reason != "failed", progress.error
+                    begin()
+        seconds = time.perf_counter() - started
+        stats = scheduler.stats()
+        if guides():
+            self.forced_ratio = stats.tokens_forced / sum(found)
+        else:
+            self.step_s = stats.step_seconds / stats.steps
+        scheduler.close()
+        return found, seconds
+
+
+class TimedGuide:
+    """A guide, and a list for how long its masks take."""
+
+    def __init__(self, guide: TokenGuide, seconds: list[float]) -> None:
+        self._guide = guide
+        self._seconds = seconds
+        self.accept = guide.accept
+        self.forced = guide.forced
+
+    def mask(self) -> bytes | MaskSource | None:
+        started = time.perf_counter()
+        found = self._guide.mask()
+        if callable(found):
+            return lambda: self._timed(found)
+        self._seconds.append(time.perf_counter() - started)
+        return found
+
+    def _timed(self, source: MaskSource) -> bytes:
+        started = time.perf_counter()
+        mask = source()
+        self._seconds.append(time.perf_counter() - started)
+        return mask
+
+
+if __name__ == "__main__":
+    sys.exit(main())
