@@ -15,13 +15,13 @@ from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import select, text
 
-from deepserve.core.errors import ConfigurationError, EngineFailure
-from deepserve.core.events import Finished, Started, UsageReported
+from deepserve.core.errors import ConfigurationError, EngineFailure, UnfitAnswer
+from deepserve.core.events import Checked, Failed, Finished, Started, UsageReported
 from deepserve.core.provider import ServedBy
 from deepserve.core.request import Request, RequestId
 from deepserve.core.tenant import TenantId
 from deepserve.core.usage import Usage
-from deepserve.store.answers import AnswerLog, read_totals
+from deepserve.store.answers import AnswerLog, AnswerRecord, read_totals
 from deepserve.store.database import HEAD, open_database
 from deepserve.store.keys import KeyStore
 from deepserve.store.tables import answers, api_keys, metadata
@@ -140,6 +140,35 @@ def test_each_answer_leaves_one_row_and_no_content(tmp_path: Path) -> None:
     assert totals.num_answers == 2
     assert totals.usage == usage.plus(usage)
     assert totals.served_by == "deepserve/mini-flash"
+
+
+def test_what_was_done_about_the_form_of_an_answer_is_recorded(tmp_path: Path) -> None:
+    engine = open_database(tmp_path)
+    writer = Writer(engine)
+    log = AnswerLog(writer)
+    served_by = ServedBy(provider="deepserve", model="mini-flash", fingerprint="f")
+    repaired, wrong = Checked(verdict="repaired", repairs=("fences",), num_retries=1), Checked(verdict="invalid")
+    for name, started, end in (
+        ("free", None, Finished(reason="stop")),
+        ("held", repaired, Finished(reason="stop", checked=repaired)),
+        ("streamed", None, Finished(reason="stop", checked=Checked(verdict="valid"))),
+        ("failed", wrong, Failed(error=UnfitAnswer("no"))),
+    ):
+        log.on_accepted(request(name))
+        log.on_event(request(name), Started(served_by=served_by, checked=started))
+        log.on_event(request(name), end)
+        log.on_ended(request(name), end.error if isinstance(end, Failed) else None)
+    writer.close()
+    record = AnswerRecord(engine)
+    rows = {
+        row.request_id: (row.outcome, row.checked) for row in record.page(request("free").tenant.id, first=0, size=9)
+    }
+    assert rows == {
+        "free": ("stop", None),
+        "held": ("stop", "checked=repaired, retried=1"),
+        "streamed": ("stop", "checked=valid"),
+        "failed": ("unfit_answer", "checked=invalid"),
+    }
 
 
 def test_a_client_that_leaves_is_recorded_as_such(tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import click
 
@@ -23,7 +23,7 @@ from deepserve.cli.settings import (
 )
 from deepserve.cli.table import format_table
 from deepserve.cli.tool_options import tool_options
-from deepserve.config import Settings
+from deepserve.config import CheckPolicy, Settings
 from deepserve.core.provider import ServedModel
 from deepserve.engine.native.shared_library import HOW_TO_GET_IT, find_library
 from deepserve.server.run import serve as run_server
@@ -71,6 +71,19 @@ from deepserve.store.writer import Writer
 )
 @click.option("--webhooks-over-http", "outgoing_http", is_flag=True, help="Take webhook addresses without TLS too.")
 @tool_options
+@click.option(
+    "--check-answers",
+    "answer_checks",
+    type=click.Choice(get_args(CheckPolicy)),
+    help="What to do about answers whose form the back end does not enforce. The embedded engine enforces it itself.",
+)
+@click.option(
+    "--check-retries",
+    type=click.IntRange(min=0),
+    default=1,
+    show_default=True,
+    help="How often an answer that misses its form may be asked for again.",
+)
 @click.option("--strict", "is_strict", is_flag=True, help="Reproduce every refusal of the vendor's API.")
 @click.option(
     "--log-level",
