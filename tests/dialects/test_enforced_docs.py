@@ -45,7 +45,7 @@ ROWS: Mapping[str, Conversation] = {
 
 def table() -> dict[str, dict[str, str]]:
     """Row -> column -> cell, of the page's table."""
-    section = PAGE.read_text().split("## In each dialect")[1]
+    section = PAGE.read_text().split("## In each dialect")[1].split("\n## ")[0]
     lines = [
         [cell.strip() for cell in line.strip("|").split("|")] for line in section.splitlines() if line.startswith("|")
     ]
