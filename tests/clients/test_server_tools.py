@@ -167,6 +167,20 @@ def test_a_kept_response_goes_on_with_what_was_found(openai_client: OpenAI) -> N
     assert second.usage.input_tokens == sent_back > unknown
 
 
+def test_what_was_found_in_the_background_is_found_again(openai_client: OpenAI) -> None:
+    tools: Any = [{"type": "web_search"}]
+    later = openai_client.responses.create(model=MODEL, input="Which river?", tools=tools, background=True)
+    while later.status in ("queued", "in_progress"):
+        later = openai_client.responses.retrieve(later.id)
+    at_once = openai_client.responses.create(model=MODEL, input="Which river?", tools=tools)
+    sizes = [
+        openai_client.responses.create(model=MODEL, input="And then?", tools=tools, previous_response_id=one.id).usage
+        for one in (later, at_once)
+    ]
+    assert sizes[0] is not None
+    assert sizes[0] == sizes[1]
+
+
 def test_openais_client_reads_a_program(openai_client: OpenAI) -> None:
     response = openai_client.responses.create(
         model=MODEL,

@@ -115,6 +115,7 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
     """Everything that determines an answer.
 
     model           canonical id, resolved by the catalog; requested_model is the client's own spelling
+    answer_id       under which the client will know the answer; None: the request's own id
     user_id         the tenant's end user: narrows cache and isolation, never widens
     max_output_tokens  reasoning and answer together, as the client set it: more than the context leaves is refused
     default_output_tokens  the limit where the client set none, cut to what the context leaves; None: the model's own
@@ -144,6 +145,7 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
     stop: tuple[str, ...] = ()
     num_results: int = 1
     tenant: Tenant = LOCAL_TENANT
+    answer_id: RequestId | None = None
     user_id: str | None = None
     fallback_models: tuple[str, ...] = ()
     provider: ProviderPreferences = ProviderPreferences()

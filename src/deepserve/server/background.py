@@ -135,7 +135,8 @@ class _Performer:
         exchange = await asyncio.to_thread(self._decoders.response, bytes(order.request), arrival)
         exchange = msgspec.structs.replace(exchange, digest=order.shown.digest)
         head = AnswerHead(id=str(UUID(digits)), created_at=task.arrived_at, model=exchange.model.id)
-        request = msgspec.structs.replace(exchange.request, id=RequestId(self._new_id().hex))
+        own_id = RequestId(self._new_id().hex)
+        request = msgspec.structs.replace(exchange.request, id=own_id, answer_id=exchange.request.id)
         events = self._site.gateway.answer(request)
         async with aclosing(events):
             answer = await collect(_moving(events, self._site.settings.request_timeout_s))

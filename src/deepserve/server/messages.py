@@ -21,6 +21,7 @@ from deepserve.dialects.messages.exchange import messages_decoder
 from deepserve.server.body import read_body
 from deepserve.server.endpoint import Endpoint, arrival_of, headers_of, work_on
 from deepserve.server.site import Site
+from deepserve.tools.toolbox import Toolbox
 
 PREFIXES = ("/anthropic/v1", "/anthropic", "/v1", "")
 """Base addresses; clients of Anthropic append `/v1/messages`, older guides of DeepSeek's `/messages`."""
@@ -141,7 +142,7 @@ class _Models:
             "lifecycle": "active",
             "max_input_tokens": model.context_tokens,
             "max_tokens": model.max_output_tokens,
-            "capabilities": _capabilities(model),
+            "capabilities": _capabilities(model, self._site.gateway.toolbox),
             "served_by": model.served_by,
         }
         if model.note:
@@ -149,18 +150,20 @@ class _Models:
         return item
 
 
-def _capabilities(model: ServedModel) -> dict[str, Any]:  # Any: a JSON object on its way out
+def _capabilities(model: ServedModel, toolbox: Toolbox) -> dict[str, Any]:  # Any: a JSON object on its way out
     yes, no = {"supported": True}, {"supported": False}
+    code = yes if toolbox.runner("code_interpreter") is not None else no
+    search = yes if toolbox.runner("web_search") is not None else no
     return {
         "batch": no,
-        "citations": no,
-        "code_execution": no,
+        "citations": search,
+        "code_execution": code,
         "context_management": no,
         # Every level is accepted; `medium` and `xhigh` mean `high`.
         "effort": dict.fromkeys(("low", "medium", "high", "xhigh", "max"), yes) | yes,
         "image_input": {"supported": "image" in model.input_modalities},
         "pdf_input": no,
-        "server_tools": {"code_execution": no, "web_search": no} | no,
+        "server_tools": {"code_execution": code, "web_search": search} | (yes if yes in (code, search) else no),
         "structured_outputs": no,
         "thinking": {"types": {"adaptive": yes, "between_tools": no, "disabled": yes, "enabled": yes}} | yes,
     }

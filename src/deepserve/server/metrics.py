@@ -11,8 +11,18 @@ from prometheus_client.registry import Collector
 from typing_extensions import override
 
 from deepserve.core.errors import DeepserveError
-from deepserve.core.events import BlockDelta, Event, Failed, Finished, Started, UsageReported
+from deepserve.core.events import (
+    BlockDelta,
+    BlockOpened,
+    Event,
+    Failed,
+    Finished,
+    ServerToolResultBlock,
+    Started,
+    UsageReported,
+)
 from deepserve.core.request import Request, RequestId
+from deepserve.core.server_tool import ToolFault
 from deepserve.core.usage import Usage
 
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 600)
@@ -86,6 +96,12 @@ class Metrics:
             buckets=_TOKEN_SECONDS,
             registry=self._registry,
         )
+        self._tool_calls = Counter(
+            "deepserve_server_tool_calls",
+            "Calls of tools that the server runs, by how they ended.",
+            ("tool", "outcome"),
+            registry=self._registry,
+        )
         self._responses = Counter(
             "deepserve_http_responses", "HTTP responses by status.", ("status",), registry=self._registry
         )
@@ -120,6 +136,10 @@ class Metrics:
             self._active.inc()
         elif isinstance(event, UsageReported):
             running.usage = event.usage
+        elif isinstance(event, BlockOpened) and isinstance(event.block, ServerToolResultBlock):
+            output = event.block.output
+            outcome = output.code if isinstance(output, ToolFault) else "result"
+            self._tool_calls.labels(event.block.tool, outcome).inc()
         elif isinstance(event, Finished):
             running.outcome = event.reason
         elif isinstance(event, Failed):

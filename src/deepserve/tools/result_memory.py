@@ -66,7 +66,7 @@ class ResultMemory:
         self._shelves.move_to_end(request.tenant.id)
         if len(self._shelves) > self._max_tenants:
             self._shelves.popitem(last=False)
-        for name in (kept.call.id, shown_id(request.id, number)):
+        for name in (kept.call.id, shown_id(request.answer_id or request.id, number)):
             replaced = shelf.calls.pop((request.user_id, name), None)
             shelf.size_bytes += kept.size_bytes - (0 if replaced is None else replaced.size_bytes)
             shelf.calls[request.user_id, name] = kept

@@ -334,7 +334,8 @@ class Desk:
 def _headers(inference: Inference, started: Started | None) -> HeaderList:
     """Who answered, and what became of earlier traces."""
     request = inference.request
-    sent = count_traces(request.messages, is_needed=request.thinking.enabled and bool(request.tools or request.server_tools))
+    has_tools = bool(request.tools or request.server_tools)
+    sent = count_traces(request.messages, is_needed=request.thinking.enabled and has_tools)
     if started is None:
         return []
     return answer_headers(started.served_by.label, started.past_reasoning or sent)
