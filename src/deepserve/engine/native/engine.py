@@ -20,7 +20,7 @@ from typing_extensions import override
 from deepserve.core.errors import CheckpointError, EngineFailure
 from deepserve.engine.interface import Draw, Drawn, Engine, EngineInfo, Row, RowFault, SequenceId, Snapshot
 from deepserve.engine.machine import count_cores
-from deepserve.engine.mask_source import NO_MASK
+from deepserve.engine.mask_source import NO_MASK, MaskSource
 from deepserve.engine.native.abi import (
     CHUNK_TOKENS,
     DrawnToken,
@@ -77,6 +77,7 @@ class NativeEngine(Engine):
         self._lengths: dict[SequenceId, int] = {}
         self._snapshots: set[int] = set()
         self._mask_jobs: list[MaskJob] = []
+        self._is_mask_late = False
         self._make_room(8)
         self._masks = masks or MaskWorker(core.library, vocab_size=core.info.vocab_size, has_thread=count_cores() > 1)
         weakref.finalize(self, self._masks.close)
@@ -221,6 +222,8 @@ class NativeEngine(Engine):
             self._make_room(2 * len(rows))
         # Arrays that draws point to; they must outlive the step.
         self._kept: list[object] = []
+        num_sources = sum([row.draw is not None and callable(row.draw.allowed) for row in rows])
+        self._is_mask_late = num_sources > 0 and self._masks.is_worth_waking(num_sources)
         self._mask_jobs = []
         for number, row in enumerate(rows):
             if row.sequence not in self._lengths:
@@ -258,13 +261,11 @@ class NativeEngine(Engine):
         if draw.output_counts and (draw.repetition_penalty, draw.frequency_penalty, draw.presence_penalty) != (1, 0, 0):
             counted = self._array("i", draw.output_counts.keys())
             counts = self._array("i", draw.output_counts.values())
-        late_mask = 0
-        if isinstance(draw.allowed, bytes):
-            mask = self._array("B", draw.allowed)
-        elif draw.allowed is not None:
-            late_mask = self._late_masks_at + number * _LATE.size
-            _LATE.pack_into(self._late_masks, number * _LATE.size, 0, 0, MaskState.AWAITED)
-            self._mask_jobs.append(MaskJob(draw.allowed, self._late_masks[number]))
+        late_mask, allowed = 0, draw.allowed
+        if callable(allowed):
+            allowed, late_mask = self._begin_mask(number, allowed)
+        if allowed is not None:
+            mask = self._array("B", allowed)
         try:
             _DRAW.pack_into(
                 self._draws,
@@ -282,7 +283,7 @@ class NativeEngine(Engine):
                 biases[1],
                 prompt[1],
                 counted[1],
-                isinstance(draw.allowed, bytes),
+                allowed is not None,
                 biases[0],
                 bias_values[0],
                 prompt[0],
@@ -294,6 +295,18 @@ class NativeEngine(Engine):
             )
         except struct.error as error:
             raise ValueError(f"a draw holds numbers out of range: {error}") from error
+
+    def _begin_mask(self, number: int, source: MaskSource) -> tuple[bytes | None, int]:
+        """A mask that is computed now; or none, and the address where it will stand or is known to fail."""
+        mask, state = None, MaskState.AWAITED
+        if self._is_mask_late:
+            self._mask_jobs.append(MaskJob(source, self._late_masks[number]))
+        else:
+            mask, state = self._masks.compute(source), MaskState.FAILED
+        if mask is not None:
+            return mask, 0
+        _LATE.pack_into(self._late_masks, number * _LATE.size, 0, 0, state)
+        return None, self._late_masks_at + number * _LATE.size
 
     def _array(self, kind: str, values: Iterable[float]) -> tuple[int, int]:
         """Address and length of a copy that lives as long as the step."""

@@ -12,6 +12,7 @@ import queue
 import threading
 from collections.abc import Sequence
 from time import perf_counter
+from typing import NamedTuple
 
 from deepserve.engine.mask_source import MaskSource, computed_mask
 from deepserve.engine.native.abi import LateMask
@@ -22,17 +23,11 @@ WAKING_S = 40e-6
 _SMOOTHING = 0.05
 
 
-class MaskJob:
-    """One mask of a step. `bits` stay here until the step is over: the core reads them where they are."""
+class MaskJob(NamedTuple):
+    """One mask of a step, and where the core waits for it."""
 
-    def __init__(self, source: MaskSource, late: LateMask) -> None:
-        self._source = source
-        self._late = late
-        self._bits: bytes | None = None
-
-    def do(self, library: ctypes.CDLL, vocab_size: int) -> None:
-        self._bits = computed_mask(self._source, vocab_size=vocab_size)
-        library.ds_mask_settle(self._late, self._bits, len(self._bits or b""))
+    source: MaskSource
+    late: LateMask
 
 
 class MaskWorker:
@@ -50,12 +45,21 @@ class MaskWorker:
         self._vocab_size = vocab_size
         self._steps: queue.SimpleQueue[Sequence[MaskJob]] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
+        self._kept: list[bytes | None] = []
+
+    def is_worth_waking(self, num_masks: int) -> bool:
+        """Whether a step's masks are better taken by the thread than computed before the step."""
+        return self._has_thread and num_masks * self._mask_s >= self._waking_s
+
+    def compute(self, source: MaskSource) -> bytes | None:
+        """The mask, here and now; None where it cannot be computed."""
+        started = perf_counter()
+        mask = computed_mask(source, vocab_size=self._vocab_size)
+        self._mask_s += _SMOOTHING * (perf_counter() - started - self._mask_s)
+        return mask
 
     def take(self, jobs: Sequence[MaskJob]) -> None:
-        """Begin with a step's jobs, in the order in which the core will wait for them, or do them at once."""
-        if not self._has_thread or len(jobs) * self._mask_s < self._waking_s:
-            self._do(jobs)
-            return
+        """Begin with a step's jobs, in the order in which the core will wait for them."""
         if self._thread is None:
             self._thread = threading.Thread(target=self._work, name="deepserve-masks", daemon=True)
             self._thread.start()
@@ -66,10 +70,9 @@ class MaskWorker:
 
     def _work(self) -> None:
         while jobs := self._steps.get():
-            self._do(jobs)
-
-    def _do(self, jobs: Sequence[MaskJob]) -> None:
-        for job in jobs:
-            started = perf_counter()
-            job.do(self._library, self._vocab_size)
-            self._mask_s += _SMOOTHING * (perf_counter() - started - self._mask_s)
+            # The core reads the bits where they are: they stay until the next step, which begins after this one ended.
+            self._kept = []
+            for job in jobs:
+                mask = self.compute(job.source)
+                self._kept.append(mask)
+                self._library.ds_mask_settle(job.late, mask, len(mask or b""))
