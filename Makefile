@@ -52,7 +52,16 @@ $(JS_CLIENTS)/node_modules/.installed: $(JS_CLIENTS)/package.json $(JS_CLIENTS)/
 	  echo "npm could not install the JavaScript SDKs: their tests will be skipped."; \
 	fi
 
-test: .venv/.dev .venv/.core $(JS_CLIENTS)/node_modules/.installed
+# instructor needs older releases than the other clients, so it has an environment of its own.
+INSTRUCTOR := tests/clients/instructor
+$(INSTRUCTOR)/.venv/.installed: $(INSTRUCTOR)/requirements.txt | .venv/.created
+	@if $(BIN)/python -m venv $(@D) && $(@D)/bin/python -m pip --quiet --disable-pip-version-check install -r $<; then \
+	  touch $@; \
+	else \
+	  echo "instructor could not be installed: its test will be skipped."; \
+	fi
+
+test: .venv/.dev .venv/.core $(JS_CLIENTS)/node_modules/.installed $(INSTRUCTOR)/.venv/.installed
 	$(BIN)/python -m pytest
 
 check: .venv/.dev

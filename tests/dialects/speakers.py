@@ -25,7 +25,8 @@ MODEL = "deepseek-v4-flash"
 class Conversation(msgspec.Struct, frozen=True, kw_only=True):
     """What is asked. Texts and calls only, because every dialect can say these; what some cannot is `unsayable`.
 
-    effort: None: without thinking
+    effort  None: without thinking
+    seed    draws at a temperature of 1 instead of 0, from here
     """
 
     messages: tuple[Message, ...]
@@ -33,7 +34,12 @@ class Conversation(msgspec.Struct, frozen=True, kw_only=True):
     choice: ToolChoice = ToolChoice()
     form: ResponseFormat = ResponseFormat()
     effort: Effort | None = "high"
+    seed: int | None = None
     max_tokens: int = 64
+
+    @property
+    def temperature(self) -> float:
+        return 0.0 if self.seed is None else 1.0
 
 
 class Told(msgspec.Struct, frozen=True, kw_only=True):
@@ -100,6 +106,8 @@ def wishes(conversation: Conversation) -> frozenset[str]:
         found.add("one call at a time")
     if any(tool.strict for tool in conversation.tools):
         found.add("strict tools")
+    if conversation.seed is not None:
+        found.add("seed")
     return frozenset(found)
 
 
@@ -136,7 +144,8 @@ class ChatSpeaker(Speaker):
             "thinking": {"type": "disabled" if conversation.effort is None else "enabled"},
             "reasoning_effort": conversation.effort,
             "max_tokens": conversation.max_tokens,
-            "temperature": 0,
+            "temperature": conversation.temperature,
+            "seed": conversation.seed,
             "stream": is_stream,
         }
 
@@ -266,7 +275,7 @@ class OpenRouterSpeaker(ChatSpeaker):
 
 class MessagesSpeaker(Speaker):
     carries_seal = True
-    unsayable = frozenset(("json_object", "regex", "choice", "allowed list"))
+    unsayable = frozenset(("json_object", "regex", "choice", "allowed list", "seed"))
     _FINISHES: Mapping[str, Literal["stop", "length", "tool_calls"]] = {
         "end_turn": "stop",
         "stop_sequence": "stop",
@@ -303,7 +312,7 @@ class MessagesSpeaker(Speaker):
                 else None,
             },
             "max_tokens": conversation.max_tokens,
-            "temperature": 0,
+            "temperature": conversation.temperature,
             "stream": is_stream,
         }
 
@@ -397,7 +406,8 @@ class ResponsesSpeaker(Speaker):
             "include": ["reasoning.encrypted_content"],
             "store": False,
             "max_output_tokens": conversation.max_tokens,
-            "temperature": 0,
+            "temperature": conversation.temperature,
+            "seed": conversation.seed,
             "stream": is_stream,
         }
 
@@ -484,8 +494,9 @@ class RunwareSpeaker(Speaker):
                 "settings": {
                     "thinkingLevel": conversation.effort or "off",
                     "maxTokens": conversation.max_tokens,
-                    "temperature": 0,
+                    "temperature": conversation.temperature,
                 },
+                "seed": conversation.seed,
                 "includeUsage": True,
                 "deliveryMethod": "stream" if is_stream else "sync",
             }
