@@ -65,6 +65,27 @@ def test_a_forbidden_address_in_the_url_is_refused_before_anything_is_done(numbe
         POLICY.check_url(f"https://{host}/")
 
 
+@pytest.mark.parametrize(
+    "host",
+    ["127.1", "0x7f.1", "2130706433", "0177.0.0.1", "127.0.0.1.", "0x", "8.8.2056", "1.2.3.4.5", "a.0X7f", "①②⑦.①"],
+)
+def test_a_number_in_an_odd_spelling_is_no_host(host: str) -> None:
+    """They were taken as names, and refused only when a webhook was due."""
+    with pytest.raises(InvalidUrl, match="four decimal numbers"):
+        POLICY.check_url(f"https://{host}/hook")
+
+
+@pytest.mark.parametrize("host", ["a1.example", "1.example", "0x7f.example", "8.8.8.8", "1e100.net", "a-1.example."])
+def test_numbers_within_names_are_names(host: str) -> None:
+    assert POLICY.check_url(f"https://{host}/hook").host == host
+
+
+@pytest.mark.parametrize("host", ["127。0。0。1", "①②⑦.⓪.⓪.①", "１２７.0.0.1"])
+def test_letters_that_mean_digits_are_read_as_digits(host: str) -> None:
+    with pytest.raises(AddressRefused):
+        POLICY.check_url(f"https://{host}/hook")
+
+
 @pytest.mark.parametrize("port", [1, 22, 25, 53, 1023])
 def test_ports_of_other_services_are_refused(port: int) -> None:
     with pytest.raises(AddressRefused, match=str(port)):

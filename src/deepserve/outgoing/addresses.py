@@ -41,6 +41,10 @@ _RESERVED = (
 )
 """Not public either, though `is_global` of some releases of Python says so."""
 
+_ENDS_IN_NUMBER = re.compile(r"(?:^|\.)(?:[0-9]+|0[xX][0-9a-fA-F]*)\.?\Z")
+"""Hosts that systems read as IPv4 addresses in one of many spellings, and that no name can be:
+https://url.spec.whatwg.org/#ends-in-a-number-checker."""
+
 
 class AddressPolicy(msgspec.Struct, frozen=True, kw_only=True):
     """allowed_hosts     `host:port` as URLs spell it, in lower case: exempt from everything but the own addresses
@@ -90,6 +94,8 @@ class AddressPolicy(msgspec.Struct, frozen=True, kw_only=True):
         if port not in _LOW_PORTS and port < 1024:
             raise AddressRefused(f"Port {port} is not called by this server; use 443, or 1024 and above.")
         literal = _literal(host)
+        if literal is None and _ENDS_IN_NUMBER.search(host) is not None:
+            raise InvalidUrl("The URL's host is a number that is not a plain address: write four decimal numbers.")
         if literal is not None and self._judge(literal, port) is not None:
             raise AddressRefused("The URL's address is not a public one.")
         return url

@@ -336,7 +336,9 @@ def test_a_webhook_is_called_once_for_each_result() -> None:
     assert called.is_set()
 
 
-@pytest.mark.parametrize("url", ["http://127.0.0.1/x", "https://10.0.0.1/", "ftp://example.com", "nowhere"])
+@pytest.mark.parametrize(
+    "url", ["http://127.0.0.1/x", "https://10.0.0.1/", "https://127.1/", "ftp://example.com", "nowhere"]
+)
 def test_a_webhook_that_may_not_be_called_is_refused_at_once(live: LiveServer, url: str) -> None:
     answer = post(live, task_of(webhookURL=url))
     assert answer.status_code == 400
