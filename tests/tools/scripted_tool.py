@@ -56,7 +56,7 @@ class ScriptedTool(ToolRunner):
         *,
         argument: str = "query",
         hangs: bool = False,
-        fault: Exception | None = None,
+        fault: BaseException | None = None,
     ) -> None:
         self._answering = answering
         self._argument = argument

@@ -431,6 +431,34 @@ def test_results_that_a_client_cannot_send_back_are_remembered() -> None:
     assert "About" not in str(of_another.messages)
 
 
+def test_a_search_whose_id_the_client_drops_is_found_by_what_was_asked() -> None:
+    loop = ToolLoop(Toolbox({"web_search": ScriptedTool()}))
+
+    async def run() -> str:
+        request = _request()
+        await collect(loop.answer(request, Replying(calls("rain"), Reply(text="x")).answer))
+        sent = ServerToolCall(
+            id="unnamed_input[1]", tool="web_search", name="web_search", arguments='{"query": "rain"}'
+        )
+        parts = (sent, ServerToolResult(call_id=sent.id, tool="web_search"), Text("x"))
+        more = (*request.messages, Message(role="assistant", parts=parts), Message(role="user", parts=(Text("y"),)))
+        return str(loop.prepare(msgspec.structs.replace(request, messages=more)).request.messages)
+
+    shown = asyncio.run(run())
+    assert "About rain" in shown
+    assert "unnamed" not in shown
+
+
+def test_a_tool_that_cancels_itself_has_failed() -> None:
+    answer = _answer(Replying(calls("a"), Reply(text="x")), ScriptedTool(fault=asyncio.CancelledError()), _request())
+    assert [fault.code for fault in _faults(answer)] == ["failed"]
+
+
+def test_a_request_without_such_tools_is_passed_on_as_it_is() -> None:
+    request = msgspec.structs.replace(_request(), server_tools=())
+    assert ToolLoop().prepare(request).request is request
+
+
 def test_a_search_before_the_answer_is_read_below_the_question() -> None:
     tool, backend = ScriptedTool(), Replying(Reply(text="See https://example.org/a."))
     before = msgspec.structs.replace(SEARCH, is_first=True)

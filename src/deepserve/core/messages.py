@@ -87,6 +87,10 @@ class ToolResult(msgspec.Struct, frozen=True, kw_only=True, tag="tool_result"):
     name: str | None = None
 
 
+UNNAMED = "unnamed_"
+"""How the id of a call begins whose own the client did not send back."""
+
+
 class ServerToolCall(msgspec.Struct, frozen=True, kw_only=True, tag="server_tool_call"):
     """A call of a tool that the server runs itself inside one request (web search, fetch, code).
 

@@ -46,6 +46,8 @@ async def call_tool(
         done, _ = await asyncio.wait({running}, timeout=context.timeout_s)
         if not done:
             return ToolFault(code="timed_out", message=f"no result within {context.timeout_s:g} seconds")
+        if running.cancelled():  # it cancelled itself, which is no wish of ours
+            return ToolFault(code="failed", message="the tool broke off")
         return cut_output(running.result(), max_characters)
     except Exception:  # noqa: BLE001 - logged: the boundary that keeps a fault of a tool from the answer
         _log.exception("The tool %s met a fault", offered.function.name)

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 
 import msgspec
 
-from deepserve.core.messages import Message, Part, ServerToolCall, ServerToolResult, ToolCall
+from deepserve.core.messages import UNNAMED, Message, Part, ServerToolCall, ServerToolResult, ToolCall
 from deepserve.core.request import Request, RequestId
 from deepserve.core.server_tool import ToolFault
 from deepserve.core.tenant import TenantId
@@ -52,6 +52,18 @@ def shown_id(answer: RequestId, number: int) -> str:
     return f"{answer}_s{number}"
 
 
+def _query_name(call: ServerToolCall) -> str | None:
+    """No id looks like it."""
+    if call.tool != "web_search":
+        return None
+    try:
+        given = msgspec.json.decode(call.arguments)
+    except (msgspec.DecodeError, RecursionError):
+        return None
+    query = given.get("query") if isinstance(given, dict) else None
+    return f"?{query}" if isinstance(query, str) else None
+
+
 class ResultMemory:
     """tenant_bytes: most that one tenant's results may take. max_tenants: the least recently active are forgotten."""
 
@@ -61,12 +73,13 @@ class ResultMemory:
         self._shelves: OrderedDict[TenantId, _Shelf] = OrderedDict()
 
     def remember(self, request: Request, number: int, kept: KeptCall) -> None:
-        """Keep a call under its own id and under that of its place in the answer."""
+        """Keep a call under its own id, under that of its place in the answer, and a search under its query."""
         shelf = self._shelves.setdefault(request.tenant.id, _Shelf())
         self._shelves.move_to_end(request.tenant.id)
         if len(self._shelves) > self._max_tenants:
             self._shelves.popitem(last=False)
-        for name in (kept.call.id, shown_id(request.answer_id or request.id, number)):
+        names = [kept.call.id, shown_id(request.answer_id or request.id, number), _query_name(kept.call)]
+        for name in filter(None, names):
             replaced = shelf.calls.pop((request.user_id, name), None)
             shelf.size_bytes += kept.size_bytes - (0 if replaced is None else replaced.size_bytes)
             shelf.calls[request.user_id, name] = kept
@@ -78,7 +91,7 @@ class ResultMemory:
         """The session of the first call in the conversation that is remembered."""
         for message in request.messages:
             for part in message.parts:
-                kept = self._find(request, part.id) if isinstance(part, ServerToolCall) else None
+                kept = self._find(request, part) if isinstance(part, ServerToolCall) else None
                 if kept is not None:
                     return kept.session
         return None
@@ -97,17 +110,21 @@ class ResultMemory:
         found = {
             part.id: kept
             for part in message.parts
-            if isinstance(part, ServerToolCall) and (kept := self._find(request, part.id)) is not None
+            if isinstance(part, ServerToolCall) and (kept := self._find(request, part)) is not None
         }
         if not found:
             return message
         return msgspec.structs.replace(message, parts=tuple(_arranged(message.parts, found)))
 
-    def _find(self, request: Request, call_id: str) -> KeptCall | None:
+    def _find(self, request: Request, call: ServerToolCall) -> KeptCall | None:
+        """By its id; a search whose id the client dropped (Codex does) by what was asked."""
         shelf = self._shelves.get(request.tenant.id)
-        key = (request.user_id, call_id)
-        if shelf is None or key not in shelf.calls:
+        if shelf is None:
             return None
+        name = _query_name(call) if call.id.startswith(UNNAMED) else call.id
+        if name is None or (request.user_id, name) not in shelf.calls:
+            return None
+        key = (request.user_id, name)
         shelf.calls.move_to_end(key)
         return shelf.calls[key]
 

@@ -104,6 +104,8 @@ class ToolLoop:
 
         Raises UnsupportedFeature and InvalidField, as `Toolbox.offer` does.
         """
+        if not request.server_tools and not self.toolbox.offers_unasked and not _has_server_parts(request):
+            return PreparedRequest(request=request, said=request.messages)
         offered = self.toolbox.offer(request)
         called = [tool for tool in offered if not tool.wanted.is_first]
         restored = self._memory.restore(request)
@@ -484,6 +486,12 @@ class _Answer:
                 first.sampling, seed=first.sampling.seed if self._seed is None else self._seed
             ),
         )
+
+
+def _has_server_parts(request: Request) -> bool:
+    return any(
+        isinstance(part, ServerToolCall | ServerToolResult) for message in request.messages for part in message.parts
+    )
 
 
 _TOO_MANY = ToolFault(code="max_uses_exceeded", message="no more calls can be made in this answer")

@@ -77,8 +77,10 @@ class Toolbox:
         kinds: tuple[ToolKind, ...] = ("web_search", "web_fetch", "code_interpreter", "datetime")
         return {kind: None if kind in self._runners else self._reasons[kind] for kind in kinds}
 
-    def source_names(self) -> tuple[str, ...]:
-        return tuple(self._sources)
+    @property
+    def offers_unasked(self) -> bool:
+        """Whether requests get tools that they do not ask for."""
+        return bool(self._always)
 
     def has(self, wanted: ServerTool) -> bool:
         return wanted.name in self._sources if wanted.tool == "mcp" else wanted.tool in self._runners

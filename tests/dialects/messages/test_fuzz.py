@@ -18,6 +18,20 @@ _BLOCKS: list[dict[str, Any]] = [  # Any: JSON
     {"type": "text", "text": "x", "citations": None},
     {"type": "server_tool_use", "id": "s1", "name": "web_search", "input": {"query": "q"}},
     {"type": "web_search_tool_result", "tool_use_id": "s1", "content": [{"type": "web_search_result", "url": "u"}]},
+    {"type": "server_tool_use", "id": "f1", "name": "web_fetch", "input": {"url": "u"}},
+    {
+        "type": "web_fetch_tool_result",
+        "tool_use_id": "f1",
+        "content": {"type": "web_fetch_result", "url": "u", "content": {"source": {"data": "d"}, "title": "t"}},
+    },
+    {"type": "server_tool_use", "id": "c1", "name": "code_execution", "input": {"code": "1"}},
+    {
+        "type": "code_execution_tool_result",
+        "tool_use_id": "c1",
+        "content": {"stdout": "1", "stderr": "", "return_code": 0, "content": [{"file_id": "f"}]},
+    },
+    {"type": "mcp_tool_use", "id": "m1", "name": "n", "server_name": "s", "input": {}},
+    {"type": "mcp_tool_result", "tool_use_id": "m1", "is_error": False, "content": [{"type": "text", "text": "x"}]},
     {"type": "tool_use", "id": "t1", "name": "get_weather", "input": {"city": "Rome"}},
 ]
 _VALID: dict[str, Any] = {

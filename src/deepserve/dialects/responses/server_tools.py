@@ -15,7 +15,7 @@ from typing import assert_never
 
 import msgspec
 
-from deepserve.core.messages import Json, ServerToolCall, ServerToolResult
+from deepserve.core.messages import UNNAMED, Json, ServerToolCall, ServerToolResult
 from deepserve.core.request import ServerTool
 from deepserve.core.server_tool import (
     CodeOutput,
@@ -201,7 +201,9 @@ def _outputs(output: ToolOutput | None) -> list[Json]:
 
 def decode_item(node: Node, kind: str) -> tuple[ServerToolCall, ServerToolResult]:
     """A call, and what it brought as far as the item says."""
-    shown_id = node.required("id").string()
+    # Codex sends items without their ids.
+    given_id = node.optional("id")
+    shown_id = f"{UNNAMED}{node.field}" if given_id is None else given_id.string()
     match = _SHOWN_ID.fullmatch(shown_id)
     call_id = shown_id if match is None else match[1]
     tool: ToolKind
