@@ -17,7 +17,7 @@ from typing import NamedTuple
 from deepserve.engine.mask_source import MaskSource, computed_mask
 from deepserve.engine.native.abi import LateMask
 
-WAKING_S = 40e-6
+WAKING_S = 20e-6
 """What a step loses to a thread that is woken and wants the GIL; masks that take less altogether do not get one."""
 
 _SMOOTHING = 0.05
