@@ -17,35 +17,25 @@ from __future__ import annotations
 import re
 import secrets
 import string
-from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Final, Literal
 
 from deepserve.core.errors import DamagedToolCall
-from deepserve.core.events import (
-    Block,
-    BlockClosed,
-    BlockDelta,
-    BlockOpened,
-    ReasoningBlock,
-    TextBlock,
-    TokenLogprob,
-    ToolCallBlock,
-)
-from deepserve.core.messages import Json
+from deepserve.core.events import ReasoningBlock, TextBlock, ToolCallBlock
 from deepserve.core.tool import Tool
 from deepserve.prompt.arguments import Arguments
+from deepserve.prompt.block_writer import BlockEvent as BlockEvent
+from deepserve.prompt.block_writer import BlockWriter
+from deepserve.prompt.json_calls import JsonEnd, read_call
 from deepserve.prompt.json_repair import repair_json
-from deepserve.prompt.json_text import write_json
+from deepserve.prompt.open_value import AnswerEnd, OpenValue
 from deepserve.prompt.pieces import DSML_SYMBOL, END_THINK_SYMBOL, THINK_SYMBOL, spelled_text, symbol_text
 from deepserve.prompt.pieces import Marks as Marks
 from deepserve.prompt.pieces import Piece as Piece
 from deepserve.prompt.segments import Start
 from deepserve.prompt.special_tokens import END_THINK, THINK
-from deepserve.prompt.tags import MAX_TAG_CHARACTERS, Tag, Unread, has_mark, scan_tag
+from deepserve.prompt.tags import MAX_TAG_CHARACTERS, TAG_START, Tag, Unread, has_mark, scan_tag, skip_blanks
 from deepserve.prompt.tool_markup import tool_name
-
-BlockEvent = BlockOpened | BlockDelta | BlockClosed
 
 
 def mint_call_id(index: int) -> str:
@@ -76,7 +66,6 @@ class Decoder:
         self._offers_tools = start.offers_tools
         self._tools = {tool_name(tool.name, tool.namespace): tool for tool in tools}
         self._call_id = call_id
-        self._result = result
 
         self._state: _State = "text"
         self._buffer = ""
@@ -84,20 +73,16 @@ class Decoder:
         self._base = 0  # characters that came before the buffer
         self._is_ended = False
         self._is_cut = False
-        self._logprobs: deque[tuple[int, TokenLogprob]] = deque()  # with the place where the token's text begins
         self._skips_newlines = start.stage in ("reasoning", "text")
         self._may_open_thinking = start.stage in ("reasoning", "text")
         self._num_newlines = 0  # read, and dropped if a tag follows
-        self._events: list[BlockEvent] = []
-        self._num_blocks = 0
-        self._is_open = False
+        self._blocks = BlockWriter(result)
 
         self._is_in_thinking = False  # the tool block began before the thinking was over
         self._arguments: Arguments | None = None
-        self._value_tag = ""
-        self._value_is_unmarked = False
+        self._value: OpenValue | None = None
         self._has_newline = False  # a value's last newline, which belongs to the markup if the closing tag is missing
-        self._json = _JsonEnd()
+        self._json = JsonEnd()
         self._body: list[str] = []
 
         self.num_calls = 0
@@ -127,12 +112,12 @@ class Decoder:
         if self.is_reasoning and not (piece.is_special and piece.text == END_THINK):
             self.num_reasoning_tokens += piece.num_tokens
         text = symbol_text(piece, self._marks)
-        self._note_logprobs(piece, text)
+        self._blocks.note_logprobs(piece, text, self._end)
         self._base += self._at
         self._buffer = self._buffer[self._at :] + text
         self._at = 0
         self._run()
-        return self._take_events()
+        return self._blocks.take()
 
     def finish(self, *, is_cut: bool = False) -> list[BlockEvent]:
         """The answer has ended: release what was held back, close what is open.
@@ -146,7 +131,7 @@ class Decoder:
             case "reasoning" | "text":
                 if self._num_newlines:
                     self._emit("\n" * self._num_newlines, self._end)
-                self._flush_logprobs(self._end)
+                self._blocks.flush_logprobs(self._end)
             case "value":
                 self._end_in_value()
             case "json":
@@ -155,9 +140,9 @@ class Decoder:
                 self._end_in_block()
             case "done":
                 pass
-        self._close()
+        self._blocks.close()
         self._state = "done"
-        return self._take_events()
+        return self._blocks.take()
 
     # Reading
 
@@ -171,7 +156,7 @@ class Decoder:
         if self._state == "done":
             self._at = len(self._buffer)
         if self._state not in ("reasoning", "text"):
-            self._logprobs.clear()
+            self._blocks.drop_logprobs()
 
     def _step(self) -> bool:
         """Read one thing; False when more text is needed."""
@@ -301,7 +286,7 @@ class Decoder:
                 self._at = end
         elif self._may_open_thinking and not self._num_newlines:
             self._at = end
-            self._drop_logprobs()
+            self._blocks.drop_logprobs(self._base + self._at)
             self._state = "reasoning"
             self._skips_newlines = True
             self._may_open_thinking = False
@@ -311,10 +296,10 @@ class Decoder:
             self._at = end
 
     def _end_thinking(self, end: int) -> None:
-        self._flush_logprobs(self._base + self._at)
+        self._blocks.flush_logprobs(self._base + self._at)
         self._at = end
-        self._drop_logprobs()
-        self._close()
+        self._blocks.drop_logprobs(self._base + self._at)
+        self._blocks.close()
         self._state = "text"
         self._num_newlines = 0
         self._skips_newlines = True
@@ -328,7 +313,7 @@ class Decoder:
             return tag.argument_name in self._tools
         if tag.kind != "block":
             return False
-        at = _skip_blanks(self._buffer, tag.end)
+        at = skip_blanks(self._buffer, tag.end)
         if at == len(self._buffer):
             return False if self._is_ended else Unread.PENDING
         if self._buffer[at] in "{[":
@@ -354,7 +339,7 @@ class Decoder:
     def _enter_block(self, tag: Tag) -> None:
         self._is_in_thinking = self._state == "reasoning"
         self._num_newlines = 0
-        self._close()
+        self._blocks.close()
         self._state = "block"
         self._read_tag(tag)
 
@@ -425,7 +410,7 @@ class Decoder:
             self._close_call()
 
     def _begin_call(self, name: str) -> None:
-        self._open(ToolCallBlock(id=self._call_id(self.num_calls), name=name))
+        self._blocks.open(ToolCallBlock(id=self._call_id(self.num_calls), name=name))
         self.num_calls += 1
         self._arguments = Arguments(self._tools.get(name))
 
@@ -439,24 +424,25 @@ class Decoder:
             return
         if tag.is_broken or tag.kind == "other" or tag.argument_name is None:
             self._note("a tag of a parameter that is not of the format")
-        self._emit_arguments(self._arguments.open(name, is_string=tag.is_string))
+        self._blocks.write_arguments(self._arguments.open(name, is_string=tag.is_string))
         self._note(self._arguments.damage)
-        self._value_tag, self._value_is_unmarked, self._has_newline = tag.name, not tag.is_certain, False
+        self._value = OpenValue(tag, self._arguments, marks=self._marks, tools=self._tools.keys())
+        self._has_newline = False
         self._state = "value"
         if tag.is_empty:
             self._end_value()
 
     def _close_call(self) -> None:
         if self._arguments is not None:
-            self._emit_arguments(self._arguments.finish())
+            self._blocks.write_arguments(self._arguments.finish())
             self._arguments = None
-            self._close()
+            self._blocks.close()
 
     # Inside a value
 
     def _step_value(self) -> bool:
         """Let a parameter's value through, up to what closes it."""
-        found = _IN_VALUE.search(self._buffer, self._at)
+        found = TAG_START.search(self._buffer, self._at)
         self._write(len(self._buffer) if found is None else found.start())
         if found is None:
             return False
@@ -474,7 +460,9 @@ class Decoder:
                 self._write_newline()
                 self._end_value()
             return True
-        match self._closes(tag):
+        assert self._value is not None
+        end: AnswerEnd = "open" if not self._is_ended else "cut" if self._is_cut else "model"
+        match self._value.judge(tag, self._buffer, self._scan, end=end):
             case Unread.PENDING:
                 return False
             case "not":
@@ -488,56 +476,6 @@ class Decoder:
                 self._end_value()
         return True
 
-    def _closes(self, tag: Tag) -> _Closing | Unread:
-        """Whether a tag inside a value closes it, shows that its closing tag is lost, or is part of the value."""
-        assert self._arguments is not None
-        is_own = tag.kind == "parameter" or tag.name == self._value_tag
-        ends_call = tag.is_closing and (tag.kind in ("invoke", "block") or tag.name in self._tools)
-        name = tag.argument_name
-        if tag.is_certain and tag.is_closing and tag.has_angle:
-            return "closes" if is_own else "lost" if ends_call else "not"
-        if tag.is_certain and not tag.is_closing and name is not None and tag.kind in ("parameter", "invoke"):
-            is_next = self._arguments.lacks(name) if tag.kind == "parameter" else name in self._tools
-            return "lost" if is_next or self._marks == "special" else "not"
-        if is_own and (tag.is_closing or (tag.is_certain and tag.argument_name is None)):
-            return self._confirmed(tag.end, "closes")
-        if ends_call and (tag.is_certain or self._value_is_unmarked):
-            return self._confirmed(tag.end, "lost")
-        return "not"
-
-    def _confirmed(self, at: int, closing: _Closing) -> _Closing | Unread:
-        """A closing tag that could be part of the value is one if what follows continues the markup."""
-        assert self._arguments is not None
-        while True:
-            start, at = at, _skip_blanks(self._buffer, at)
-            if at - start > MAX_BLANKS:
-                return "not"
-            if at == len(self._buffer):
-                if not self._is_ended:
-                    return Unread.PENDING
-                return "not" if self._is_cut else closing
-            if _IN_VALUE.match(self._buffer, at) is None:
-                return "not"
-            tag = self._scan(at)
-            if isinstance(tag, Unread):
-                return tag
-            if tag is None:
-                return "not"
-            is_own = tag.kind == "parameter" or tag.name == self._value_tag
-            if tag.is_certain:
-                return "not" if is_own and (tag.is_closing or tag.argument_name is None) else closing
-            if not tag.is_closing:
-                name = tag.argument_name
-                is_next = name is not None and (
-                    self._arguments.lacks(name) if tag.kind == "parameter" else name in self._tools
-                )
-                return closing if is_next or (self._value_is_unmarked and name is not None) else "not"
-            if is_own or tag.kind == "other":
-                return "not"
-            if self._value_is_unmarked:
-                return closing
-            at = tag.end
-
     def _write(self, end: int) -> None:
         """Give the value its text up to `end`; a last newline waits for what follows."""
         assert self._arguments is not None
@@ -547,17 +485,17 @@ class Decoder:
             return
         self._write_newline()
         self._has_newline = text.endswith("\n")
-        self._emit_arguments(self._arguments.write(spelled_text(text.removesuffix("\n"))))
+        self._blocks.write_arguments(self._arguments.write(spelled_text(text.removesuffix("\n"))))
 
     def _write_newline(self) -> None:
         assert self._arguments is not None
         if self._has_newline:
-            self._emit_arguments(self._arguments.write("\n"))
+            self._blocks.write_arguments(self._arguments.write("\n"))
             self._has_newline = False
 
     def _end_value(self) -> None:
         assert self._arguments is not None
-        self._emit_arguments(self._arguments.close())
+        self._blocks.write_arguments(self._arguments.close())
         self._note(self._arguments.damage)
         self._state = "block"
         if self._arguments.problem is not None:
@@ -578,14 +516,14 @@ class Decoder:
 
     def _begin_json(self) -> bool:
         """An object where parameters are expected holds them all; where a call is expected it is one, or a list is."""
-        inside = _skip_blanks(self._buffer, self._at + 1)
+        inside = skip_blanks(self._buffer, self._at + 1)
         if self._buffer[self._at] == "[" and inside == len(self._buffer) and not self._is_ended:
             return False
         is_object = self._buffer[self._at] == "{"
         is_list = not is_object and self._buffer.startswith("{", inside)
         has_room = not self._arguments.is_begun if self._arguments is not None else True
         if has_room and (is_object or (is_list and self._arguments is None)):
-            self._state, self._json, self._body = "json", _JsonEnd(), []
+            self._state, self._json, self._body = "json", JsonEnd(), []
         else:
             self._at += 1
         return True
@@ -593,7 +531,7 @@ class Decoder:
     def _read_json(self, text: str) -> None:
         self._state = "block"
         if self._arguments is not None:
-            self._emit_arguments(self._arguments.body(text))
+            self._blocks.write_arguments(self._arguments.body(text))
             self._note(self._arguments.damage)
             if self._arguments.problem is not None:
                 self._fail(self._arguments.problem)
@@ -602,14 +540,14 @@ class Decoder:
         found = repair_json(text)
         value = found.value if found is not None else None
         for call in value if isinstance(value, list) else [value]:
-            arguments = _called(call)
+            arguments = read_call(call)
             if arguments is None:
                 return
             name, body = arguments
             self._begin_call(name)
-            self._emit_arguments(body)
+            self._blocks.write_arguments(body)
             self._arguments = None
-            self._close()
+            self._blocks.close()
 
     # The end
 
@@ -625,12 +563,12 @@ class Decoder:
     def _end_in_value(self) -> None:
         assert self._arguments is not None
         self._write_newline()
-        self._emit_arguments(self._arguments.cut())
+        self._blocks.write_arguments(self._arguments.cut())
         self._end_inside_call()
 
     def _end_in_json(self) -> None:
         if self._arguments is not None:
-            self._emit_arguments("".join(self._body))
+            self._blocks.write_arguments("".join(self._body))
         self._end_inside_call()
 
     def _end_inside_call(self) -> None:
@@ -648,60 +586,13 @@ class Decoder:
             if not self._is_cut:
                 self._fail("the tool markup holds no call")
 
-    # Events
-
-    def _note_logprobs(self, piece: Piece, text: str) -> None:
-        """Remember where each token's text begins; in a piece that does not say, all begin with it."""
-        if piece.is_special and not text:
-            return
-        at = self._end
-        is_told = len(piece.logprobs) > 1 and "".join(entry.token for entry in piece.logprobs) == text
-        for entry in piece.logprobs:
-            self._logprobs.append((at, entry))
-            at += len(entry.token) if is_told else 0
-
-    def _take_logprobs(self, end: int) -> tuple[TokenLogprob, ...]:
-        taken: list[TokenLogprob] = []
-        while self._logprobs and self._logprobs[0][0] < end:
-            taken.append(self._logprobs.popleft()[1])
-        return tuple(taken)
-
-    def _flush_logprobs(self, end: int) -> None:
-        """Send the log-probabilities of tokens whose text was trimmed."""
-        logprobs = self._take_logprobs(end)
-        if logprobs and self._is_open:
-            self._events.append(BlockDelta(index=self._num_blocks - 1, text="", logprobs=logprobs, result=self._result))
-
-    def _drop_logprobs(self) -> None:
-        self._take_logprobs(self._base + self._at)
+    # What is found
 
     def _emit(self, text: str, end: int) -> None:
-        """Emit text that is over at `end`, an offset into the whole answer."""
-        if not self._is_open:
-            self._open(ReasoningBlock() if self._state == "reasoning" else TextBlock())
-        self._events.append(
-            BlockDelta(
-                index=self._num_blocks - 1,
-                text=spelled_text(text),
-                logprobs=self._take_logprobs(end),
-                result=self._result,
-            )
-        )
-
-    def _emit_arguments(self, text: str) -> None:
-        if text:
-            self._events.append(BlockDelta(index=self._num_blocks - 1, text=text, result=self._result))
-
-    def _open(self, block: Block) -> None:
-        self._close()
-        self._events.append(BlockOpened(index=self._num_blocks, block=block, result=self._result))
-        self._num_blocks += 1
-        self._is_open = True
-
-    def _close(self) -> None:
-        if self._is_open:
-            self._events.append(BlockClosed(index=self._num_blocks - 1, result=self._result))
-            self._is_open = False
+        """Write text or thinking that is over at `end`, an offset into the whole answer."""
+        if not self._blocks.is_open:
+            self._blocks.open(ReasoningBlock() if self._state == "reasoning" else TextBlock())
+        self._blocks.write(text, end)
 
     def _note(self, damage: str | None) -> None:
         if self.damage is None:
@@ -712,89 +603,18 @@ class Decoder:
         self._note(damage)
         self.failure = DamagedToolCall(f"The model wrote a tool call that cannot be read: {damage}. Please retry.")
         self._arguments = None
-        self._close()
+        self._blocks.close()
         self._state = "done"
-
-    def _take_events(self) -> list[BlockEvent]:
-        events, self._events = self._events, []
-        return events
 
 
 _State = Literal["reasoning", "text", "block", "value", "json", "done"]
-_Closing = Literal["closes", "lost", "not"]
 
 MAX_NAME_CHARACTERS: Final = 1024
-MAX_BLANKS: Final = 64
-"""So many may lie between two tags when one of them has to explain the other."""
 _NUM_NAME_QUOTES: Final = 4
 """A member and its string value have so many."""
 
-# Where a tag or a mark may begin. What could begin one with more text behind it counts at the end of the text.
 _THINKING: Final = re.compile(rf"<(?=/?(?:t|\Z))|[{THINK_SYMBOL}{END_THINK_SYMBOL}]")
-_TAG_START: Final = (
-    rf"< ?(?=/? ?(?:\Z|[｜|{DSML_SYMBOL}A-Za-z_]))"
-    rf"|/?(?=[｜|]{{1,4}} ?(?:\Z|D|[｜|]?{DSML_SYMBOL}))[｜|]"
-    rf"|/?{DSML_SYMBOL}|/\Z"
-)
-_TAGS_OR_THINKING: Final = re.compile(rf"{_TAG_START}|[{THINK_SYMBOL}{END_THINK_SYMBOL}]")
-_IN_BLOCK: Final = re.compile(rf"{_TAG_START}|[{THINK_SYMBOL}{END_THINK_SYMBOL}{{\[]")
-_IN_VALUE: Final = re.compile(_TAG_START)
+_TAGS_OR_THINKING: Final = re.compile(rf"{TAG_START.pattern}|[{THINK_SYMBOL}{END_THINK_SYMBOL}]")
+_IN_BLOCK: Final = re.compile(rf"{TAG_START.pattern}|[{THINK_SYMBOL}{END_THINK_SYMBOL}{{\[]")
 
 _NAMED_OBJECT: Final = re.compile(r'[\[\s]*\{\s*"name"\s*:\s*"(?P<name>[^"\\]*)"')
-
-
-def _skip_blanks(text: str, at: int) -> int:
-    found = _BLANKS.match(text, at)
-    assert found is not None, "matches the empty text"
-    return found.end()
-
-
-_BLANKS: Final = re.compile(r"\s*")
-
-
-def _called(call: Json) -> tuple[str, str] | None:
-    """The name and the arguments of `{"name": …, "arguments": …}`; None for anything else."""
-    if not isinstance(call, dict) or not isinstance(call.get("name"), str):
-        return None
-    value: Json = next((call[key] for key in ("arguments", "parameters", "input") if key in call), {})
-    if isinstance(value, str):
-        inside = repair_json(value)
-        value = None if inside is None else inside.value
-    return (call["name"], write_json(value)) if isinstance(value, dict) else None
-
-
-class _JsonEnd:
-    """Finds where a JSON value that begins with a bracket ends, piece by piece."""
-
-    def __init__(self) -> None:
-        self._depth = 0
-        self._is_string = False
-        self._is_escaped = False
-
-    def find(self, text: str, at: int) -> int | None:
-        """The index after the value, if it ends in this text."""
-        if self._is_escaped and at < len(text):
-            at, self._is_escaped = at + 1, False
-        while True:
-            found = (_STRING_SIGNS if self._is_string else _BRACKETS).search(text, at)
-            if found is None:
-                return None
-            at = found.end()
-            match found.group():
-                case '"':
-                    self._is_string = not self._is_string
-                case "\\":
-                    if at == len(text):
-                        self._is_escaped = True
-                        return None
-                    at += 1
-                case "{" | "[":
-                    self._depth += 1
-                case _:
-                    self._depth -= 1
-                    if self._depth == 0:
-                        return at
-
-
-_BRACKETS: Final = re.compile(r'["{}\[\]]')
-_STRING_SIGNS: Final = re.compile(r'["\\]')

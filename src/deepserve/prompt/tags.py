@@ -152,6 +152,13 @@ def _nameless(head: re.Match[str], *, is_closing: bool) -> Tag:
     )
 
 
+def skip_blanks(text: str, at: int) -> int:
+    """The place of the first character from `at` on that is no blank."""
+    found = _ANY_BLANKS.match(text, at)
+    assert found is not None, "matches the empty text"
+    return found.end()
+
+
 class _Ending(msgspec.Struct, frozen=True):
     at: int
     is_broken: bool
@@ -195,12 +202,20 @@ def _end_opening(text: str, start: int, at: int, *, is_certain: bool, is_paramet
     return _Ending(limit, is_broken=True) if is_certain else None
 
 
+TAG_START: Final = re.compile(
+    rf"< ?(?=/? ?(?:\Z|[｜|{DSML_SYMBOL}A-Za-z_]))"
+    rf"|/?(?=[｜|]{{1,4}} ?(?:\Z|D|[｜|]?{DSML_SYMBOL}))[｜|]"
+    rf"|/?{DSML_SYMBOL}|/\Z"
+)
+"""Where a tag may begin. What could begin one with more text behind it counts at the end of the text."""
+
 _HEAD: Final = re.compile(
     r"(?P<angle>< ?)?(?P<slash>/?) ?(?P<bars>[｜|]{0,4}) ?(?P<mark>\udc00|DSML)? ?(?P<bars_after>[｜|]{0,4})"
     r"[ :]?(?P<slash_after>/?)(?P<name>[A-Za-z_][\w.-]*)?"
 )
 _NO_ATTRIBUTES: Final = re.compile(r"\s{0,8}>")
 _BLANKS: Final = re.compile(r"\s{0,8}")
+_ANY_BLANKS: Final = re.compile(r"\s*")
 _TAG_ENDS: Final = re.compile(r'>|"|<? ?/? ?(?:[｜|]{1,4} ?DSML|DSML[｜|]|[｜|]{0,4}\udc00)')
 _LOST_ANGLE: Final = re.compile(
     r'(?P<tag>\s+name="[^"<>]*"\s+string="(?:true|false)")(?!\s*/?(?:>|\Z)|\s+\w+(?:=|\Z))', re.IGNORECASE
