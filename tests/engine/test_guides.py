@@ -15,7 +15,6 @@ from deepserve.engine.generation import Generation, GenerationId, ResultEnded, T
 from deepserve.engine.interface import CHUNK_TOKENS, Draw, Drawn
 from deepserve.engine.result_state import FORCED_ROW_TOKENS
 from deepserve.engine.step_pace import SHORTEST_ROW_TOKENS
-from deepserve.engine.thinking_budget import ThinkingBudget
 from tests.engine.fake_engine import VOCAB_SIZE, FakeEngine
 from tests.engine.scripted_guide import ScriptedGuide
 from tests.engine.test_scheduler import (
@@ -364,25 +363,3 @@ def test_a_step_that_fails_once_leaves_guided_answers_as_they_are(failing_step: 
     scheduler = scheduler_of(engine)
     assert [tokens_of(updates) for updates in run(scheduler, *generations())] == alone
     assert_all_is_free(engine, scheduler)
-
-
-# The thinking budget
-
-
-def test_a_thinking_budget_forces_the_end_of_thinking_once() -> None:
-    budget = ThinkingBudget(budget_tokens=3, end_token=99)
-    (updates,) = run(scheduler_of(FakeEngine(script=counting)), generation_of([1], guides=(budget,), max_tokens=6))
-    assert tokens_of(updates) == [10, 11, 12, 99, 14, 15]
-
-
-def test_a_thinking_budget_of_nothing_ends_thinking_at_once() -> None:
-    budget = ThinkingBudget(budget_tokens=0, end_token=99)
-    (updates,) = run(scheduler_of(FakeEngine(script=counting)), generation_of([1], guides=(budget,), max_tokens=3))
-    assert tokens_of(updates) == [99, 11, 12]
-
-
-@pytest.mark.parametrize("ends", [{"end_token": 11}, {"end_token": 99, "call_token": 11}])
-def test_a_thinking_budget_does_nothing_when_thinking_ended_by_itself(ends: dict[str, int]) -> None:
-    budget = ThinkingBudget(budget_tokens=3, **ends)
-    (updates,) = run(scheduler_of(FakeEngine(script=counting)), generation_of([1], guides=(budget,), max_tokens=6))
-    assert tokens_of(updates) == [10, 11, 12, 13, 14, 15]
