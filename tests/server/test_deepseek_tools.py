@@ -201,6 +201,17 @@ def test_folders_are_searched_and_read_without_any_network(tmp_path: Path) -> No
         assert post(server, FETCH, url="https://example.org").status_code == 404
 
 
+def test_keys_guard_these_addresses_too(tools: dict[str, ScriptedTool]) -> None:
+    num_calls = len(tools["search"].calls)
+    toolbox = Toolbox({"web_search": tools["search"]})
+    with live_server(settings=Settings(api_keys=("sk-right",)), toolbox=toolbox) as server:
+        assert post(server, SEARCH, query="a").status_code == 401
+        assert len(tools["search"].calls) == num_calls
+        headers = {"Authorization": "Bearer sk-right"}
+        answer = httpx.post(server.address + SEARCH, json={"query": "a"}, headers=headers, trust_env=False)
+        assert answer.status_code == 200
+
+
 def test_nothing_found_is_an_empty_list() -> None:
     empty = ScriptedTool(lambda given: SearchResults(query=str(given["query"])))
     with live_server(toolbox=Toolbox({"web_search": empty})) as server:

@@ -23,6 +23,8 @@ from deepserve.tools.fetch.mentions import Mentions, mentions_of
         ("doc://handbook/a%20b.md#top", "doc://handbook/a%20b.md"),
         ("HTTPS://EXAMPLE.COM/X", "https://example.com/X"),
         ("https://example.com:443/", "https://example.com"),
+        ("https://example.com/x/?q=1", "https://example.com/x/?q=1"),
+        ("https://example.com:8443/x", "https://example.com:8443/x#y"),
     ],
 )
 def test_what_people_write_counts_as_an_address(text: str, url: str) -> None:
@@ -102,7 +104,18 @@ def test_only_what_others_wrote_counts() -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["a." * 100_000, "https://" * 50_000, "-" * 300_000, "https://x" + "." * 300_000, "a/" * 100_000]
+    "text",
+    [
+        "a." * 100_000,
+        "https://" * 50_000,
+        "-" * 300_000,
+        "https://x" + "." * 300_000,
+        "a/" * 100_000,
+        "x " * 100_000,
+        "example.com" * 20_000,
+    ],
 )
 def test_long_strange_texts_are_read_in_one_pass(text: str) -> None:
     assert "https://example.com" not in Mentions([text])
+    assert "https://x/a.a" not in Mentions([text])
+    assert "https://example.com/b" in Mentions([f"{text} https://example.com/b {text}"])

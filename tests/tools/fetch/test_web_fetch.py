@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Callable
 
 import pytest
+from typing_extensions import override
 
 from deepserve.core.domains import DomainRules
 from deepserve.core.messages import Json
@@ -116,3 +117,32 @@ def test_without_the_web_only_documents_are_read() -> None:
         await tool.close()
 
     asyncio.run(run())
+
+
+def test_one_tenants_pages_do_not_take_all_the_room() -> None:
+    running: list[str] = []
+    most: dict[str, int] = {}
+
+    class Slow(Documents):
+        @override
+        async def page(self, url: str, *, max_characters: int) -> FetchedPage | ToolFault:
+            tenant = url.split("/")[2]
+            running.append(tenant)
+            most[tenant] = max(most.get(tenant, 0), running.count(tenant))
+            await asyncio.sleep(0)
+            running.remove(tenant)
+            return await super().page(url, max_characters=max_characters)
+
+    async def run() -> None:
+        tool = WebFetch(None, Slow(), max_characters=10)
+        wanted = ServerTool(tool="web_fetch", name="fetch")
+
+        def fetch(tenant: str) -> asyncio.Task[ToolOutput]:
+            context = CallContext(tenant=TenantId(tenant), session="s", timeout_s=1.0)
+            return asyncio.create_task(tool.run({"url": f"doc://{tenant}/x"}, wanted, context))
+
+        await asyncio.gather(*(fetch("many") for _ in range(20)), fetch("one"))
+        await tool.close()
+
+    asyncio.run(run())
+    assert most == {"many": 4, "one": 1}

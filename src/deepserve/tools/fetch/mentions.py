@@ -8,7 +8,7 @@ has the same rule: platform.claude.com/docs, "Web fetch tool".)
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from urllib.parse import urlsplit
 
 from deepserve.core.messages import Message, ServerToolResult, Text, ToolResult
@@ -24,23 +24,26 @@ _ADDRESS = re.compile(
 _ENDS = ".,;:!?*_~…。，、；：！？”’»)]}"
 _BRACKETS = {")": "(", "]": "[", "}": "{"}
 _MAX_ENDS = 8
+_MAX_CHARACTERS = 8_192
+_MAX_WORDS = 10_000
 
 
 class Mentions:
-    """Grows with the conversation; asks nothing of it but its text."""
+    """Grows with the conversation; asks nothing of it but its text.
+
+    A conversation may be long, so it is looked through for one address at a time, and closely only where the
+    address's host stands.
+    """
 
     def __init__(self, texts: Iterable[str] = ()) -> None:
-        self._known: set[str] = set()
-        for text in texts:
-            self.add(text)
+        self._texts = list(texts)
+        self._addresses: set[str] = set()
 
     def add(self, text: str) -> None:
-        for found in _ADDRESS.findall(text):
-            for each in _readings(found):
-                self._known.add(_plain(each))
+        self._texts.append(text)
 
     def add_address(self, url: str) -> None:
-        self._known.add(_plain(url))
+        self._addresses.add(_plain(url))
 
     def add_output(self, output: ToolOutput) -> None:
         """What a tool of the server's found. What programs print and faults say may be the model's own words."""
@@ -56,7 +59,22 @@ class Mentions:
                 pass
 
     def __contains__(self, url: str) -> bool:
-        return _plain(url) in self._known
+        wanted = _plain(url)
+        if wanted in self._addresses:
+            return True
+        host, path = _host_and_path(wanted)
+        if not host:
+            return False
+        seen: set[str] = set()
+        for word in (word for text in self._texts for word in _words_with(host, text)):
+            if path not in word or word in seen:
+                continue
+            seen.add(word)
+            if any(_plain(each) == wanted for found in _ADDRESS.findall(word) for each in _readings(found)):
+                return True
+            if len(seen) == _MAX_WORDS:
+                break  # whoever hides an address among so many does not need it found
+        return False
 
 
 def mentions_of(messages: Sequence[Message]) -> Mentions:
@@ -76,6 +94,27 @@ def mentions_of(messages: Sequence[Message]) -> Mentions:
                 case _:
                     pass
     return mentions
+
+
+def _words_with(host: str, text: str) -> Iterator[str]:
+    """What stands between blanks around each place where a host is written, or as much as an address may have."""
+    at = 0
+    pattern = re.compile(re.escape(host), re.IGNORECASE)
+    while place := pattern.search(text, at):
+        before = text[max(at, place.start() - _MAX_CHARACTERS) : place.start()]
+        after = text[place.end() : place.end() + _MAX_CHARACTERS]
+        head = "" if not before or before[-1].isspace() else before.split()[-1]
+        tail = "" if not after or after[0].isspace() else after.split(maxsplit=1)[0]
+        yield head + place[0] + tail
+        at = place.end() + len(tail)
+
+
+def _host_and_path(url: str) -> tuple[str, str]:
+    try:
+        parts = urlsplit(url)
+        return parts.hostname or "", parts.path
+    except ValueError:
+        return "", ""
 
 
 def _readings(found: str) -> Iterable[str]:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping
 from typing import Protocol
+from weakref import WeakValueDictionary
 
 from typing_extensions import override
 
@@ -11,12 +13,16 @@ from deepserve.core.domains import DomainRules
 from deepserve.core.messages import Json
 from deepserve.core.request import ServerTool
 from deepserve.core.server_tool import FetchedPage, ToolFault, ToolOutput
+from deepserve.core.tenant import TenantId
 from deepserve.core.tool import Tool
 from deepserve.core.web_tools import FetchOptions, decode
 from deepserve.tools.fetch.page_fetcher import PageFetcher
 from deepserve.tools.runner import CallContext, ToolRunner
 
 MAX_URL_CHARACTERS = 8192
+
+_AT_ONCE_FOR_TENANT = 4
+"""More of one tenant's pages wait, and leave room for those of others."""
 
 
 class PageSource(Protocol):
@@ -25,6 +31,11 @@ class PageSource(Protocol):
     scheme: str
 
     async def page(self, url: str, *, max_characters: int) -> FetchedPage | ToolFault: ...
+
+
+async def _is_known(url: str, context: CallContext) -> bool:
+    """In a thread: conversations can be long."""
+    return context.was_mentioned is None or await asyncio.to_thread(context.was_mentioned, url)
 
 
 class WebFetch(ToolRunner):
@@ -46,6 +57,7 @@ class WebFetch(ToolRunner):
         self._source = source
         self._is_open = is_open
         self._max_characters = max_characters
+        self._turns: WeakValueDictionary[TenantId, asyncio.Semaphore] = WeakValueDictionary()
 
     @override
     def offer(self, wanted: ServerTool) -> Tool:
@@ -63,19 +75,20 @@ class WebFetch(ToolRunner):
         if not isinstance(url, str) or not url.strip():
             return ToolFault(code="invalid_input", message="`url` must be the address of a page.")
         options = decode(wanted.options, FetchOptions)
-        is_known = context.was_mentioned is None or context.was_mentioned(url.strip())
-        if not self._is_open and not is_known:
+        if not self._is_open and not await _is_known(url.strip(), context):
             return ToolFault(
                 code="not_allowed",
                 message="Only addresses can be fetched that stand in the conversation, word for word: those of users, "
                 "search results or pages that were fetched before.",
             )
-        return await self.fetch(url.strip(), domains=options.domains, max_characters=options.max_characters)
+        turns = self._turns.setdefault(context.tenant, asyncio.Semaphore(_AT_ONCE_FOR_TENANT))
+        async with turns:
+            return await self.fetch(url.strip(), domains=options.domains, max_characters=options.max_characters)
 
     async def fetch(
         self, url: str, *, domains: DomainRules | None = None, max_characters: int | None = None
     ) -> FetchedPage | ToolFault:
-        """For whoever asks for the page in person."""
+        """The page, whoever mentioned it."""
         if len(url) > MAX_URL_CHARACTERS:
             return ToolFault(code="input_too_long", message=f"A URL has at most {MAX_URL_CHARACTERS} characters.")
         room = min(max_characters or self._max_characters, self._max_characters)

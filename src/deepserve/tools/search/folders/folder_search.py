@@ -88,6 +88,8 @@ class FolderSearch(SearchProvider):
         self._on_progress = on_progress
         # A thread of its own: reading folders must not hold up whatever else runs in threads.
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="deepserve-index")
+        # And searches take turns in one of their own, however many there are.
+        self._searching = ThreadPoolExecutor(1, thread_name_prefix="deepserve-search")
         self._is_ready = asyncio.Event()
         self._work: asyncio.Task[None] | None = None
 
@@ -100,7 +102,8 @@ class FolderSearch(SearchProvider):
         if self._work is not None:
             self._work.cancel()
             await asyncio.gather(self._work, return_exceptions=True)
-        await asyncio.to_thread(self._thread.shutdown, wait=True, cancel_futures=True)
+        for thread in (self._searching, self._thread):
+            await asyncio.to_thread(thread.shutdown, wait=True, cancel_futures=True)
         await asyncio.to_thread(self._index.close)
 
     @override
@@ -110,11 +113,13 @@ class FolderSearch(SearchProvider):
             async with asyncio.timeout(_FIRST_WAIT_S):
                 await self._is_ready.wait()
         try:
-            found = await asyncio.to_thread(
-                self._index.search,
-                query,
-                limit=options.max_results * _PASSAGES_LOOKED_AT,
-                modified_ns=(_start_of(options.after), _end_of(options.before)),
+            found = await asyncio.get_running_loop().run_in_executor(
+                self._searching,
+                lambda: self._index.search(
+                    query,
+                    limit=options.max_results * _PASSAGES_LOOKED_AT,
+                    modified_ns=(_start_of(options.after), _end_of(options.before)),
+                ),
             )
         except TimeoutError:
             return ToolFault(code="timed_out", message="The search took too long; ask for fewer and rarer words.")
@@ -123,7 +128,9 @@ class FolderSearch(SearchProvider):
     async def page(self, url: str, *, max_characters: int) -> FetchedPage | ToolFault:
         """A document by its address; with an anchor from there on."""
         parts = urlsplit(url)
-        document = await asyncio.to_thread(self._index.document, parts.netloc, unquote(parts.path.removeprefix("/")))
+        document = await asyncio.get_running_loop().run_in_executor(
+            self._searching, self._index.document, parts.netloc, unquote(parts.path.removeprefix("/"))
+        )
         if document is None or parts.netloc not in self._folders:
             return ToolFault(code="not_accessible", message="There is no such document; search for it again.")
         passages = _from_anchor(document.passages, unquote(parts.fragment))
