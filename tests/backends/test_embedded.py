@@ -4,6 +4,7 @@ import asyncio
 import itertools
 import json
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
 from pathlib import Path
 from typing import Any
@@ -386,6 +387,22 @@ def test_a_prompt_that_takes_long_to_tokenise_does_not_hold_up_the_event_loop(
 
     bench.run(main)
     assert [thread is threading.main_thread() for thread in threads] == [True, False]
+
+
+def test_long_prompts_take_no_threads_from_others_and_wait_for_none(folder: Path) -> None:
+    """Tokenising and key look-ups shared asyncio's few threads: long prompts kept everybody else out."""
+    bench, released = Bench(folder, "hi"), threading.Event()
+
+    async def main() -> int:
+        asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(1))
+        blocking = asyncio.get_running_loop().run_in_executor(None, released.wait)
+        try:
+            return await asyncio.wait_for(bench.backend.count(request_of("long " * 2500)), 10)
+        finally:
+            released.set()
+            await blocking
+
+    assert bench.run(main) > 2500
 
 
 # Sampling

@@ -1,13 +1,16 @@
 """Who comes in."""
 
+import asyncio
 import logging
+import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import httpx
 import pytest
 
 from deepserve.config import Settings
 from deepserve.core.tenant import Tenant, TenantId
-from deepserve.server.access import ConfiguredKeys, is_loopback
+from deepserve.server.access import Access, ConfiguredKeys, is_loopback
 from tests.server.live import HELLO, LiveServer, live_server, request_bytes
 
 KEY = "sk-canary-0123456789abcdef"
@@ -109,6 +112,25 @@ def test_keys_may_be_kept_elsewhere() -> None:
     with live_server(lookups=(Elsewhere(),)) as live:
         assert live.get("/models", authorization="Bearer stored").status_code == 200
         assert live.get("/models", authorization="Bearer else").status_code == 401
+
+
+def test_keys_are_found_however_busy_other_threads_are() -> None:
+    class Elsewhere:
+        def find(self, key: str) -> Tenant | None:
+            return Tenant(id=TenantId(key))
+
+    released = threading.Event()
+
+    async def run() -> Tenant:
+        asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(1))
+        blocking = asyncio.get_running_loop().run_in_executor(None, released.wait)
+        try:
+            return await asyncio.wait_for(Access((Elsewhere(),)).tenant_of("k"), 10)
+        finally:
+            released.set()
+            await blocking
+
+    assert asyncio.run(run()).id == "k"
 
 
 def test_a_key_of_odd_bytes_is_wrong_not_an_error() -> None:

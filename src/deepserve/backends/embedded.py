@@ -14,8 +14,10 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import secrets
+import threading
 import time
 from collections.abc import AsyncGenerator, Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
 from functools import partial
 
@@ -68,6 +70,9 @@ from deepserve.store.turns import TurnStore
 _LONG_PROMPT_CHARACTERS = 10_000
 """From here on a prompt is tokenised outside the event loop: a slow core takes some ten milliseconds for it."""
 
+_TOKENISING_THREADS = 2
+"""Of our own: a few very long prompts must not take the threads on which everything else waits."""
+
 _SEED_BITS = 53
 """Seeds we draw are exact in JSON everywhere."""
 
@@ -110,6 +115,8 @@ class EmbeddedBackend:
                 f"The tokenizer in {model.folder} has {model.tokenizer.vocab_size} tokens, "
                 f"but the network knows only {info.vocab_size}."
             )
+        # Begun when first used, and ended with this object.
+        self._tokenising = ThreadPoolExecutor(_TOKENISING_THREADS, thread_name_prefix="deepserve-tokenise")
         self._draw_seed = draw_seed
         self._call_id = call_id
         self._memory = TurnMemory(store=turns, vocabulary=model.fingerprint)
@@ -117,6 +124,7 @@ class EmbeddedBackend:
         self._vocabulary = vocabulary_of(model.tokenizer, model.stop_tokens, info.vocab_size)
         self._markup = call_markup(model.tokenizer)
         self._grammars = GrammarCompiler(self._vocabulary, self._markup)
+        self._warming = threading.Thread(target=self._grammars.warm, name="deepserve-vocabulary", daemon=True)
         self._store = _open_store(settings, info)
         scheduler = Scheduler(
             engine,
@@ -157,8 +165,12 @@ class EmbeddedBackend:
 
     async def start(self) -> None:
         self._loop.start()
+        # The first form should not have to wait for it, and the server need not either.
+        self._warming.start()
 
     async def close(self) -> None:
+        if self._warming.is_alive():
+            await asyncio.to_thread(self._warming.join)
         if self._loop.is_alive():
             await asyncio.to_thread(self._loop.stop)
         await asyncio.to_thread(self._memory.close)
@@ -331,7 +343,7 @@ class EmbeddedBackend:
             return encoded.ids, encoded.boundaries, prompt.start
 
         if prompt_characters(request) > _LONG_PROMPT_CHARACTERS:
-            return await asyncio.to_thread(work)
+            return await asyncio.get_running_loop().run_in_executor(self._tokenising, work)
         return work()
 
     # After the engine

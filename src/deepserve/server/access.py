@@ -11,6 +11,7 @@ import hmac
 import ipaddress
 import re
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Protocol
 
 from starlette.datastructures import Headers
@@ -34,6 +35,8 @@ _KEY_IN_BODY = frozenset((b"/", b"/v1", b"/v1/"))
 
 ANONYMOUS = Tenant(id=TenantId("anonymous"), name="anonymous")
 """Nobody yet: comes only to the addresses where the body may bring a key, and is not to be answered."""
+
+_LOOKUP_THREADS = 2
 
 _NO_KEY = "Authentication Fails (governor)"
 _WRONG_KEY = "Authentication Fails, Your api key: ****{} is invalid"
@@ -75,6 +78,9 @@ class Access:
 
     def __init__(self, lookups: Sequence[KeyLookup]) -> None:
         self._lookups = lookups
+        # Of its own: whatever else threads are busy with, everybody has to come past here. Begun when first used, and
+        # ended with this object.
+        self._threads = ThreadPoolExecutor(_LOOKUP_THREADS, thread_name_prefix="deepserve-keys")
 
     async def admit(self, scope: Scope) -> Tenant:
         """Raises AuthenticationFailed or OriginRefused."""
@@ -92,22 +98,29 @@ class Access:
         return await self.tenant_of(key)
 
     async def greet(self, scope: Scope) -> Tenant:
-        """Decides about a WebSocket: as `admit`, but ANONYMOUS where the key is still to come."""
+        """Decides about a WebSocket: as `admit`, but ANONYMOUS where the key is still to come.
+
+        Browsers let every page open one, and send no key with it: without a key a page of another site stays out.
+        """
         headers = Headers(scope=scope)
         if not self._lookups:
             _refuse_foreign(headers)
             return LOCAL_TENANT
         key = key_of(headers)
-        return await self.tenant_of(key) if key else ANONYMOUS
+        if key:
+            return await self.tenant_of(key)
+        _refuse_other_sites(headers)
+        return ANONYMOUS
 
     async def tenant_of(self, key: str) -> Tenant:
         """Whose key it is; anything is a key where none is configured. Raises AuthenticationFailed."""
         if not self._lookups:
             return LOCAL_TENANT
         for lookup in self._lookups:
-            tenant = (
-                lookup.find(key) if isinstance(lookup, ConfiguredKeys) else await asyncio.to_thread(lookup.find, key)
-            )
+            if isinstance(lookup, ConfiguredKeys):
+                tenant = lookup.find(key)
+            else:
+                tenant = await asyncio.get_running_loop().run_in_executor(self._threads, lookup.find, key)
             if tenant is not None:
                 return tenant
         shown = "".join(character if character.isprintable() else "?" for character in key[-4:])
@@ -132,6 +145,15 @@ def _refuse_foreign(headers: Headers) -> None:
         )
     if not all(is_loopback(_name_of(origin.partition("://")[2])) for origin in headers.getlist("origin")):
         raise OriginRefused("Requests from web pages of other sites are refused while no API keys are configured.")
+
+
+def _refuse_other_sites(headers: Headers) -> None:
+    """Only pages that came from this server itself, under whatever name it has, or from this machine."""
+    hosts = [host.lower() for host in headers.getlist("host")]
+    for origin in headers.getlist("origin"):
+        authority = origin.partition("://")[2].lower()
+        if not (is_loopback(_name_of(authority)) or (authority and hosts == [authority])):
+            raise OriginRefused("WebSockets from web pages of other sites are refused.")
 
 
 _HOST = re.compile(r"(\[[0-9a-fA-F:.]+\]|[^:\[\]/@]+)(?::\d+)?")

@@ -11,7 +11,7 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from deepserve.config import Limits, Settings, SocketLimits
 from deepserve.server.runware import socket as socket_module
-from tests.server.live import Gate, LiveServer, live_server, scripted
+from tests.server.live import Gate, LiveServer, live_server, read_until, scripted
 from tests.server.runware.setup import Client, Json, post, question, task_of
 
 KEYS = Settings(api_keys=("sk-canary-one", "sk-canary-two"))
@@ -148,6 +148,29 @@ def test_foreign_pages_are_refused_at_the_handshake(live: LiveServer, headers: d
     with pytest.raises(InvalidStatus) as raised:
         Client(live, **headers)
     assert raised.value.response.status_code == 403
+
+
+@pytest.mark.parametrize("origin", ["https://evil.example", "null", "http://127.0.0.1.evil.example", ""])
+def test_foreign_pages_without_a_key_are_refused_at_the_handshake_where_there_are_keys(origin: str) -> None:
+    """They were let in until the login: any page could hold connections open in its visitors' names."""
+    with live_server(settings=KEYS) as live:
+        with pytest.raises(InvalidStatus) as raised:
+            Client(live, origin=origin)
+        assert raised.value.response.status_code == 403
+        client = Client(live, origin=origin, authorization="Bearer sk-canary-one")
+        assert client.ask(task_of())["data"]
+        client.close()
+
+
+@pytest.mark.parametrize("origin", ["http://localhost:3000", "https://my.example", ""])
+def test_own_pages_may_log_in_after_the_handshake(origin: str) -> None:
+    own = f"origin: {origin}\r\n" if origin else ""
+    with live_server(settings=KEYS) as live, live.connect() as connection:
+        connection.sendall(
+            f"GET /v1 HTTP/1.1\r\nhost: my.example\r\n{own}connection: upgrade\r\nupgrade: websocket\r\n"
+            "sec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\nsec-websocket-version: 13\r\n\r\n".encode()
+        )
+        assert read_until(connection, b"\r\n").startswith(b"HTTP/1.1 101")
 
 
 @pytest.mark.parametrize("path", ["/v2", "/chat/completions", "/v1/chat/completions"])
