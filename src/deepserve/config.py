@@ -12,7 +12,15 @@ import msgspec
 
 
 class Limits(msgspec.Struct, frozen=True, kw_only=True):
-    """Upper bounds on what one client may send; each has its own error."""
+    """Upper bounds on what one client may send; each has its own error.
+
+    connections         open at once; further requests are refused with 503. Many systems allow a process 1024 files
+    body_timeout_s      between two pieces of a body;
+    body_grace_s        after so long it must have come, on average since then,
+    body_bytes_per_s    at least so fast
+    """
+
+    connections: int = 800
 
     body_bytes: int = 32 * 1024 * 1024
     json_depth: int = 64
@@ -29,6 +37,8 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     user_id_bytes: int = 512
     headers_timeout_s: float = 10.0
     body_timeout_s: float = 30.0
+    body_grace_s: float = 30.0
+    body_bytes_per_s: float = 16 * 1024
     send_timeout_s: float = 60.0
 
 

@@ -1,5 +1,6 @@
 """Each limit on what a client may send, one step beyond, on a raw connection."""
 
+import contextlib
 import json
 
 import httpx
@@ -8,6 +9,7 @@ import pytest
 from deepserve.config import Limits, Settings
 from tests.server.live import (
     HELLO,
+    PATIENCE_S,
     Gate,
     LiveServer,
     live_server,
@@ -77,6 +79,35 @@ def test_a_body_that_stops_coming_is_given_up() -> None:
         answer = read_until(connection, b'"}}')
     assert answer.startswith(b"HTTP/1.1 408")
     assert "0.05 seconds" in _error(answer)
+
+
+def test_a_body_that_crawls_is_given_up_though_it_never_stops() -> None:
+    """A byte every 29 seconds kept a place for years."""
+    limits = Limits(body_timeout_s=60.0, body_grace_s=0.1, body_bytes_per_s=1000.0)
+    with live_server(settings=Settings(limits=limits)) as live, live.connect() as connection:
+        connection.sendall(b"POST /chat/completions HTTP/1.1\r\nhost: localhost\r\ncontent-length: 500\r\n\r\n")
+        connection.settimeout(0.02)
+        answer = b""
+        for _ in range(400):
+            with contextlib.suppress(TimeoutError):
+                answer += connection.recv(65536)
+                break
+            connection.sendall(b" ")
+    assert answer.startswith(b"HTTP/1.1 408")
+    assert "at least 1000 bytes a second" in _error(answer)
+
+
+def test_a_large_body_may_take_the_time_that_it_needs() -> None:
+    limits = Limits(body_grace_s=0.1, body_bytes_per_s=1000.0)
+    large = request_bytes({**HELLO, "max_tokens": 1, "x": "x" * 5000})
+    with live_server(settings=Settings(limits=limits)) as live, live.connect() as connection:
+        connection.sendall(large[:-100])
+        connection.settimeout(0.3)
+        with pytest.raises(TimeoutError):
+            connection.recv(1)
+        connection.settimeout(PATIENCE_S)
+        connection.sendall(large[-100:])
+        assert read_until(connection, b"\r\n").startswith(b"HTTP/1.1 200")
 
 
 def test_a_head_that_stops_coming_is_given_up() -> None:

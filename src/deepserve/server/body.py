@@ -25,12 +25,15 @@ async def read_body(scope: Scope, receive: Receive, limits: Limits) -> bytes:
         raise _too_large(limits)
     pieces: list[bytes] = []
     num_bytes = 0
+    clock = asyncio.get_running_loop().time  # what `asyncio.timeout_at` goes by
+    begun_at = clock()
     while True:
+        is_due_at = begun_at + limits.body_grace_s + num_bytes / limits.body_bytes_per_s
         try:
-            async with asyncio.timeout(limits.body_timeout_s):
+            async with asyncio.timeout_at(min(is_due_at, clock() + limits.body_timeout_s)):
                 message = await receive()
         except TimeoutError:
-            raise BodyTooSlow(f"No byte of the request body arrived for {limits.body_timeout_s:g} seconds.") from None
+            raise _too_slow(limits, is_crawling=clock() >= is_due_at) from None
         if message["type"] == "http.disconnect":
             raise Cancelled("The client left while sending.")
         piece = message.get("body", b"")
@@ -40,6 +43,15 @@ async def read_body(scope: Scope, receive: Receive, limits: Limits) -> bytes:
         pieces.append(piece)
         if not message.get("more_body", False):
             return b"".join(pieces)
+
+
+def _too_slow(limits: Limits, *, is_crawling: bool) -> BodyTooSlow:
+    if is_crawling:
+        return BodyTooSlow(
+            f"The request body arrives too slowly: after {limits.body_grace_s:g} seconds at least "
+            f"{limits.body_bytes_per_s:g} bytes a second are expected."
+        )
+    return BodyTooSlow(f"No byte of the request body arrived for {limits.body_timeout_s:g} seconds.")
 
 
 def _too_large(limits: Limits) -> BodyTooLarge:

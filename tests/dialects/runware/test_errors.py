@@ -48,6 +48,7 @@ def test_the_body_serves_clients_that_read_either_key(cls: type[DeepserveError])
         (InvalidField("x", field="webhook_url"), "invalidWebhookURL", "webhookURL", 400),
         (InvalidField("x", field="max_tokens"), "invalidMaxTokens", "settings.maxTokens", 400),
         (InvalidField("x"), "invalidRequest", None, 400),
+        (InvalidField("x", field="x-deepserve-strict"), "invalidRequest", "x-deepserve-strict", 400),
         (MissingField("x", field="tasks"), "missingTasks", "tasks", 400),
         (UnsupportedFeature("x", field="tool_choice"), "unsupportedParameter", "toolChoice", 400),
         (UnknownModel("x", field="model"), "modelNotFound", "model", 404),

@@ -81,7 +81,7 @@ _PARAMETERS: Mapping[str, str] = {
     "webhook_url": "webhookURL",
     "id": "taskUUID",
 }
-"""What this dialect calls the fields that back ends complain about."""
+"""What this dialect calls the fields that back ends complain about. Those with a hyphen are headers."""
 
 
 def form_of(error: DeepserveError) -> ErrorForm:
@@ -106,7 +106,7 @@ def wire_error(
         form = form_of(error)
         parameter = None if error.field is None else _PARAMETERS.get(error.field, error.field)
         code = form.code
-        if type(error) in (InvalidField, MissingField) and parameter is not None:
+        if type(error) in (InvalidField, MissingField) and parameter is not None and "-" not in parameter:
             name = parameter.rpartition(".")[2]
             verb = "missing" if isinstance(error, MissingField) else "invalid"
             code = f"{verb}{name[:1].upper()}{name[1:]}"

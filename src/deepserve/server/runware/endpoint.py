@@ -24,6 +24,7 @@ from deepserve.server.access import ANONYMOUS, key_of
 from deepserve.server.body import read_body
 from deepserve.server.delivery import Delivery, HeaderList
 from deepserve.server.endpoint import work_on
+from deepserve.server.replay import idempotency_key
 from deepserve.server.runware.desk import Desk, Handled, encode_handled
 from deepserve.server.runware.inference import price_of
 from deepserve.server.site import Site
@@ -46,6 +47,9 @@ class TaskEndpoint:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         site, limits = self._site, self._site.settings.limits
+        idempotency_key(
+            Headers(scope=scope)
+        )  # checked as everywhere; `taskUUID` already keeps tasks from happening twice
         if visit_of(scope).tenant == ANONYMOUS:
             limits = msgspec.structs.replace(limits, body_bytes=min(limits.body_bytes, ANONYMOUS_BODY_BYTES))
         try:
