@@ -7,12 +7,14 @@ import json
 import os
 import socket
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 import uvicorn
+from mcp.server.mcpserver import MCPServer
 
 from deepserve.core.errors import ConfigurationError
 from deepserve.core.request import ServerTool
@@ -47,6 +49,21 @@ def _impatience(monkeypatch: pytest.MonkeyPatch) -> None:
 async def until(condition: Callable[[], bool]) -> None:
     while not condition():  # noqa: ASYNC110 - nothing tells of it
         await asyncio.sleep(0.01)
+
+
+@asynccontextmanager
+async def _serving(server: MCPServer) -> AsyncGenerator[str]:
+    """A server of the SDK's over HTTP on loopback; yields its address."""
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        config = uvicorn.Config(server.streamable_http_app(), log_config=None, timeout_graceful_shutdown=1)
+        web = uvicorn.Server(config)
+        serving = asyncio.create_task(web.serve(sockets=[listening]))
+        await until(lambda: web.started)
+        try:
+            yield f"http://127.0.0.1:{listening.getsockname()[1]}/mcp"
+        finally:
+            web.should_exit = True
+            await serving
 
 
 def with_server(
@@ -117,6 +134,25 @@ def test_a_program_sees_the_named_variables_and_no_others() -> None:
 
     given = {"GIVEN": "1", "DEEPSERVE_API_KEYS": "secret"}
     with_server(scenario, command=TINY, variables=given, environment=("GIVEN",), folder=HERE)
+
+
+def test_what_a_server_offers_is_asked_again() -> None:
+    from tests.tools.mcp.tiny_server import server as tiny
+
+    async def run() -> None:
+        async with _serving(tiny) as url:
+            server = McpServer("tiny", McpServerConfig(url=url), environment={}, pauses_s=NEVER, refresh_s=0.02)
+            await server.start()
+            before = len(server.functions())
+            tiny.add_tool(lambda: "new", name="newcomer")
+            try:
+                await until(lambda: len(server.functions()) == before + 1)
+                assert await server.call("newcomer", {}, 5.0) == PlainOutput(text="new")
+            finally:
+                tiny.remove_tool("newcomer")
+            await server.close()
+
+    asyncio.run(run())
 
 
 def test_a_server_that_dies_is_started_again() -> None:
@@ -258,27 +294,23 @@ def test_servers_over_http_work_the_same() -> None:
     from tests.tools.mcp.tiny_server import server as tiny
 
     async def run() -> None:
-        listening = socket.create_server(("127.0.0.1", 0))
-        port = listening.getsockname()[1]
-        config = uvicorn.Config(tiny.streamable_http_app(), log_config=None, lifespan="on", timeout_graceful_shutdown=1)
-        web = uvicorn.Server(config)
-        serving = asyncio.create_task(web.serve(sockets=[listening]))
-        server = McpServer(
-            "tiny",
-            McpServerConfig(url=f"http://127.0.0.1:{port}/mcp", token_variable="TOKEN"),
-            environment={"TOKEN": "secret"},
-            pauses_s=(0.01,),
-        )
         async with asyncio.timeout(30):
-            await server.start()
-            await until(lambda: bool(server.functions()))
-            assert await server.call("add", {"a": 2, "b": 3}, 5.0) == PlainOutput(text="5")
-            assert isinstance(await server.call("fail", {}, 5.0), ToolFault)
-            assert isinstance(await server.call("hang", {}, 0.05), ToolFault)
-            assert isinstance(await server.call("large", {"size": 5_000_000}, 5.0), ToolFault)
-            await server.close()
-            web.should_exit = True
-            await serving
+            async with _serving(tiny) as url:
+                config = McpServerConfig(url=url, token_variable="TOKEN")
+                server = McpServer("tiny", config, environment={"TOKEN": "secret"}, pauses_s=(0.01,))
+                await server.start()
+                assert server.problem is None
+                assert await server.call("add", {"a": 2, "b": 3}, 5.0) == PlainOutput(text="5")
+                assert isinstance(await server.call("fail", {}, 5.0), ToolFault)
+                assert isinstance(await server.call("hang", {}, 0.05), ToolFault)
+                assert isinstance(await server.call("large", {"size": 5_000_000}, 5.0), ToolFault)
+                await server.close()
+                watched = McpServer("w", McpServerConfig(url=url), environment={}, pauses_s=NEVER, refresh_s=0.05)
+                await watched.start()
+                assert watched.functions()
+            await until(lambda: watched.problem is not None)
+            assert watched.functions() == ()
+            await watched.close()
 
     asyncio.run(run())
 

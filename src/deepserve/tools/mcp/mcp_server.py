@@ -57,7 +57,8 @@ class McpServer:
     """A source of functions for the toolbox. Started and closed with this server; it may come and go in between.
 
     name: as in `mcp__<name>__<function>`. environment: of which the program gets what the configuration names.
-    own_addresses: where this server listens, which no url may lead to.
+    own_addresses: where this server listens, which no url may lead to. refresh_s: how often it is asked again what it
+    offers, which also tells whether it is still there.
 
     Raises ConfigurationError for a url that cannot be called and variables that are not set.
     """
@@ -70,6 +71,7 @@ class McpServer:
         environment: Mapping[str, str],
         own_addresses: frozenset[tuple[str, int]] = frozenset(),
         pauses_s: Sequence[float] = _PAUSES_S,
+        refresh_s: float = 60.0,
     ) -> None:
         self.name = name
         self.config = config
@@ -77,6 +79,7 @@ class McpServer:
         self._token = None if config.token_variable is None else environment[config.token_variable]
         self._policy = None if config.url is None else _policy_of(name, config.url, own_addresses)
         self._pauses_s = pauses_s
+        self._refresh_s = refresh_s
         self._client: Client | None = None
         self._functions: tuple[tuple[Tool, ToolRunner], ...] = ()
         self._work: asyncio.Task[None] | None = None
@@ -150,13 +153,23 @@ class McpServer:
                 self._client, self._num_silent, self.problem = client, 0, None
                 was_there = True
                 self._has_tried.set()
-                await self._is_broken.wait()
+                while not await self._breaks_within(self._refresh_s):
+                    async with asyncio.timeout(self.config.start_s):
+                        self._functions = tuple(await self._list(client))
                 # Before the connection is closed, which may take a while.
                 self._client, self._functions = None, ()
                 self.problem = "it has ended or does not answer"
         except Exception as error:  # noqa: BLE001 - supervised: it is started again
             self.problem = _first_reason(error)
         return was_there
+
+    async def _breaks_within(self, time_s: float) -> bool:
+        try:
+            async with asyncio.timeout(time_s):
+                await self._is_broken.wait()
+        except TimeoutError:
+            return False
+        return True
 
     @asynccontextmanager
     async def _connected(self) -> AsyncGenerator[Client]:
