@@ -146,7 +146,7 @@ def _begun(request: Request, compiled: CompiledForm | None, tokenizer: Tokenizer
     if not message.prefix:
         return ()
     begun = tuple(tokenizer.encode_text(message.text))
-    if compiled.matcher().try_consume(begun) < len(begun):
+    if not compiled.matcher().admits(begun):
         raise InvalidField(
             "The text to continue does not begin an answer of the form that is asked for.",
             field=f"messages[{index}].prefix",

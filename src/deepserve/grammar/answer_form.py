@@ -32,7 +32,6 @@ class Content(msgspec.Struct, frozen=True, kw_only=True):
     schema: Json = None
     pattern: str = ""
     choices: tuple[str, ...] = ()
-    is_strict: bool = True
     field: str = "response_format"
 
 

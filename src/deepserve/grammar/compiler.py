@@ -3,114 +3,136 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Final
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Final, Literal
 
 import msgspec
 
-from deepserve.core.errors import UnsupportedFeature
+from deepserve.core.errors import RequestError, UnsupportedFeature
 from deepserve.core.messages import Json
 from deepserve.grammar.answer_form import AnswerForm, Content
+from deepserve.grammar.example_text import example, examples_in
+from deepserve.grammar.growth import growth_tokens
 from deepserve.grammar.json_schema import json_grammar
 from deepserve.grammar.matcher import Matcher
 from deepserve.grammar.raw_text import choice_terminal, whole_terminal
-from deepserve.grammar.shortest import Shortest
-from deepserve.grammar.tool_calls import CallMarkup, call_grammar, within
+from deepserve.grammar.shortest import Shortest, TokenKinds
+from deepserve.grammar.tool_calls import CallMarkup, call_grammar
 from deepserve.grammar.vocabulary import Vocabulary
 
 if TYPE_CHECKING:
     from llguidance import LLMatcher
 
-MAX_CACHED_FORMS: Final = 128
+MAX_CACHED_FORMS: Final = 64
 MAX_GRAMMAR_CHARACTERS: Final = 1_000_000
 MAX_SHORTEST_TOKENS: Final = 8_192
 """A form whose shortest answer is longer than this is refused: nobody could wait for it."""
+MAX_COMPILE_S: Final = 2.0
+_MAX_AUTOMATON_STATES: Final = 20_000
+"""Of a form's automata, one to two kilobytes each; they grow with the answers that go through them."""
 
-_USES_BEFORE_RENEWAL: Final = 1_000
-"""The library's automata grow with every answer that goes through them; a fresh one costs a millisecond."""
+Entry = Literal["start", "block", "mark"]
+"""Where in the grammar an answer begins: at the start, behind the opening of a block of calls, or behind the special
+token in that opening."""
+
+
+class WrittenGrammar(msgspec.Struct, frozen=True, kw_only=True):
+    """text: in the library's language. relaxed: what of the schemas it does not enforce."""
+
+    text: str
+    relaxed: tuple[str, ...]
 
 
 class CompiledForm:
     """A form, ready to be followed. Safe to share between threads.
 
     relaxed          what of the tools' schemas is not enforced
-    shortest_tokens  of an answer in this form, its end token included; 0 where text is free
+    shortest_tokens  of an answer in this form, its end token included; where text is free, of a block of calls
+    growth_tokens    most tokens by which one more token lengthens the shortest completion, roughly
+
+    Raises UnsupportedFeature for a grammar that the library cannot follow or that no answer was found for.
     """
 
-    def __init__(
-        self,
-        form: AnswerForm,
-        vocabulary: Vocabulary,
-        markup: CallMarkup,
-        grammar: str,
-        relaxed: tuple[str, ...],
-        names: frozenset[str],
-    ) -> None:
+    def __init__(self, form: AnswerForm, grammar: WrittenGrammar, kinds: TokenKinds, markup: CallMarkup) -> None:
         self.form = form
-        self.vocabulary = vocabulary
-        self.markup = markup
-        self.relaxed = relaxed
-        self.shortest = Shortest(vocabulary, names)
-        self._grammar = grammar
-        self._lock = threading.Lock()
-        self._num_uses = 0
-        self._prototype = self._build()
-        self._block_opening = self._opening_ids(markup.block_open)
-        self._after_mark = self._opening_ids(
-            markup.block_open[: markup.block_open.index(markup.mark) + len(markup.mark)]
-        )
+        self.vocabulary = kinds.vocabulary
+        self.relaxed = grammar.relaxed
+        self.shortest = Shortest(kinds, required_names=_required_names(form), examples=_examples(form))
+        self.growth_tokens = growth_tokens(form)
+        self._text = grammar.text
+        self._markup = markup
+        self._shared = self._build()
+        mark_end = markup.block_open.index(markup.mark) + len(markup.mark)
+        self._openings: Mapping[Entry, list[int]] = {
+            "start": [],
+            "block": self._opening_ids(markup.block_open),
+            "mark": self._opening_ids(markup.block_open[:mark_end]),
+        }
         shortest = self.shortest.complete(self.matcher(), max_tokens=MAX_SHORTEST_TOKENS)
         if shortest is None:
-            raise UnsupportedFeature("No answer of this form was found: its schema may contradict itself.")
+            raise UnsupportedFeature(
+                f"No answer of at most {MAX_SHORTEST_TOKENS:,} tokens was found that has this form: "
+                "its parts may contradict each other."
+            )
         self.shortest_tokens = len(shortest)
 
-    def matcher(self, entry: str = "start") -> Matcher:
-        """A place in the grammar: at its start, behind the opening of a block of calls (`block`), or behind the mark
-        with which that opening begins (`mark`)."""
-        with self._lock:
-            self._num_uses += 1
-            if self._num_uses % _USES_BEFORE_RENEWAL == 0:
-                self._prototype = self._build()
-            matcher = Matcher(self._prototype.deep_copy(), self.vocabulary.mask_bytes)
-        match entry:
-            case "block":
-                matcher.consume(self._block_opening)
-            case "mark":
-                matcher.consume(self._after_mark)
+    def matcher(self, entry: Entry = "start") -> Matcher:
+        matcher = Matcher(self._shared.deep_copy(), self._renew, self.vocabulary.mask_bytes)
+        matcher.consume(self._openings[entry])
         return matcher
 
     def _opening_ids(self, spelling: str) -> list[int]:
         ids: list[int] = []
-        for number, piece in enumerate(spelling.split(self.markup.mark)):
-            ids += [self.markup.mark_id] if number else []
+        for number, piece in enumerate(spelling.split(self._markup.mark)):
+            ids += [self._markup.mark_id] if number else []
             ids += self.vocabulary.encode(piece) if piece else []
         return ids
 
-    def _build(self) -> LLMatcher:
-        from llguidance import LLMatcher
+    def _renew(self) -> LLMatcher:
+        """Fresh automata, for whoever asks and for the answers to come."""
+        self._shared = self._build()
+        return self._shared.deep_copy()
 
-        matcher = LLMatcher(self.vocabulary.index, LLMatcher.grammar_from_lark(self._grammar), log_level=0)
+    def _build(self) -> LLMatcher:
+        from llguidance import LLMatcher, LLParserLimits
+
+        limits = LLParserLimits(max_lexer_states=_MAX_AUTOMATON_STATES, verbose_errors=False)
+        grammar = LLMatcher.grammar_from_lark(self._text)
+        matcher = LLMatcher(self.vocabulary.index, grammar, log_level=0, limits=limits)
         if matcher.is_error():
-            raise _refusal(matcher.get_error())
+            reason = matcher.get_error().strip().splitlines()[0]
+            raise UnsupportedFeature(f"No grammar can be made of this form: {reason[:300]}")
         return matcher
 
 
 class GrammarCompiler:
     """Compiles forms, and remembers those compiled lately. Synchronous: call it off the event loop.
 
-    vocabulary  built when it is first needed
+    clock  seconds, monotonic; a form that takes more than MAX_COMPILE_S is refused
     """
 
-    def __init__(self, vocabulary: Vocabulary, markup: CallMarkup) -> None:
+    def __init__(
+        self, vocabulary: Vocabulary, markup: CallMarkup, *, clock: Callable[[], float] = time.perf_counter
+    ) -> None:
         self._vocabulary = vocabulary
         self._markup = markup
+        self._clock = clock
         self._lock = threading.Lock()
         self._compiled: OrderedDict[bytes, CompiledForm] = OrderedDict()
+        self._kinds: TokenKinds | None = None
+
+    def warm(self) -> None:
+        """Do now what does not depend on the form."""
+        with self._lock:
+            if self._kinds is None:
+                self._kinds = TokenKinds(self._vocabulary)
+        _ = self._vocabulary.index
 
     def known(self, form: AnswerForm) -> CompiledForm | None:
         """The form if it was compiled lately; quick."""
-        key = msgspec.msgpack.encode(form)
+        key = _key(form)
         with self._lock:
             found = self._compiled.get(key)
             if found is not None:
@@ -118,57 +140,75 @@ class GrammarCompiler:
         return found
 
     def compile(self, form: AnswerForm) -> CompiledForm:
-        """Raises InvalidField and UnsupportedFeature for what no grammar can be made of."""
+        """Raises InvalidField and UnsupportedFeature, with the field at fault, for what no grammar can be made of."""
         found = self.known(form)
         if found is not None:
             return found
-        compiled = self._compile(form)
+        self.warm()
+        assert self._kinds is not None
+        started = self._clock()
+        try:
+            compiled = CompiledForm(form, _write(form, self._markup), self._kinds, self._markup)
+            if self._clock() - started > MAX_COMPILE_S:
+                raise UnsupportedFeature(f"The grammar of this form takes more than {MAX_COMPILE_S:g} s to build.")
+        except RequestError as error:
+            error.field = error.field or (form.content.field if form.content is not None else "tools")
+            raise
         with self._lock:
-            self._compiled[msgspec.msgpack.encode(form)] = compiled
+            self._compiled[_key(form)] = compiled
             while len(self._compiled) > MAX_CACHED_FORMS:
                 self._compiled.popitem(last=False)
         return compiled
 
-    def _compile(self, form: AnswerForm) -> CompiledForm:
-        starts: list[str] = []
-        rules: list[str] = []
-        relaxed: tuple[str, ...] = ()
-        names: frozenset[str] = frozenset()
-        if form.tools and form.calls != "none":
-            calls = call_grammar(form.tools, self._markup, is_parallel=form.is_parallel)
-            starts.append(calls.start)
-            rules += calls.rules
-            relaxed += calls.relaxed
-            names |= calls.required_names
-            for tool in form.tools:
-                names |= required_names(tool.parameters)
-        if form.content is not None and form.calls != "required":
-            rule, content_relaxed = _content_rule(form.content)
-            starts.append("content")
-            rules.append(rule)
-            relaxed += content_relaxed
-            names |= required_names(form.content.schema)
-        grammar = "\n".join((f"start: {' | '.join(starts)}", *rules))
-        if len(grammar) > MAX_GRAMMAR_CHARACTERS:
-            raise UnsupportedFeature(f"The schemas make a grammar of more than {MAX_GRAMMAR_CHARACTERS} characters.")
-        return CompiledForm(form, self._vocabulary, self._markup, grammar, relaxed, names)
+
+def _key(form: AnswerForm) -> bytes:
+    return msgspec.msgpack.encode(form)
 
 
-def _content_rule(content: Content) -> tuple[str, tuple[str, ...]]:
+def _write(form: AnswerForm, markup: CallMarkup) -> WrittenGrammar:
+    starts: list[str] = []
+    rules: list[str] = []
+    relaxed: tuple[str, ...] = ()
+    if form.calls != "none":
+        calls = call_grammar(form.tools, markup, is_parallel=form.is_parallel)
+        starts.append(calls.start)
+        rules += calls.rules
+        relaxed += calls.relaxed
+    if form.content is not None and form.calls != "required":
+        starts.append("content")
+        rules.append(f"content: {_content(form.content)}")
+    text = "\n".join((f"start: {' | '.join(starts)}", *rules))
+    if len(text) > MAX_GRAMMAR_CHARACTERS:
+        raise UnsupportedFeature(f"The schemas make a grammar of more than {MAX_GRAMMAR_CHARACTERS:,} characters.")
+    return WrittenGrammar(text=text, relaxed=relaxed)
+
+
+def _content(content: Content) -> str:
     match content.kind:
         case "json":
-            grammar = json_grammar(content.schema, strict=content.is_strict, field=content.field)
-            return f"content: {grammar.rule}", tuple(f"{content.field}{within(found)}" for found in grammar.relaxed)
+            return json_grammar(content.schema, strict=True, field=content.field).rule
         case "regex":
-            return f"content: CONTENT\nCONTENT: {whole_terminal(content.pattern)}", ()
+            return f"CONTENT\nCONTENT: {whole_terminal(content.pattern)}"
         case "choice":
-            return f"content: CONTENT\nCONTENT: {choice_terminal(content.choices)}", ()
+            return f"CONTENT\nCONTENT: {choice_terminal(content.choices)}"
 
 
-def required_names(schema: Json) -> frozenset[str]:
-    """Names that any object in the schema requires."""
+def _schemas(form: AnswerForm) -> list[Json]:
+    own: list[Json] = [form.content.schema] if form.content is not None else []
+    return [*own, *(tool.parameters for tool in form.tools)]
+
+
+def _examples(form: AnswerForm) -> tuple[str, ...]:
+    examples = [text for schema in _schemas(form) for text in examples_in(schema)]
+    if form.content is not None and form.content.kind == "regex":
+        examples.append(example(form.content.pattern))
+    return tuple(examples)
+
+
+def _required_names(form: AnswerForm) -> frozenset[str]:
+    """Names that any object in the schemas requires."""
     found: set[str] = set()
-    pending: list[Json] = [schema]
+    pending = _schemas(form)
     while pending:
         part = pending.pop()
         if isinstance(part, Mapping):
@@ -179,8 +219,3 @@ def required_names(schema: Json) -> frozenset[str]:
         elif isinstance(part, list):
             pending.extend(part)
     return frozenset(found)
-
-
-def _refusal(reason: str) -> UnsupportedFeature:
-    lines = reason.strip().splitlines() or ["unknown"]
-    return UnsupportedFeature(f"No grammar can be made of this: {lines[0][:300]}")

@@ -28,8 +28,6 @@ Beginning = Literal["thinking", "answer", "calls"]
 
 _MOST_BLANKS: Final = 3
 """Tokens of white space an answer may begin with: a model that writes nothing else has not answered."""
-_GROWTH_TOKENS: Final = 24
-"""By how much one token may lengthen the shortest completion, roughly: it may open an object with required members."""
 
 _HOPELESS_TOKENS: Final = 8
 """How long to go on before looking again for a completion where none was found."""
@@ -149,8 +147,7 @@ class AnswerGuide:
             self._thinking_left -= 1
         elif self._phase == "text":
             if text.strip():
-                # A bracket alone may turn out to be the beginning of a call.
-                self._has_text = self._has_text or not self._rules.has_tools or text.strip() != b"<"
+                self._has_text = True
             else:
                 self._num_blanks += 1
         self._after_bracket = text.endswith(b"<")
@@ -268,7 +265,8 @@ class AnswerGuide:
         """Let go of the completion while there is ample room."""
         if self._plan is None:
             return
-        steps = (self._left - len(self._plan)) // _GROWTH_TOKENS
+        assert self._compiled is not None
+        steps = (self._left - len(self._plan)) // self._compiled.growth_tokens
         if steps > 1:
             self._check_at = self._left - steps
             self._old_plan, self._plan = self._plan, None

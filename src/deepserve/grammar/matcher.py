@@ -2,37 +2,48 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Final
 
 from deepserve.core.errors import EngineFailure
 
 if TYPE_CHECKING:
     from llguidance import LLMatcher
 
+_USED_UP: Final = "too many states"
+"""What the library says when the automata that all matchers of one grammar share have grown to their limit."""
+
 
 class Matcher:
-    """Raises EngineFailure where the library gives up: a token the grammar does not allow, or a limit of its parser."""
+    """Raises EngineFailure where the library gives up: a token the grammar does not allow, or a limit of its parser.
 
-    def __init__(self, inner: LLMatcher, mask_bytes: int) -> None:
+    start  makes a matcher at the grammar's start with automata of its own: what has been read is read again there when
+           the shared ones are used up
+    """
+
+    def __init__(
+        self, inner: LLMatcher, start: Callable[[], LLMatcher], mask_bytes: int, tokens: Sequence[int] = ()
+    ) -> None:
         self._inner = inner
+        self._start = start
         self._mask_bytes = mask_bytes
+        self._tokens = list(tokens)
 
     def copy(self) -> Matcher:
-        return Matcher(self._inner.deep_copy(), self._mask_bytes)
+        return Matcher(self._inner.deep_copy(), self._start, self._mask_bytes, self._tokens)
 
     def consume(self, tokens: Sequence[int]) -> None:
         if not self._inner.consume_tokens(list(tokens)):
-            self._fail()
+            self._start_anew()
+            if not self._inner.consume_tokens(list(tokens)):
+                self._fail()
+        self._tokens += tokens
 
     def undo(self, num_tokens: int) -> None:
         """Go back to where so many tokens were not consumed yet."""
         if not self._inner.rollback(num_tokens):
             self._fail()
-
-    def try_consume(self, tokens: Sequence[int]) -> int:
-        """Consume as many as the grammar allows; how many those were."""
-        return self._inner.try_consume_tokens(list(tokens))
+        del self._tokens[len(self._tokens) - num_tokens :]
 
     def admits(self, tokens: Sequence[int]) -> bool:
         """Whether all of these may follow."""
@@ -42,7 +53,10 @@ class Matcher:
         """The tokens that may follow, as the engine wants them."""
         mask = self._inner.compute_bitmask()
         if self._inner.is_error():
-            self._fail()
+            self._start_anew()
+            mask = self._inner.compute_bitmask()
+            if self._inner.is_error():
+                self._fail()
         return mask[: self._mask_bytes]
 
     def allowed(self) -> int:
@@ -53,12 +67,22 @@ class Matcher:
         """The tokens that spell the only text that may follow, as the model's own tokenizer would cut it."""
         tokens = self._inner.compute_ff_tokens()
         if self._inner.is_error():
-            self._fail()
+            self._start_anew()
+            tokens = self._inner.compute_ff_tokens()
+            if self._inner.is_error():
+                self._fail()
         return tokens
 
     def is_complete(self) -> bool:
         """What was read is a whole answer, and nothing but its end may follow."""
         return self._inner.is_stopped() and self._inner.is_accepting()
+
+    def _start_anew(self) -> None:
+        if _USED_UP not in self._inner.get_error():
+            self._fail()
+        self._inner = self._start()
+        if not self._inner.consume_tokens(self._tokens):
+            self._fail()
 
     def _fail(self) -> None:
         reason = (self._inner.get_error() or "the grammar allows no such token").strip().splitlines()[0]

@@ -33,26 +33,45 @@ _MAX_TRIALS: Final = 12
 _MAX_REJOINED: Final = 6
 _FILLER_BYTES: Final = 8
 _UNFORCED: Final = 3
+_MAX_ENDS: Final = 600
+
+
+class TokenKinds:
+    """What the search wants to know of a vocabulary; the same for all forms.
+
+    endings   in the order in which they are tried
+    quotes    ends of quoted strings, the longest first
+    ways_out  ends of raw strings, up to the special token: written in one token, in several, or begun already
+    fillers   masks of tokens of letters and digits, the longest first
+    many      where more tokens than these may follow, the inside of a string is
+    """
+
+    def __init__(self, vocabulary: Vocabulary) -> None:
+        self.vocabulary = vocabulary
+        self.stop_bits = _bits(vocabulary, vocabulary.stop_ids)
+        self.special_bits = _bits(vocabulary, vocabulary.special_ids)
+        self.endings = _matching(vocabulary, _ENDINGS)
+        self.quotes = _matching(vocabulary, (_QUOTES,))
+        closing = tuple(vocabulary.encode("</"))
+        self.ways_out = [closing, *((token,) for token in _matching(vocabulary, (_TAGS,)) if closing != (token,))]
+        self.fillers = _fillers(vocabulary)
+        self.many = max(64, len(vocabulary.plain_ids) // 4)
 
 
 class Shortest:
     """Finds completions. Safe to share between threads.
 
     required_names  of object members: preferred where a name must be chosen
+    examples        texts that patterns in the form admit: tried where a string has no end in sight
     """
 
-    def __init__(self, vocabulary: Vocabulary, required_names: Collection[str] = ()) -> None:
-        self._vocabulary = vocabulary
+    def __init__(
+        self, kinds: TokenKinds, *, required_names: Collection[str] = (), examples: Sequence[str] = ()
+    ) -> None:
+        self._kinds = kinds
+        self._vocabulary = kinds.vocabulary
         self._required = tuple(name.encode() + b'"' for name in sorted(required_names))
-        self._stop_bits = _bits(vocabulary.stop_ids)
-        self._special_bits = _bits(vocabulary.special_ids)
-        self._endings = _matching(vocabulary, _ENDINGS)
-        self._quotes = _matching(vocabulary, (_QUOTES,))
-        closing = tuple(vocabulary.encode("</"))
-        # Written in one token, in several, or begun already.
-        self._ways_out = [closing, *((token,) for token in _matching(vocabulary, (_TAGS,)) if closing != (token,))]
-        self._fillers = _fillers(vocabulary)
-        self._many = max(64, len(vocabulary.plain_ids) // 4)
+        self._example_ends = _ends(kinds.vocabulary, examples)
 
     def complete(self, matcher: Matcher, *, max_tokens: int, known: Sequence[int] = ()) -> list[int] | None:
         """Tokens that complete the answer, its end token included; None when none of at most `max_tokens` is found.
@@ -64,7 +83,7 @@ class Shortest:
         text = b""
         while len(tokens) < max_tokens:
             allowed = state.allowed()
-            if allowed & self._stop_bits:
+            if allowed & self._kinds.stop_bits:
                 return [*tokens, self._vocabulary.stop_ids[0]]
             for skipped in range(min(len(known), _MAX_REJOINED)):
                 rest = known[skipped:]
@@ -81,16 +100,16 @@ class Shortest:
 
     def _choose(self, state: Matcher, allowed: int, text: bytes) -> Sequence[int]:
         """Go on by a token or a few; returns them."""
-        is_text = allowed.bit_count() > self._many
-        if is_text and allowed & self._special_bits:
+        is_text = allowed.bit_count() > self._kinds.many
+        if is_text and allowed & self._kinds.special_bits:
             # A raw text that ends here.
-            step = (_ids(allowed & self._special_bits)[0],)
+            step = (_ids(allowed & self._kinds.special_bits)[0],)
             state.consume(step)
             return step
-        for tokens in self._ways_out:
+        for tokens in self._kinds.ways_out:
             if allowed >> tokens[0] & 1 and state.admits(tokens):
                 state.consume(tokens)
-                if state.allowed() & self._special_bits:
+                if state.allowed() & self._kinds.special_bits:
                     return tokens
                 state.undo(len(tokens))
         if is_text:
@@ -101,34 +120,67 @@ class Shortest:
             token = max(named, key=lambda token: len(self._vocabulary.token_bytes[token]))
             state.consume((token,))
             return (token,)
-        for token in self._endings:
+        for token in self._kinds.endings:
             if allowed >> token & 1:
                 state.consume((token,))
                 if state.allowed() != allowed:
                     return (token,)
                 state.undo(1)
+        ended = self._end_by_example(state, allowed)
+        if ended:
+            return ended
         # Literals: whose rest is shortest.
         costs = []
         for token in found[:_MAX_TRIALS]:
             state.consume((token,))
-            costs.append((len(state.forced()) or _UNFORCED, len(self._vocabulary.token_bytes[token]), token))
+            is_new = state.allowed() != allowed
+            length = len(self._vocabulary.token_bytes[token])
+            costs.append((not is_new, len(state.forced()) or _UNFORCED, length, token))
             state.undo(1)
-        token = min(costs)[2]
+        token = min(costs)[-1]
         state.consume((token,))
         return (token,)
 
     def _leave_text(self, state: Matcher, allowed: int) -> Sequence[int]:
         """Inside a string: its end, where it may end; otherwise something long."""
-        for token in self._quotes:
+        for token in self._kinds.quotes:
             if allowed >> token & 1:
                 state.consume((token,))
-                if state.allowed().bit_count() <= self._many:
+                if state.allowed().bit_count() <= self._kinds.many:
                     return (token,)
                 state.undo(1)
                 break
+        ended = self._end_by_example(state, allowed)
+        if ended:
+            return ended
         token = self._filler(allowed)
         state.consume((token,))
         return (token,)
+
+    def _end_by_example(self, state: Matcher, allowed: int) -> Sequence[int]:
+        """Go on by the end of an example after which a string may end; nothing where none fits."""
+        for tokens in self._example_ends:
+            if allowed >> tokens[0] & 1 and state.admits(tokens):
+                state.consume(tokens)
+                if self._is_end(state):
+                    return tokens
+                state.undo(len(tokens))
+        return ()
+
+    def _is_end(self, state: Matcher) -> bool:
+        """Whether a string may end here, raw or quoted."""
+        allowed = state.allowed()
+        if allowed & self._kinds.stop_bits:
+            return True
+        for tokens in (*self._kinds.ways_out, self._kinds.quotes[-1:]):
+            if tokens and allowed >> tokens[0] & 1 and state.admits(tokens):
+                state.consume(tokens)
+                after = state.allowed()
+                state.undo(len(tokens))
+                is_outside = tokens[0] in self._kinds.quotes and after.bit_count() <= self._kinds.many
+                if is_outside or after & self._kinds.special_bits:
+                    return True
+        return False
 
     def _spells_required(self, text: bytes, more: bytes) -> bool:
         """Whether a member's name that has begun goes on towards one that is required."""
@@ -138,10 +190,16 @@ class Shortest:
 
     def _filler(self, allowed: int) -> int:
         """A long token, so that a text of a least length gets there soon."""
-        for bits in self._fillers:
+        for bits in self._kinds.fillers:
             if allowed & bits:
                 return (allowed & bits & -(allowed & bits)).bit_length() - 1
         return (allowed & -allowed).bit_length() - 1
+
+
+def _ends(vocabulary: Vocabulary, examples: Sequence[str]) -> list[tuple[int, ...]]:
+    """The examples from every place in them, the shortest first: what stands before may be written already."""
+    texts = dict.fromkeys(text[start:] for text in examples for start in range(len(text)))
+    return [tuple(vocabulary.encode(text)) for text in sorted(texts, key=len)[:_MAX_ENDS]]
 
 
 def _matching(vocabulary: Vocabulary, patterns: Sequence[re.Pattern[bytes]]) -> list[int]:
@@ -156,20 +214,16 @@ def _matching(vocabulary: Vocabulary, patterns: Sequence[re.Pattern[bytes]]) -> 
 
 
 def _fillers(vocabulary: Vocabulary) -> list[int]:
-    """Tokens of letters and digits by falling length."""
-    by_length = [0] * (_FILLER_BYTES + 1)
+    by_length: list[list[int]] = [[] for _ in range(_FILLER_BYTES + 1)]
     for token in vocabulary.plain_ids:
         text = vocabulary.token_bytes[token]
         if text.isalnum() and text.isascii():
-            by_length[min(len(text), _FILLER_BYTES)] |= 1 << token
-    return [bits for bits in reversed(by_length) if bits]
+            by_length[min(len(text), _FILLER_BYTES)].append(token)
+    return [_bits(vocabulary, tokens) for tokens in reversed(by_length) if tokens]
 
 
-def _bits(tokens: Collection[int]) -> int:
-    bits = 0
-    for token in tokens:
-        bits |= 1 << token
-    return bits
+def _bits(vocabulary: Vocabulary, tokens: Collection[int]) -> int:
+    return int.from_bytes(vocabulary.mask(tokens), "little")
 
 
 def _ids(bits: int) -> list[int]:

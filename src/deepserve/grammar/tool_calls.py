@@ -44,12 +44,11 @@ class CallMarkup(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class CallGrammar(msgspec.Struct, frozen=True, kw_only=True):
-    """rules: the grammar's lines; `start` is the rule of the whole block. required_names: of parameters."""
+    """rules: the grammar's lines; `start` is the rule of the whole block. relaxed: what the schemas say in vain."""
 
     start: str
     rules: tuple[str, ...]
     relaxed: tuple[str, ...]
-    required_names: frozenset[str]
 
 
 MAX_VARIANTS: Final = 32
@@ -79,7 +78,6 @@ def call_grammar(tools: Sequence[CallableTool], markup: CallMarkup, *, is_parall
         start="calls",
         rules=(f"calls: {block}", f"calls_one: {calls}", *writer.rules),
         relaxed=tuple(dict.fromkeys(writer.relaxed)),
-        required_names=frozenset(writer.required_names),
     )
 
 
@@ -97,7 +95,6 @@ class _Writer:
         self._markup = markup
         self.rules: list[str] = []
         self.relaxed: list[str] = []
-        self.required_names: set[str] = set()
 
     def symbols(self, spelling: str) -> str:
         """A spelling in which the mark is the special token."""
@@ -111,7 +108,6 @@ class _Writer:
         schema = _Schema(root, tool)
         bodies = []
         for number, shape in enumerate(_shapes(schema, root)):
-            self.required_names |= shape.required
             bodies.append(self._parameters(f"{name}_{number}", shape, schema))
         self.relaxed += schema.relaxed
         body = " | ".join(f"({body})" if body else "()" for body in dict.fromkeys(bodies))
@@ -166,7 +162,7 @@ class _Writer:
             ways.append(f"{head}{self.symbols(attribute + 'true' + chr(34) + '>')} {terminal} {end}")
         if other is not None:
             grammar = json_grammar(schema.alone(other), strict=schema.tool.is_strict, field=schema.tool.field)
-            schema.relaxed += [f"{schema.tool.field}{pointer}{within(found)}" for found in grammar.relaxed]
+            schema.relaxed += [f"{schema.tool.field}{pointer}{_within(found)}" for found in grammar.relaxed]
             self.rules.append(f"{name}_json: {grammar.rule}")
             ways.append(f"{head}{self.symbols(attribute + 'false' + chr(34) + '>')} {name}_json {closing}")
         if not ways:
@@ -238,7 +234,7 @@ class _Schema:
         return schema
 
 
-def within(relaxed: str) -> str:
+def _within(relaxed: str) -> str:
     """What the grammar of a part says of itself, to stand behind that part's own pointer."""
     return relaxed.removeprefix("/") if relaxed.startswith("/: ") else relaxed
 

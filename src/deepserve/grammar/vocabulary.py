@@ -1,7 +1,7 @@
 """A model's vocabulary as grammars see it: the bytes of every token, which are special, and which end an answer.
 
 Building the library's index over it takes a few milliseconds for a small vocabulary and half a second for 128,000
-tokens; it is built once, when the first grammar is compiled or somebody says `warm`, and off the event loop.
+tokens; it is built once, when the first grammar is compiled, off the event loop.
 """
 
 from __future__ import annotations
@@ -51,10 +51,6 @@ class Vocabulary:
             if self._index is None:
                 self._index = _build_index(self)
             return self._index
-
-    def warm(self) -> None:
-        """Build now what is otherwise built at first use."""
-        _ = self.index, self.plain_ids
 
     def mask(self, ids: Iterable[int]) -> bytes:
         """A mask that allows these tokens alone."""
