@@ -10,9 +10,10 @@ from typing_extensions import override
 
 from deepserve.backends.scripted import ScriptedBackend
 from deepserve.config import Limits, Settings
-from deepserve.core.events import Event, Started
+from deepserve.core.events import Event, PastReasoning, Started
 from deepserve.core.request import Request
 from deepserve.dialects.chat.stream import StreamEncoder
+from deepserve.server.delivery import answer_headers
 from tests.server.live import (
     HELLO,
     PATIENCE_S,
@@ -251,3 +252,12 @@ def test_keep_alive_connections_are_reused(live: LiveServer) -> None:
     with httpx.Client() as client:
         for _ in range(3):
             assert client.post(live.address + "/chat/completions", json=STREAM).status_code == 200
+
+
+def test_what_is_not_enforced_is_told_in_a_header_that_nothing_can_break() -> None:
+    past = PastReasoning(sent=0, restored=0, missing=0)
+    assert b"x-deepserve-relaxed" not in dict(answer_headers("a/b", past))
+    relaxed = ("tools[0].parameters/properties/n\r\nset-cookie: é: uniqueItems", "x" * 5_000)
+    told = dict(answer_headers("a/b", past, relaxed))[b"x-deepserve-relaxed"]
+    assert told.startswith(b"tools[0].parameters/properties/n??set-cookie: ?: uniqueItems; xxx")
+    assert len(told) == 1_000

@@ -30,13 +30,21 @@ _FAULT_TOLD = "The server met an internal fault while answering. It has been log
 HeaderList = list[tuple[bytes, bytes]]
 
 
-def answer_headers(served_by: str, past: PastReasoning) -> HeaderList:
-    """Who answered, and what became of the traces of earlier turns."""
+_MAX_RELAXED_CHARACTERS = 1_000
+
+
+def answer_headers(served_by: str, past: PastReasoning, relaxed: tuple[str, ...] = ()) -> HeaderList:
+    """Who answered, what became of the traces of earlier turns, and what of the tools' schemas is not enforced."""
     reasoning = f"sent={past.sent} restored={past.restored} missing={past.missing}"
-    return [
+    headers = [
         (b"x-deepserve-served-by", served_by.encode("ascii", "replace")),
         (b"x-deepserve-reasoning", reasoning.encode()),
     ]
+    if relaxed:
+        # Names in it are the client's: they may hold anything, and a header may not.
+        told = "".join(character if character.isprintable() else "?" for character in "; ".join(relaxed))
+        headers.append((b"x-deepserve-relaxed", told[:_MAX_RELAXED_CHARACTERS].encode("ascii", "replace")))
+    return headers
 
 
 class Delivery:
@@ -192,7 +200,7 @@ class Delivery:
         started = self._events.started
         served_by = self._served_by if started is None else started.served_by.label
         past = (None if started is None else started.past_reasoning) or self._exchange.past_reasoning
-        headers = answer_headers(served_by, past)
+        headers = answer_headers(served_by, past, () if started is None else started.relaxed)
         if self._exchange.is_stream:
             headers += [
                 (b"content-type", b"text/event-stream; charset=utf-8"),

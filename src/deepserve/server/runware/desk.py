@@ -338,7 +338,7 @@ def _headers(inference: Inference, started: Started | None) -> HeaderList:
     sent = count_traces(request.messages, is_needed=request.thinking.enabled and has_tools)
     if started is None:
         return []
-    return answer_headers(started.served_by.label, started.past_reasoning or sent)
+    return answer_headers(started.served_by.label, started.past_reasoning or sent, started.relaxed)
 
 
 def _failed(inference: Inference, error: DeepserveError) -> WireEnded:
