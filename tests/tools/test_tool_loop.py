@@ -226,6 +226,15 @@ def test_the_traces_of_all_rounds_are_kept_and_budgeted_together() -> None:
     assert backend.asked[1].messages[-2].reasoning == "one two three"
 
 
+def test_log_probabilities_and_stop_strings_hold_in_every_round() -> None:
+    sampling = msgspec.structs.replace(_request().sampling, num_top_logprobs=1)
+    backend = Replying(calls("a", text="one two"), Reply(text="three STOP four"))
+    answer = _answer(backend, ScriptedTool(), _request(sampling=sampling, stop=("STOP",)))
+    assert [token.token for token in answer.results[0].text_logprobs] == ["one", " two", "three", " "]
+    finished = answer.results[0].finished
+    assert (finished.reason, finished.stop_string) == ("stop_string", "STOP")
+
+
 def test_a_continued_answer_goes_on_as_one_turn() -> None:
     begun = Message(role="assistant", parts=(Text("Let me"),), prefix=True)
     backend = Replying(calls("a", text=" see."), Reply(text="x"))

@@ -14,7 +14,7 @@ import msgspec
 
 from deepserve.core.messages import UNNAMED, Message, Part, ServerToolCall, ServerToolResult, ToolCall
 from deepserve.core.request import Request, RequestId
-from deepserve.core.server_tool import ToolFault
+from deepserve.core.server_tool import CodeOutput, ToolFault
 from deepserve.core.tenant import TenantId
 
 _ENTRY_BYTES = 500
@@ -52,6 +52,16 @@ def shown_id(answer: RequestId, number: int) -> str:
     return f"{answer}_s{number}"
 
 
+def _without_files(kept: KeptCall) -> KeptCall:
+    """The model hears what files there were, not what is in them."""
+    output = kept.result.output
+    if not isinstance(output, CodeOutput) or not output.files:
+        return kept
+    files = tuple(msgspec.structs.replace(file, content=b"") for file in output.files)
+    result = msgspec.structs.replace(kept.result, output=msgspec.structs.replace(output, files=files))
+    return msgspec.structs.replace(kept, result=result)
+
+
 def _query_name(call: ServerToolCall) -> str | None:
     """No id looks like it."""
     if call.tool != "web_search":
@@ -74,6 +84,7 @@ class ResultMemory:
 
     def remember(self, request: Request, number: int, kept: KeptCall) -> None:
         """Keep a call under its own id, under that of its place in the answer, and a search under its query."""
+        kept = _without_files(kept)
         shelf = self._shelves.setdefault(request.tenant.id, _Shelf())
         self._shelves.move_to_end(request.tenant.id)
         if len(self._shelves) > self._max_tenants:

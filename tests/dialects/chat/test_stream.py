@@ -24,12 +24,14 @@ from deepserve.core.events import (
     ToolCallBlock,
     UsageReported,
 )
+from deepserve.core.messages import Citation, ServerToolResult, Text
 from deepserve.core.provider import ServedBy
 from deepserve.core.server_tool import SearchResults
 from deepserve.core.usage import Usage
 from deepserve.dialects.chat.response import FINISH_WORDS
 from deepserve.dialects.chat.stream import DONE, KEEP_ALIVE, StreamDecoder, StreamEncoder
 from deepserve.dialects.exchange import AnswerHead
+from deepserve.dialects.joined_text import joined_text
 from tests.dialects.chat.decoding import ARRIVED_AT, WEATHER, body, decode
 
 STARTED = Started(served_by=ServedBy(provider="p", model="m", fingerprint="f"), prompt_usage=Usage(miss_tokens=2))
@@ -74,6 +76,30 @@ def test_every_kind_of_block_and_event_can_be_encoded() -> None:
         encoder.encode(event)
         seen.add(type(event))
     assert seen == set(get_args(Event))
+
+
+def test_texts_around_the_servers_tools_are_paragraphs() -> None:
+    """An operator's MCP server may be called in any answer, and this dialect shows one text."""
+    encoder = _encoder(thinking={"type": "disabled"})
+    frames = encoder.encode(STARTED)
+    for index, (block, text) in enumerate(
+        (
+            (TextBlock(), "I look."),
+            (_BLOCKS[ServerToolCallBlock], "{}"),
+            (_BLOCKS[ServerToolResultBlock], ""),
+            (TextBlock(), "It is so."),
+        )
+    ):
+        frames += encoder.encode(BlockOpened(index=index, block=block))
+        if text:
+            frames += encoder.encode(BlockDelta(index=index, text=text))
+        frames += encoder.encode(BlockClosed(index=index))
+    citations = (Citation(url="u"),)
+    frames += encoder.encode(BlockOpened(index=4, block=TextBlock()))
+    assert encoder.encode(BlockDelta(index=4, text="", citations=citations)) == b""
+    assert "".join(delta["content"] for delta in _deltas(frames)) == "I look.\n\nIt is so."
+    parts = (Text("I look."), ServerToolResult(call_id="s", tool="mcp"), Text("It is so."))
+    assert joined_text(parts) == "I look.\n\nIt is so."
 
 
 def test_every_finish_reason_has_a_word() -> None:

@@ -3,6 +3,7 @@
 import json
 from typing import Any
 
+import msgspec
 import pytest
 
 from deepserve.config import Limits
@@ -21,11 +22,22 @@ from deepserve.core.messages import (
     ToolResult,
 )
 from deepserve.core.request import ResponseFormat, ServerTool, Thinking, ToolChoice
-from deepserve.core.server_tool import PlainOutput, SearchHit, SearchResults, ToolFault
+from deepserve.core.server_tool import (
+    CodeOutput,
+    PlainOutput,
+    SearchHit,
+    SearchResults,
+    ToolFault,
+    ToolKind,
+    ToolOutput,
+)
 from deepserve.core.web_tools import FetchOptions, SearchOptions
 from deepserve.core.web_tools import decode as decode_options
 from deepserve.dialects.messages.fields import IGNORED, REFUSED, REFUSED_BLOCKS
-from tests.dialects.messages.decoding import HELLO, SEARCH, WEATHER, body, decode, refusal
+from deepserve.dialects.messages.server_tools import encode_call, encode_result
+from deepserve.prompt.tool_text import tool_output_text
+from tests.dialects.messages.decoding import ARRIVED_AT, HELLO, SEARCH, WEATHER, body, decode, refusal
+from tests.tools.scripted_tool import found, page, ran
 
 _CALL: dict[str, Any] = {"type": "tool_use", "id": "t1", "name": "get_weather", "input": {"city": "Rome"}}  # Any: JSON
 _RESULT: dict[str, Any] = {"type": "tool_result", "tool_use_id": "t1", "content": "21 C"}
@@ -351,6 +363,31 @@ def test_servers_of_the_operators_are_asked_for_by_name() -> None:
     assert decoded.request.server_tools == (ServerTool(tool="mcp", name="docs", if_missing="skip"),)
     assert decoded.ignored == ("mcp_servers[].url", "mcp_servers[].authorization_token")
     assert isinstance(refusal(body(mcp_servers=[given, given])), InvalidField)
+
+
+@pytest.mark.parametrize(
+    ("tool", "output"),
+    [
+        ("web_search", found({"query": "q"})),
+        ("web_search", SearchResults(query="q")),
+        ("web_fetch", page({"url": "https://example.org/a"})),
+        ("code_interpreter", ran({"code": "1"})),
+        ("code_interpreter", CodeOutput(code="", stderr="no\n", exit_code=1, stopped_by="time")),
+        ("mcp", PlainOutput(text="<b>x</b>")),
+        ("mcp", ToolFault(code="failed", message="It broke.")),
+    ],
+)
+def test_a_result_that_comes_back_says_the_same_to_the_model(tool: ToolKind, output: ToolOutput) -> None:
+    """Otherwise the cached prefix of a conversation would end there."""
+    sent = encode_result(ServerToolResult(call_id="c", tool=tool, output=output), ARRIVED_AT)
+    call = encode_call("c", tool, "mcp__a__b" if tool == "mcp" else tool, {})
+    blocks = [json.loads(msgspec.json.encode(block)) for block in (call, sent)]
+    read_call, read = _messages("?", [*blocks, {"type": "text", "text": "."}], "!")[1].parts[:2]
+    assert isinstance(read, ServerToolResult)
+    assert isinstance(read_call, ServerToolCall)
+    assert (read.call_id, read.tool, read_call.id, read_call.tool) == ("c", tool, "c", tool)
+    assert read.output is not None
+    assert tool_output_text(read.output) == tool_output_text(output)
 
 
 def test_what_an_operators_server_did_is_read_again() -> None:

@@ -10,7 +10,7 @@ from msgspec import UNSET, UnsetType
 from deepserve.core.answer import Answer, Result
 from deepserve.core.errors import BackendFailure
 from deepserve.core.events import Finished, FinishReason, TokenLogprob
-from deepserve.core.messages import Part, Reasoning, Refusal, Text, ToolCall
+from deepserve.core.messages import Part, Reasoning, Text, ToolCall
 from deepserve.core.provider import ServedBy
 from deepserve.core.request import Request
 from deepserve.core.usage import Usage
@@ -28,6 +28,7 @@ from deepserve.dialects.chat.wire import (
     WireUsage,
 )
 from deepserve.dialects.exchange import AnswerHead
+from deepserve.dialects.joined_text import joined_text
 
 FINISH_WORDS: Mapping[FinishReason, str] = {
     "stop": "stop",
@@ -93,7 +94,7 @@ def _encode_result(index: int, result: Result, request: Request) -> WireChoice:
         index=index,
         message=WireMessage(
             role="assistant",
-            content="".join(part.text for part in result.parts if isinstance(part, Text | Refusal)),
+            content=joined_text(result.parts),
             reasoning_content=reasoning,
             tool_calls=[encode_call(number, call) for number, call in enumerate(calls)] if calls else UNSET,
         ),

@@ -46,6 +46,7 @@ from deepserve.dialects.chat.response import (
 )
 from deepserve.dialects.chat.wire import WireChunk, WireFunction, WireLogprobs, WireMessage, WireToolCall
 from deepserve.dialects.exchange import AnswerHead
+from deepserve.dialects.joined_text import RoundGap
 from deepserve.dialects.vendor_errors import encode_error as vendor_error
 
 KEEP_ALIVE = b": keep-alive\n\n"
@@ -63,6 +64,7 @@ class _Result(msgspec.Struct):
     num_calls: int = 0
     texts: list[str] = []
     parts: list[Part] = []
+    gap: RoundGap = msgspec.field(default_factory=RoundGap)
 
 
 class StreamEncoder:
@@ -157,6 +159,8 @@ class StreamEncoder:
 
     def _open(self, result: _Result, block: Block) -> bytes:
         result.block = block
+        if isinstance(block, ServerToolResultBlock):
+            result.gap.pause()
         if not isinstance(block, ToolCallBlock):
             return b""
         index, result.num_calls = result.num_calls, result.num_calls + 1
@@ -170,8 +174,10 @@ class StreamEncoder:
             result.texts.append(delta.text)
         match result.block:
             case TextBlock():
+                if delta.citations and not delta.text:
+                    return b""
                 after = b',"reasoning_content":null}' if self._is_thinking else b"}"
-                piece = b'{"content":' + _encode(delta.text) + after
+                piece = b'{"content":' + _encode(result.gap.before(delta.text) + delta.text) + after
                 logprobs = encode_logprobs(delta.logprobs, (), self._request)
             case ReasoningBlock():
                 if self._request.thinking.exclude:
