@@ -9,6 +9,7 @@ tokens before is taken up again as soon as it fits, so that following an answer 
 from __future__ import annotations
 
 import re
+from bisect import bisect_left
 from collections.abc import Collection, Sequence
 from typing import Final
 
@@ -70,7 +71,7 @@ class Shortest:
     ) -> None:
         self._kinds = kinds
         self._vocabulary = kinds.vocabulary
-        self._required = tuple(name.encode() + b'"' for name in sorted(required_names))
+        self._required = tuple(sorted(name.encode() + b'"' for name in required_names))
         self._example_ends = _ends(kinds.vocabulary, examples)
 
     def complete(self, matcher: Matcher, *, max_tokens: int, known: Sequence[int] = ()) -> list[int] | None:
@@ -186,7 +187,9 @@ class Shortest:
         """Whether a member's name that has begun goes on towards one that is required."""
         quote = (text + more).rfind(b'"', 0, len(text) + len(more) - 1)
         begun = (text + more)[quote + 1 :]
-        return bool(begun) and any(name.startswith(begun) for name in self._required)
+        # Of sorted names, the first that is not before a beginning has it, or none does.
+        place = bisect_left(self._required, begun)
+        return bool(begun) and place < len(self._required) and self._required[place].startswith(begun)
 
     def _filler(self, allowed: int) -> int:
         """A long token, so that a text of a least length gets there soon."""
