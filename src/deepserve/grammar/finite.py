@@ -8,14 +8,18 @@ from deepserve.core.messages import Json
 from deepserve.grammar.logic import over_children
 
 
-def prune_endless(root: Json, definitions: Mapping[str, Json]) -> tuple[Json, dict[str, Json]]:
+def prune_endless(
+    root: Json, definitions: Mapping[str, Json], impossible: frozenset[str] = frozenset()
+) -> tuple[Json, dict[str, Json]]:
     """Replace by false what only an endless value would satisfy, such as a member that must contain itself.
 
+    impossible  definitions that are known to admit nothing
     Takes a schema without logic. Nothing is lost: no value can hold such a part.
     """
     finite: set[str] = set()
     while True:  # each round proves a little more, from the leaves of the recursion upwards
-        proved = {name for name, schema in definitions.items() if name not in finite and _ends(schema, finite)}
+        open_names = definitions.keys() - finite - impossible
+        proved = {name for name in open_names if _ends(definitions[name], finite)}
         if not proved:
             break
         finite |= proved
@@ -27,7 +31,7 @@ def prune_endless(root: Json, definitions: Mapping[str, Json]) -> tuple[Json, di
             return schema is True
         return over_children(schema, pruned)
 
-    return pruned(root), {name: pruned(schema) for name, schema in definitions.items()}
+    return pruned(root), {name: pruned(definitions[name]) for name in definitions if name in finite}
 
 
 def _ends(schema: Json, finite: set[str]) -> bool:

@@ -16,9 +16,10 @@ import msgspec
 from deepserve.core.errors import InvalidField, UnsupportedFeature
 from deepserve.core.messages import Json
 from deepserve.core.schema_reading import read_schema
-from deepserve.core.schema_tree import children, step
+from deepserve.core.schema_tree import ASSERTIONS, children, step
 from deepserve.grammar.finite import prune_endless
-from deepserve.grammar.logic import without_logic
+from deepserve.grammar.logic import over_children, without_logic
+from deepserve.grammar.numbers import spell_numbers
 from deepserve.grammar.plain_schema import PlainSchema, Unenforceable, plain_schema
 
 _NAMED_ESCAPES: Final = 'nrbtf\\"'
@@ -67,8 +68,7 @@ def json_grammar(schema: Json, *, strict: bool, field: str = "schema") -> JsonGr
             plain = _simplified(schema, is_strict=strict, dropped=dropped)
         except Unenforceable as refusal:
             raise _refusal(field, refusal.pointer, refusal.advice) from refusal
-        compiled = _compilable(plain)
-        problem = _problem(compiled)
+        compiled, problem = _compiled(plain)
         if problem is None:
             return JsonGrammar(schema=compiled, relaxed=tuple(plain.relaxed), annotations=plain.annotations)
         pointer = _culprit(schema, strict, dropped, problem)
@@ -83,17 +83,46 @@ def json_grammar(schema: Json, *, strict: bool, field: str = "schema") -> JsonGr
 
 def _refusal(field: str, pointer: str, advice: str) -> UnsupportedFeature:
     keyword = pointer.rpartition("/")[2]
-    what = f"`{keyword}` at `{pointer}`" if keyword else "this"
+    what = f"`{keyword}` at `{pointer}`" if keyword in ASSERTIONS else f"`{pointer or '/'}`"
     return UnsupportedFeature(f"The schema in `{field}` cannot be enforced because of {what}: {advice}", field=field)
 
 
 def _simplified(schema: Json, *, is_strict: bool, dropped: frozenset[str]) -> PlainSchema:
     plain = plain_schema(schema, is_strict=is_strict, dropped=dropped)
-    return without_logic(plain, _contradicts, is_strict=is_strict) if plain.origins else plain
+    return without_logic(plain, _contradicts, is_strict=is_strict) if plain.has_logic else plain
 
 
-def _compilable(plain: PlainSchema) -> dict[str, Json]:
-    root, definitions = prune_endless(plain.root, plain.definitions)
+def _compiled(plain: PlainSchema) -> tuple[dict[str, Json], _Problem | None]:
+    """The schema for the mask compiler, and what it says of it.
+
+    It takes a definition that admits nothing for an error of the whole, even where an alternative is there.
+    """
+    impossible: frozenset[str] = frozenset()
+    while True:
+        root, definitions = prune_endless(plain.root, plain.definitions, impossible)
+        compiled = _compilable(*spell_numbers(root, definitions))
+        problem = _problem(compiled)
+        if problem is None or not problem.is_contradiction:
+            return compiled, problem
+        wider = {name: _wider(schema, is_inside=False) for name, schema in definitions.items()}
+        found = frozenset(name for name in wider if _contradicts({"$ref": f"#/$defs/{name}", "$defs": wider}))
+        if not found:
+            return compiled, problem
+        impossible |= found
+
+
+def _wider(schema: Json, *, is_inside: bool) -> Json:
+    """A schema that does not ask members and items what other definitions say: none is blamed for another."""
+    if not isinstance(schema, dict):
+        return schema
+    kept = {keyword: argument for keyword, argument in schema.items() if not (is_inside and keyword == "$ref")}
+    in_place = {keyword: kept.pop(keyword) for keyword in ("allOf", "anyOf") if keyword in kept}
+    return over_children(kept, lambda inner: _wider(inner, is_inside=True)) | {
+        keyword: [_wider(inner, is_inside=is_inside) for inner in parts] for keyword, parts in in_place.items()
+    }
+
+
+def _compilable(root: Json, definitions: dict[str, Json]) -> dict[str, Json]:
     options: dict[str, Json] = {"item_separator": ", ?", "key_separator": ": ?", "whitespace_flexible": False}
     if any(map(_has_open_names, (root, *definitions.values()))):
         # The compiler lets undeclared names be spelled with \u, under which a declared one could hide.
@@ -158,7 +187,7 @@ def _culprit(schema: Json, strict: bool, dropped: frozenset[str], problem: _Prob
         if next(attempts, None) is None:
             return False
         try:
-            left = _problem(_compilable(_simplified(schema, is_strict=strict, dropped=dropped | {pointer})))
+            _, left = _compiled(_simplified(schema, is_strict=strict, dropped=dropped | {pointer}))
         except Unenforceable:
             return False
         return left is None or (left.is_contradiction, left.text) != (problem.is_contradiction, problem.text)

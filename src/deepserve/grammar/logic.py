@@ -9,9 +9,10 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
 from deepserve.core.messages import Json
-from deepserve.grammar.plain_schema import PlainSchema, Unenforceable
+from deepserve.grammar.plain_schema import ORIGIN, PlainSchema, Unenforceable
 
 _TYPES: Final = ("null", "boolean", "number", "string", "array", "object")
+_LOGIC: Final = frozenset((ORIGIN, "not", "if", "then", "else"))
 _MAX_PAIRS: Final = 500
 _MAX_NEGATED: Final = 5000
 
@@ -55,7 +56,7 @@ class _Rewriting:
         return PlainSchema(
             root=root,
             definitions=definitions,
-            origins={},
+            has_logic=False,
             relaxed=list(self._relaxed),
             annotations=self._plain.annotations,
         )
@@ -63,9 +64,9 @@ class _Rewriting:
     def _rewritten(self, schema: Json) -> Json:
         if not isinstance(schema, dict):
             return schema
-        if self._plain.origins.get(id(schema)) is None:
+        pointer = schema.get(ORIGIN)
+        if pointer is None:
             return over_children(schema, self._rewritten)
-        pointer = self._plain.origins[id(schema)]
         try:
             return self._alternatives(schema, pointer)
         except Unenforceable as refusal:
@@ -144,7 +145,7 @@ def _wider(schema: Json) -> Json:
     """A schema without logic that admits at least the same values."""
     if not isinstance(schema, dict):
         return schema
-    kept = {keyword: argument for keyword, argument in schema.items() if keyword not in ("not", "if", "then", "else")}
+    kept = {keyword: argument for keyword, argument in schema.items() if keyword not in _LOGIC}
     if "oneOf" in kept:
         kept["anyOf"] = kept.pop("oneOf")  # a part that holds oneOf holds nothing else
     return over_children(kept, _wider)
@@ -221,7 +222,7 @@ class _Negation:
                 return []
             case "items" if argument is False and "prefixItems" not in schema:
                 return [{"type": "array", "minItems": 1}]
-            case "then" | "else" if "if" in schema:
+            case _ if keyword == ORIGIN:
                 return []
             case _:
                 raise _NoNegationError(keyword)

@@ -8,6 +8,7 @@ keyword of the client's schema is enforced, an annotation that is reported, or r
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from decimal import Decimal
 from itertools import combinations
 from math import comb
 from typing import Final
@@ -22,8 +23,14 @@ from deepserve.core.schema_tree import ANNOTATIONS, ASSERTIONS, Place, SchemaDoc
 
 _MAX_ALTERNATIVES: Final = 64
 _MAX_DEPENDENCIES: Final = 8
+_MAX_DIGITS: Final = 15
+"""So many digits of a fraction survive being read as a double by any reader."""
 _EXACT: Final = 2**53
 """Up to here every integer is a double, which is what the mask compiler calculates bounds in."""
+
+
+ORIGIN: Final = "x-origin"
+"""Where a part with logic comes from; gone when the logic is."""
 
 
 class Unenforceable(Exception):
@@ -44,16 +51,16 @@ class Unenforceable(Exception):
 
 
 class PlainSchema(msgspec.Struct, frozen=True, kw_only=True):
-    """root may refer to `#/$defs/name`; beside the compiler's keywords it may hold not, if/then/else and oneOf.
+    """root may refer to `#/$defs/name`; beside the compiler's keywords it may hold parts with not, if or oneOf.
 
-    origins      id of each part that holds one of these -> JSON pointer of that keyword in the client's schema
+    has_logic    whether there are such parts; each has under ORIGIN the JSON pointer of that keyword
     relaxed      keywords that were given up, as `pointer: keyword`
     annotations  names that assert nothing, in the same form
     """
 
     root: Json
     definitions: dict[str, Json]
-    origins: dict[int, str]
+    has_logic: bool
     relaxed: list[str]
     annotations: tuple[str, ...]
 
@@ -74,7 +81,7 @@ class _Walk:
         self._dropped = dropped
         self._names: dict[str, str] = {}
         self._pending: list[tuple[str, Place]] = []
-        self._origins: dict[int, str] = {}
+        self._has_logic = False
         self._relaxed: dict[str, None] = {}
         self._annotations: dict[str, None] = {}
         self._exactly = 0  # inside an operand that will be negated: there, leaving a keyword out would forbid more
@@ -91,7 +98,7 @@ class _Walk:
         return PlainSchema(
             root=root,
             definitions=definitions,
-            origins=self._origins,
+            has_logic=self._has_logic,
             relaxed=list(self._relaxed),
             annotations=tuple(self._annotations),
         )
@@ -153,13 +160,13 @@ class _Walk:
             case "anyOf":
                 self._alternatives(out, list(self._several(pointer, argument)))
             case "oneOf":
-                self._add(out, self._mark(pointer, {"oneOf": list(self._several(pointer, argument))}))
+                self._add(out, self._logic(pointer, {"oneOf": list(self._several(pointer, argument))}))
             case "not":
-                self._add(out, self._mark(pointer, {"not": self._operand(pointer)}))
+                self._add(out, self._logic(pointer, {"not": self._operand(pointer)}))
             case "if":
                 branches = {name: self._inner(place, name) for name in ("then", "else") if name in schema}
                 if branches:
-                    self._add(out, self._mark(pointer, {"if": self._operand(pointer), **branches}))
+                    self._add(out, self._logic(pointer, {"if": self._operand(pointer), **branches}))
             case "properties" | "patternProperties":
                 for name in argument if keyword == "patternProperties" else ():
                     _linear(name, pointer)
@@ -237,9 +244,9 @@ class _Walk:
         finally:
             self._exactly -= 1
 
-    def _mark(self, pointer: str, part: Json) -> Json:
-        self._origins[id(part)] = pointer
-        return part
+    def _logic(self, pointer: str, part: Mapping[str, Json]) -> Json:
+        self._has_logic = True
+        return {ORIGIN: pointer, **part}
 
     def _annotate(self, place: Place, name: str) -> None:
         self._annotations[f"{place.pointer or '/'}: {name}"] = None
@@ -335,7 +342,9 @@ class _Walk:
             missing = count - len(required)
             if missing <= 0:
                 return
-            if is_closed and comb(len(optional), missing) <= _MAX_ALTERNATIVES:
+            if is_closed and missing > len(optional):
+                self._add(out, {"type": ["null", "boolean", "number", "string", "array"]})
+            elif is_closed and comb(len(optional), missing) <= _MAX_ALTERNATIVES:
                 self._alternatives(out, _at_least(optional, missing))
             elif missing == 1 and len(optional) < _MAX_ALTERNATIVES:
                 undeclared = {"properties": dict.fromkeys(optional, False), "minProperties": count}
@@ -418,6 +427,8 @@ def _number(value: Json, pointer: str) -> Json:
         value = int(value)
     if isinstance(value, int) and abs(value) > _EXACT and int(float(value)) != value:
         raise Unenforceable(pointer, "integers beyond 2**53 are not told apart; use a string.")
+    if isinstance(value, float) and len(Decimal(repr(value)).normalize().as_tuple().digits) > _MAX_DIGITS:
+        raise Unenforceable(pointer, f"a number with a fraction has at most {_MAX_DIGITS} digits; round it.")
     return value
 
 
