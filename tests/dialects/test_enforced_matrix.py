@@ -177,6 +177,38 @@ def cells(speaker: Speaker, *, is_drawn: bool) -> dict[str, tuple[Conversation, 
     return found
 
 
+UNENFORCEABLE: dict[str, Any] = {
+    "type": "object",
+    "properties": {"a": {"type": "array", "items": {"type": "integer"}, "uniqueItems": True}},
+    "required": ["a"],
+    "additionalProperties": False,
+}
+WRITTEN_AT: Mapping[str, tuple[str, str]] = {
+    "chat": ("response_format.json_schema.schema", "tools[0].function.parameters"),
+    "openrouter": ("response_format.json_schema.schema", "tools[0].function.parameters"),
+    "oxen": ("response_format.json_schema.schema", "tools[0].function.parameters"),
+    "messages": ("output_config.format.schema", "tools[0].input_schema"),
+    "responses": ("text.format.schema", "tools[0].parameters"),
+    "runware": ("jsonSchema", "tools.0.schema"),
+}
+"""Where each dialect has the schemas of the answer and of a tool's arguments."""
+
+
+@pytest.mark.parametrize("speaker", SPEAKERS, ids=lambda speaker: speaker.name)
+def test_what_cannot_be_enforced_is_refused_where_the_client_wrote_it(live: LiveServer, speaker: Speaker) -> None:
+    of_answer, of_tool = WRITTEN_AT[speaker.name]
+    tool = Tool(name="f", parameters=UNENFORCEABLE, strict=True)
+    form = ResponseFormat(kind="json_schema", schema=UNENFORCEABLE, strict=True)
+    for conversation, path in ((asking(form=form), of_answer), (asking(tools=(tool,)), of_tool)):
+        if not wishes(conversation) & speaker.unsayable:
+            body = speaker.body(conversation, is_stream=False)
+            answer = httpx.post(live.address + speaker.path, json=body, timeout=TIMEOUT_S)
+            assert answer.status_code == 400, answer.text
+            assert path in answer.text
+            assert "uniqueItems" in answer.text
+            assert "/properties/a" in answer.text
+
+
 @pytest.mark.parametrize("speaker", SPEAKERS, ids=lambda speaker: speaker.name)
 def test_every_answer_has_the_form_that_was_asked_for(live: LiveServer, weights: str, speaker: Speaker) -> None:
     asked_for = cells(speaker, is_drawn=weights == "random weights")

@@ -68,7 +68,9 @@ def answer_form(request: Request) -> AnswerForm:
     if unknown and choice.mode != "none":
         raise InvalidField(f"tool_choice names unknown tools: {', '.join(sorted(unknown))}", field="tool_choice")
     callable_tools = tuple(
-        _callable(tool, index) for index, tool in enumerate(offered) if not choice.names or tool.name in choice.names
+        _callable(tool, request.schema_fields.get(f"tools[{tool.name}]", f"tools[{index}].parameters"))
+        for index, tool in enumerate(offered)
+        if not choice.names or tool.name in choice.names
     )
     forces = choice.mode in ("required", "named")
     return AnswerForm(
@@ -79,7 +81,7 @@ def answer_form(request: Request) -> AnswerForm:
     )
 
 
-def _callable(tool: Tool, index: int) -> CallableTool:
+def _callable(tool: Tool, field: str) -> CallableTool:
     parameters = tool.parameters
     if tool.kind == "custom" and parameters is None:
         parameters = CUSTOM_PARAMETERS
@@ -87,23 +89,23 @@ def _callable(tool: Tool, index: int) -> CallableTool:
         name=tool_name(tool.name, tool.namespace),
         parameters=parameters,
         is_strict=tool.strict,
-        field=f"tools[{index}].parameters",
+        field=field,
     )
 
 
 def _content(request: Request) -> Content | None:
-    form = request.response_format
+    form, field = request.response_format, request.schema_fields.get("response_format", "response_format")
     match form.kind:
         case "text":
             return None
         case "json_object":
             return Content(kind="json", schema={"type": "object"})
         case "json_schema":
-            return Content(kind="json", schema=dict(form.schema) if form.schema is not None else {})
+            return Content(kind="json", schema=dict(form.schema) if form.schema is not None else {}, field=field)
         case "regex":
-            return Content(kind="regex", pattern=form.pattern or "")
+            return Content(kind="regex", pattern=form.pattern or "", field=field)
         case "choice":
-            return Content(kind="choice", choices=form.choices)
+            return Content(kind="choice", choices=form.choices, field=field)
         case kind:
             assert_never(kind)
 

@@ -123,6 +123,8 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
     num_results     independent answers to the same prompt, one seed each
     fallback_models tried in order when the first cannot answer
     infill          set instead of messages for plain completions
+    schema_fields   `response_format` and `tools[NAME]` -> where the client wrote their schemas, for refusals that only
+                    compiling them brings
     is_strict       reproduce the vendor's refusals instead of serving what can be served
     arrived_at      the instant that decides the price
     """
@@ -150,4 +152,5 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
     fallback_models: tuple[str, ...] = ()
     provider: ProviderPreferences = ProviderPreferences()
     metadata: Mapping[str, Json] = {}
+    schema_fields: Mapping[str, str] = {}
     is_strict: bool = False

@@ -21,10 +21,20 @@ MAX_SCHEMA_NAME = 64
 """Characters; the service that named schemas first allows no more."""
 
 
-def read_schema_at(node: Node) -> Mapping[str, Json]:
-    """A JSON schema. Raises InvalidField and UnsupportedFeature."""
+def read_answer_schema(reading: Reading, node: Node) -> Mapping[str, Json]:
+    """Raises InvalidField and UnsupportedFeature."""
     schema = node.mapping()
     read_schema(schema, field=node.field)
+    reading.note_schema(node)
+    return schema
+
+
+def read_parameters(reading: Reading, node: Node, tool: str, *, is_strict: bool) -> Mapping[str, Json]:
+    """The schema of a tool's arguments. Clients send all sorts of them, so only those of strict tools are looked at."""
+    schema = node.mapping()
+    if is_strict:
+        read_schema(schema, field=node.field)
+    reading.note_schema(node, tool=tool)
     return schema
 
 
@@ -45,7 +55,7 @@ def read_named_schema(reading: Reading, node: Node, path: str, *, own: Collectio
     """
     reading.ignore_others(node, (*own, "name", "description", "schema", "strict"), path)
     name, description, strict = node.optional("name"), node.optional("description"), node.optional("strict")
-    schema = read_schema_at(node.required("schema"))
+    schema = read_answer_schema(reading, node.required("schema"))
     if description is not None:
         schema = described(schema, description.string())
     return ResponseFormat(

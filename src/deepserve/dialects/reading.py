@@ -1,4 +1,4 @@
-"""A request body while it is read: its mode, its limits, and the names of what is ignored on the way."""
+"""A request body while it is read: its mode, its limits, what is ignored on the way, and where its schemas stand."""
 
 from __future__ import annotations
 
@@ -10,13 +10,17 @@ from deepserve.dialects.node import Node
 
 
 class Reading:
-    """One body being read; collects the names of what is ignored on the way."""
+    """One body being read.
+
+    schema_fields  as in `Request`
+    """
 
     def __init__(self, root: Node, limits: Limits, *, is_strict: bool) -> None:
         self.root = root
         self.limits = limits
         self.is_strict = is_strict
         self._ignored: dict[str, None] = {}
+        self.schema_fields: dict[str, str] = {}
 
     @property
     def ignored(self) -> tuple[str, ...]:
@@ -25,6 +29,10 @@ class Reading:
 
     def ignore(self, path: str) -> None:
         self._ignored[path] = None
+
+    def note_schema(self, node: Node, *, tool: str | None = None) -> None:
+        """tool: whose arguments it describes; None: the answer."""
+        self.schema_fields["response_format" if tool is None else f"tools[{tool}]"] = node.field
 
     def ignore_others(self, node: Node, known: Collection[str], path: str) -> None:
         """Note the members of an object that nothing acts on; path names the object, without indices."""

@@ -161,7 +161,7 @@ class _Writer:
             end = f"<[{self._markup.mark_id}]> {literal(after_mark + chr(10))}"
             ways.append(f"{head}{self.symbols(attribute + 'true' + chr(34) + '>')} {terminal} {end}")
         if other is not None:
-            grammar = json_grammar(schema.alone(other), strict=schema.tool.is_strict, field=schema.tool.field)
+            grammar = json_grammar(schema.alone(other), strict=schema.tool.is_strict, field=schema.tool.field + pointer)
             schema.relaxed += [f"{schema.tool.field}{pointer}{_within(found)}" for found in grammar.relaxed]
             self.rules.append(f"{name}_json: {grammar.rule}")
             ways.append(f"{head}{self.symbols(attribute + 'false' + chr(34) + '>')} {name}_json {closing}")

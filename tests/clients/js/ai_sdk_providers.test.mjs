@@ -4,7 +4,7 @@ import { test } from 'node:test';
 import { createAnthropic } from '@ai-sdk/anthropic';
 import { createOpenAI } from '@ai-sdk/openai';
 import { createOpenAICompatible } from '@ai-sdk/openai-compatible';
-import { generateText, jsonSchema, stepCountIs, streamText, tool } from 'ai';
+import { generateObject, generateText, jsonSchema, stepCountIs, streamText, tool } from 'ai';
 import { ANSWER, MODEL, PARAMETERS, QUESTION, SERVER, WEATHER, watchedFetch } from './server.mjs';
 
 globalThis.AI_SDK_LOG_WARNINGS = false;
@@ -20,7 +20,10 @@ const models = {
   'openai, Responses': [openai(MODEL), SENT],
   'openai, chat': [openai.chat(MODEL), RESTORED],
   anthropic: [createAnthropic({ baseURL: `${SERVER}/anthropic/v1`, apiKey, fetch })(MODEL), SENT],
-  compatible: [createOpenAICompatible({ name: 'local', baseURL: `${SERVER}/v1`, apiKey, fetch })(MODEL), SENT],
+  compatible: [
+    createOpenAICompatible({ name: 'local', baseURL: `${SERVER}/v1`, apiKey, fetch, supportsStructuredOutputs: true })(MODEL),
+    SENT,
+  ],
 };
 
 for (const [name, [model, expected]] of Object.entries(models)) {
@@ -35,6 +38,14 @@ for (const [name, [model, expected]] of Object.entries(models)) {
     assert.equal(text, whole.text);
     assert.ok(text);
     assert.equal((await streamed.usage).outputTokens, whole.usage.outputTokens);
+  });
+
+  test(`${name}: an object follows its schema while the model thinks`, async () => {
+    const properties = { city: { type: 'string' }, size: { enum: ['small', 'large'] } };
+    const schema = jsonSchema({ type: 'object', properties, required: ['city', 'size'], additionalProperties: false });
+    const { object } = await generateObject({ ...asked, schema, maxOutputTokens: 400 });
+    assert.deepEqual(Object.keys(object), ['city', 'size']);
+    assert.ok(['small', 'large'].includes(object.size));
   });
 
   for (const streams of [false, true]) {

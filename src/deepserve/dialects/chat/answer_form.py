@@ -8,12 +8,11 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import assert_never
 
-from deepserve.config import Limits
 from deepserve.core.errors import InvalidField, MalformedBody, UnsupportedFeature
 from deepserve.core.messages import Json, Message, Text
 from deepserve.core.request import ResponseFormat
 from deepserve.core.schema_reading import read_schema
-from deepserve.dialects.answer_form import decode_schema_text, read_named_schema, read_schema_at
+from deepserve.dialects.answer_form import decode_schema_text, read_answer_schema, read_named_schema
 from deepserve.dialects.chat.reading import ChatReading
 from deepserve.dialects.node import Node
 
@@ -25,7 +24,7 @@ def decode_answer_form(reading: ChatReading, messages: tuple[Message, ...]) -> R
     for name, read in _GUIDES.items():
         node = reading.extension(name)
         if node is not None:
-            asked[name] = read(node, reading.limits)
+            asked[name] = read(reading, node)
     asked["structured_outputs"] = _structured_outputs(reading)
     forms = {name: form for name, form in asked.items() if form.kind != "text"}
     if len(forms) > 1:
@@ -60,7 +59,7 @@ def _response_format(reading: ChatReading, messages: tuple[Message, ...]) -> Res
             reading.ignore_others(node, ("type",) if schema is None else ("type", "schema"), "response_format")
             if schema is None:
                 return ResponseFormat(kind="json_object")
-            return ResponseFormat(kind="json_schema", schema=read_schema_at(schema), strict=True)
+            return ResponseFormat(kind="json_schema", schema=read_answer_schema(reading, schema), strict=True)
         case _ if reading.is_strict:
             raise InvalidField("This response_format type is unavailable now", field="response_format.type")
         case _:
@@ -77,41 +76,43 @@ def _says_json(message: Message) -> bool:
 # The fields of vLLM's server (docs.vllm.ai, "Structured Outputs"), which many self-hosted clients send.
 
 
-def _schema(node: Node, limits: Limits) -> ResponseFormat:
+def _schema(reading: ChatReading, node: Node) -> ResponseFormat:
     """A schema, or the JSON text of one."""
     if isinstance(node.value, str):
         try:
-            node = Node(node.body, decode_schema_text(node.value, limits), node.path)
+            node = Node(node.body, decode_schema_text(node.value, reading.limits), node.path)
         except MalformedBody as error:
             raise InvalidField(f"{node.field}: not a JSON schema: {error.message}", field=node.field) from error
-    return ResponseFormat(kind="json_schema", schema=read_schema_at(node), strict=True)
+    return ResponseFormat(kind="json_schema", schema=read_answer_schema(reading, node), strict=True)
 
 
-def _regex(node: Node, _: Limits) -> ResponseFormat:
+def _regex(reading: ChatReading, node: Node) -> ResponseFormat:
     """The pattern must match the whole answer. Its limits are those of patterns inside schemas."""
     pattern = node.string()
     read_schema({"type": "string", "pattern": pattern}, field=node.field)
+    reading.note_schema(node)
     return ResponseFormat(kind="regex", pattern=pattern)
 
 
-def _choice(node: Node, _: Limits) -> ResponseFormat:
+def _choice(reading: ChatReading, node: Node) -> ResponseFormat:
     choices = tuple(item.string() for item in node.items())
     if not choices or "" in choices:
         raise InvalidField(f"{node.field}: at least one choice, and none of them empty.", field=node.field)
     unique = tuple(dict.fromkeys(choices))
     read_schema({"type": "string", "enum": list(unique)}, field=node.field)
+    reading.note_schema(node)
     return ResponseFormat(kind="choice", choices=unique)
 
 
-def _object(node: Node, _: Limits) -> ResponseFormat:
+def _object(_: ChatReading, node: Node) -> ResponseFormat:
     return ResponseFormat(kind="json_object") if node.boolean() else ResponseFormat()
 
 
-def _refused(node: Node, _: Limits) -> ResponseFormat:
+def _refused(_: ChatReading, node: Node) -> ResponseFormat:
     raise UnsupportedFeature(f"`{node.field}` is not supported: {_NO_GRAMMARS}.", field=node.field)
 
 
-_Reader = Callable[[Node, Limits], ResponseFormat]
+_Reader = Callable[[ChatReading, Node], ResponseFormat]
 
 _GUIDES: Mapping[str, _Reader] = {
     "guided_json": _schema,
@@ -135,7 +136,7 @@ def _structured_outputs(reading: ChatReading) -> ResponseFormat:
     if node is None or isinstance(node.value, bool):
         return ResponseFormat()
     given = {name: inner for name in _STRUCTURED if (inner := node.optional(name)) is not None}
-    found = [_STRUCTURED[name](inner, reading.limits) for name, inner in given.items()]
+    found = [_STRUCTURED[name](reading, inner) for name, inner in given.items()]
     reading.ignore_others(node, _STRUCTURED, "structured_outputs")
     forms = [form for form in found if form.kind != "text"]
     if len(forms) > 1:

@@ -135,6 +135,7 @@ def decode_root(
         num_results=read_num_results(reading),
         tenant=arrival.tenant,
         user_id=read_user_id(reading),
+        schema_fields=reading.schema_fields,
         is_strict=is_strict,
     )
     include_usage = read_include_usage(reading, is_stream=is_stream)

@@ -10,7 +10,7 @@ import msgspec
 from deepserve.core.errors import InvalidField, UnsupportedFeature
 from deepserve.core.messages import Json
 from deepserve.core.request import Thinking, Tool, ToolChoice
-from deepserve.dialects.answer_form import read_schema_at
+from deepserve.dialects.answer_form import read_parameters
 from deepserve.dialects.chat.reading import ChatReading
 from deepserve.dialects.chat.strict_schema import check_strict_tools
 from deepserve.dialects.node import Node
@@ -53,12 +53,10 @@ def _tool(reading: ChatReading, node: Node) -> Tool:
     name = read_tool_name(function.required("name"), reading.flavour.max_tool_name)
     description, parameters = function.optional("description"), function.optional("parameters")
     is_strict_tool = _is_strict(reading, function)
-    if is_strict_tool and parameters is not None:
-        read_schema_at(parameters)
     return Tool(
         name=name,
         description="" if description is None else description.string(),
-        parameters=None if parameters is None else parameters.mapping(),
+        parameters=None if parameters is None else read_parameters(reading, parameters, name, is_strict=is_strict_tool),
         strict=is_strict_tool,
     )
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from deepserve.core.errors import InvalidField
 from deepserve.core.request import ResponseFormat
-from deepserve.dialects.answer_form import read_schema_at
+from deepserve.dialects.answer_form import read_answer_schema
 from deepserve.dialects.node import Node
 from deepserve.dialects.reading import Reading
 
@@ -32,4 +32,4 @@ def decode_answer_form(reading: Reading) -> ResponseFormat:
 def _form(reading: Reading, node: Node) -> ResponseFormat:
     node.required("type").variant(("json_schema",))
     reading.ignore_others(node, ("type", "schema"), node.field)
-    return ResponseFormat(kind="json_schema", schema=read_schema_at(node.required("schema")), strict=True)
+    return ResponseFormat(kind="json_schema", schema=read_answer_schema(reading, node.required("schema")), strict=True)

@@ -98,6 +98,7 @@ def decode_request(
         stop=reading.stop_strings("stop_sequences"),
         tenant=tenant,
         user_id=_user_id(reading),
+        schema_fields=reading.schema_fields,
         is_strict=is_strict,
     )
     is_stream = reading.flag("stream")

@@ -8,7 +8,7 @@ import msgspec
 
 from deepserve.core.errors import InvalidField, UnsupportedFeature
 from deepserve.core.request import ServerTool, Thinking, Tool, ToolChoice
-from deepserve.dialects.answer_form import read_schema_at
+from deepserve.dialects.answer_form import read_parameters
 from deepserve.dialects.deepseek import MAX_TOOL_NAME
 from deepserve.dialects.messages.server_tools import decode_mcp_servers, decode_server_tool, kind_of_type
 from deepserve.dialects.node import Node
@@ -69,12 +69,11 @@ def _function(reading: Reading, node: Node, declared: str) -> Tool:
     if is_strict_tool and reading.is_strict:  # the vendor's service does not know the flag
         reading.ignore("tools[].strict")
         is_strict_tool = False
-    if is_strict_tool and schema is not None:
-        read_schema_at(schema)
+    name = read_tool_name(node.required("name"), MAX_TOOL_NAME)
     return Tool(
-        name=read_tool_name(node.required("name"), MAX_TOOL_NAME),
+        name=name,
         description="" if description is None else description.string(),
-        parameters=None if schema is None else schema.mapping(),
+        parameters=None if schema is None else read_parameters(reading, schema, name, is_strict=is_strict_tool),
         strict=is_strict_tool,
     )
 

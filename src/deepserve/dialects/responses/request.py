@@ -120,6 +120,7 @@ def decode_request(raw: bytes, arrival: Arrival, *, names: Names, limits: Limits
         default_output_tokens=default_output_tokens(thinking),
         tenant=arrival.tenant,
         user_id=_user(reading),
+        schema_fields=reading.schema_fields,
         is_strict=arrival.is_strict,
     )
     store, background = reading.extension("store"), reading.extension("background")

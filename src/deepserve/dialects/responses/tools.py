@@ -13,7 +13,7 @@ import msgspec
 
 from deepserve.core.errors import InvalidField, UnsupportedFeature
 from deepserve.core.request import ResponseFormat, ServerTool, Thinking, Tool, ToolChoice
-from deepserve.dialects.answer_form import read_named_schema, read_schema_at
+from deepserve.dialects.answer_form import read_named_schema, read_parameters
 from deepserve.dialects.deepseek import MAX_TOOL_NAME
 from deepserve.dialects.node import Node
 from deepserve.dialects.reading import Reading
@@ -116,12 +116,10 @@ def _tool(reading: Reading, node: Node, kind: str, namespace: str | None) -> Ite
     if is_strict_tool and reading.is_strict:  # the vendor's service knows the flag at Chat's beta address only
         reading.ignore("tools[].strict")
         is_strict_tool = False
-    if is_strict_tool and parameters is not None:
-        read_schema_at(parameters)
     tool = Tool(
         name=flat,
         description=description,
-        parameters=None if parameters is None else parameters.mapping(),
+        parameters=None if parameters is None else read_parameters(reading, parameters, flat, is_strict=is_strict_tool),
         strict=is_strict_tool,
     )
     yield tool, ToolName(name=name, namespace=namespace)

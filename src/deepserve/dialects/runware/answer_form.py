@@ -18,7 +18,7 @@ _ENVELOPE = frozenset(("name", "description", "schema", "strict"))
 
 
 def decode_answer_form(root: Value, model: ModelName, limits: Limits, *, is_strict: bool) -> ResponseFormat:
-    """A schema asks for JSON by itself, whatever `outputFormat` says."""
+    """A schema asks for JSON by itself, whatever `outputFormat` says. Raises TaskRefused."""
     is_limited = is_strict and model.id.endswith("-pro")
     output, schema = root.optional("outputFormat"), root.optional("jsonSchema")
     is_json = output is not None and output.choice(("TEXT",) if is_limited else ("TEXT", "JSON")) == "JSON"

@@ -161,18 +161,26 @@ def _tool(node: Value) -> Tool | ServerTool:
     name = node.required("name", "ToolName")
     if not _TOOL_NAME.fullmatch(name.string(low=1, high=MAX_TOOL_NAME_CHARACTERS)):
         raise name.refuse("may hold letters, digits, `-` and `_` only")
-    schema = (
-        node.optional("schema", "ToolSchema")
-        or node.optional("input_schema", "ToolSchema")
-        or node.optional("parameters", "ToolSchema")
-        or node.required("schema", "ToolSchema")
-    )
+    schema = _schema(node)
     description = node.optional("description", "ToolDescription")
     return Tool(
         name=name.string(),
         description="" if description is None else description.string(),
         parameters=schema.mapping(),
     )
+
+
+def _schema(node: Value) -> Value:
+    """Under the documented name, or another that clients use."""
+    found = (node.optional(name, "ToolSchema") for name in ("schema", "input_schema", "parameters"))
+    return next((schema for schema in found if schema is not None), None) or node.required("schema", "ToolSchema")
+
+
+def schema_fields(tools: Value | None) -> dict[str, str]:
+    """As in `Request`, for tools that were decoded."""
+    functions = [] if tools is None else [item for item in tools.items() if item.required("type").value == "function"]
+    named = {f"tools[{item.required('name').string()}]": _schema(item).path for item in functions}
+    return {"response_format": "jsonSchema", **named}
 
 
 def decode_tool_choice(node: Value, tools: Sequence[Tool | ServerTool]) -> ToolChoice:

@@ -19,7 +19,7 @@ from deepserve.core.tenant import LOCAL_TENANT, Tenant
 from deepserve.dialects.body import JsonBody
 from deepserve.dialects.runware import fields
 from deepserve.dialects.runware.answer_form import decode_answer_form
-from deepserve.dialects.runware.conversation import decode_messages, decode_tool_choice, decode_tools
+from deepserve.dialects.runware.conversation import decode_messages, decode_tool_choice, decode_tools, schema_fields
 from deepserve.dialects.runware.errors import TaskRefused
 from deepserve.dialects.runware.value import Value
 
@@ -165,6 +165,7 @@ def decode_inference(
         stop=_stops(settings),
         num_results=num_results,
         tenant=tenant,
+        schema_fields=schema_fields(tools_node),
         is_strict=is_strict,
     )
     return Inference(
