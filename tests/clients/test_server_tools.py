@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, cast
+from uuid import uuid4
 
 import anthropic
+import httpx
 import pytest
 from anthropic import Anthropic
 from anthropic.types import MessageParam, ToolUnionParam
@@ -42,6 +44,15 @@ SCRIPT = Script(
         Rule(
             when=When(contains="total", last_role="user"),
             reply=Reply(tool_calls=(ScriptedCall(name="code_execution", arguments='{"code": "1 + 1"}'),)),
+        ),
+        Rule(
+            when=When(contains="lake", last_role="user"),
+            reply=Reply(
+                tool_calls=(
+                    ScriptedCall(name="search", arguments='{"query": "Isar Munich"}'),
+                    ScriptedCall(name="codeInterpreter", arguments='{"code": "1 + 1"}'),
+                ),
+            ),
         ),
         Rule(reply=Reply(text=f"The Isar, says {FOUND}.")),
     )
@@ -277,3 +288,21 @@ def test_the_shipped_model_searches_a_folder_and_its_next_turn_is_cached(tmp_pat
         assert again.usage.cache_read_input_tokens is not None
         # More than the question: the call, what it found and what was said of it.
         assert again.usage.cache_read_input_tokens > counted + 60
+
+
+@pytest.mark.parametrize("kind", ["search", "codeInterpreter"])
+def test_runwares_examples_of_tools_are_answered(live: LiveServer, kind: str) -> None:
+    """The examples of its documentation for V4: a tool that the provider runs, and no call to be answered."""
+    task = {
+        "taskType": "textInference",
+        "taskUUID": str(uuid4()),
+        "model": "deepseek:v4@pro",
+        "messages": [{"role": "user", "content": "Which lake?"}],
+        "tools": [{"type": "search"}, {"type": "codeInterpreter"}],
+        "toolChoice": {"type": "tool", "name": kind},
+        "includeUsage": True,
+    }
+    answer = httpx.post(f"{live.address}/v1", json=[task], headers={"authorization": "Bearer any"}, timeout=10)
+    [item] = answer.json()["data"]
+    assert (item["text"], item["finishReason"]) == (f"The Isar, says {FOUND}.", "stop")
+    assert "toolCalls" not in item

@@ -50,7 +50,7 @@ class Background:
             digest = hashlib.sha256(raw).hexdigest()
         exchange = await asyncio.to_thread(self._decoders.response, raw, arrival)
         exchange = msgspec.structs.replace(exchange, digest=digest)
-        headers = headers_of(exchange)
+        headers = headers_of(exchange, self._site.gateway.toolbox.lacking(exchange.request))
         head = AnswerHead(id=str(UUID(arrival.id)), created_at=arrival.at, model=exchange.model.id)
         order = order_of(exchange, raw, head)
         task = NewTask(
