@@ -93,6 +93,18 @@ def test_a_tool_loop_keeps_the_reasoning(client: OpenRouter) -> None:
     assert second.choices[0].message.content == "The tool answered: 21 C"
 
 
+def test_a_schema_and_a_forced_call_while_thinking(client: OpenRouter) -> None:
+    schema = {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}
+    wanted: Any = {"type": "json_schema", "json_schema": {"name": "city", "schema": schema, "strict": True}}
+    message = client.chat.send(model=MODEL, messages=MESSAGES, response_format=wanted).choices[0].message
+    assert json.loads(str(message.content)) == {"city": "example"}
+    assert message.reasoning
+    forced: Any = {"type": "function", "function": {"name": "get_weather"}}
+    answer = client.chat.send(model=MODEL, messages=MESSAGES, tools=TOOLS, tool_choice=forced)
+    assert answer.choices[0].message.tool_calls
+    assert answer.choices[0].message.reasoning
+
+
 def test_errors_are_the_sdks_own(client: OpenRouter) -> None:
     with pytest.raises(errors.BadRequestResponseError, match="nobody/nothing is not a valid model ID"):
         client.chat.send(model="nobody/nothing", messages=MESSAGES)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import shutil
 from collections.abc import Iterator, Mapping
 from itertools import product
@@ -46,6 +47,7 @@ CITY: dict[str, Any] = {
     "required": ["name", "size", "rivers"],
     "additionalProperties": False,
 }
+PATTERN = "(sunny|rainy), [0-9]{1,2} degrees( in [A-Z][a-z]{2,9})?"
 WEATHER = Tool(
     name="get_weather",
     description="The weather of a city.",
@@ -83,6 +85,8 @@ def asking(**changes: Any) -> Conversation:  # Any: fields of Conversation
 WISHES: Mapping[str, Conversation] = {
     "JSON mode": asking(form=ResponseFormat(kind="json_object")),
     "a schema": asking(form=ResponseFormat(kind="json_schema", schema=CITY, strict=True)),
+    "a pattern": asking(form=ResponseFormat(kind="regex", pattern=PATTERN)),
+    "one of some texts": asking(form=ResponseFormat(kind="choice", choices=("yes", "no", "perhaps not"))),
     "strict tools": asking(tools=STRICT_TOOLS),
     "strict tools, required": asking(tools=STRICT_TOOLS, choice=ToolChoice(mode="required")),
     "required": asking(tools=TOOLS, choice=ToolChoice(mode="required")),
@@ -132,10 +136,17 @@ def faults(conversation: Conversation, told: Told) -> Iterator[str]:
         yield "it thought"
     if told.calls and told.finish != "tool_calls":
         yield f"calls that end by {told.finish}"
-    if form.kind != "text":
-        yield from json_faults(told.text, CITY if form.kind == "json_schema" else {"type": "object"})
-        if told.finish != "stop":
-            yield f"ended by {told.finish}"
+    match form.kind:
+        case "json_object":
+            yield from json_faults(told.text, {"type": "object"})
+        case "json_schema":
+            yield from json_faults(told.text, form.schema)
+        case "regex" if not re.fullmatch(PATTERN, told.text):
+            yield f"{told.text!r} does not match"
+        case "choice" if told.text not in form.choices:
+            yield f"{told.text!r} is no choice"
+    if form.kind != "text" and told.finish != "stop":
+        yield f"ended by {told.finish}"
     tools = {tool.name: tool for tool in conversation.tools if not choice.names or tool.name in choice.names}
     if choice.mode == "none":
         tools = {}
