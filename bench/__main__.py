@@ -21,6 +21,7 @@ MODULES = (
     "bench.engine_native",
     "bench.engine_python",
     "bench.constrained",
+    "bench.constrained_compile",
     "bench.flash_layer",
     "bench.engine_reference",
     "bench.server",
