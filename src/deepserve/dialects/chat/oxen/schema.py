@@ -22,7 +22,7 @@ _ORDER = (
     *("response_format", "tools", "tool_choice", "parallel_tool_calls", "stop", "seed", "top_k", "min_p"),
     *("repetition_penalty", "max_completion_tokens", "n", "logprobs", "top_logprobs", "logit_bias", "stream_options"),
     *("user", "user_id", "reasoning", "include_reasoning", "thinking_budget", "enable_thinking", "output_config"),
-    "chat_template_kwargs",
+    *("chat_template_kwargs", "guided_json", "guided_regex", "guided_choice", "structured_outputs"),
 )
 
 _HIDDEN = frozenset(_ORDER[_ORDER.index("n") :])
