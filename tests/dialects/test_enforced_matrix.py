@@ -87,6 +87,7 @@ WISHES: Mapping[str, Conversation] = {
     "a schema": asking(form=ResponseFormat(kind="json_schema", schema=CITY, strict=True)),
     "a pattern": asking(form=ResponseFormat(kind="regex", pattern=PATTERN)),
     "one of some texts": asking(form=ResponseFormat(kind="choice", choices=("yes", "no", "perhaps not"))),
+    "a schema beside tools": asking(tools=TOOLS, form=ResponseFormat(kind="json_schema", schema=CITY, strict=True)),
     "strict tools": asking(tools=STRICT_TOOLS),
     "strict tools, required": asking(tools=STRICT_TOOLS, choice=ToolChoice(mode="required")),
     "required": asking(tools=TOOLS, choice=ToolChoice(mode="required")),
@@ -128,6 +129,10 @@ def faults(conversation: Conversation, told: Told) -> Iterator[str]:
     """What is wrong with an answer."""
     asked_for = wishes(conversation)
     choice, form = conversation.choice, conversation.form
+    if told.calls and conversation.tools:
+        form = ResponseFormat()  # a call is an answer, too
+        if conversation.form.kind != "text" and told.text:
+            yield f"{told.text!r} beside a call"
     if not told.text and not told.calls:
         yield "nothing was answered"
     if any(mark in told.text + "".join(arguments for _, arguments in told.calls) for mark in MARKUP):
