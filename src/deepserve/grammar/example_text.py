@@ -108,7 +108,7 @@ class _Reader:
             case "\\":
                 return self._escape()
             case ".":
-                return "a"
+                return "."  # often meant as itself
             case "^" | "$":
                 return ""
             case _:

@@ -45,14 +45,14 @@ _DATE: Final = (
 )
 _HOURS: Final = r"T(?:\d+S|\d+M(?:\d+S)?|\d+H(?:\d+M(?:\d+S)?)?)"
 _OCTET: Final = r"(?:25[0-5]|2[0-4]\d|1\d\d|[1-9]?\d)"
-_LABEL: Final = r"[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?"
+_LABEL: Final = r"[A-Za-z0-9](?:-?[A-Za-z0-9]){0,30}"
 FORMATS: Final[Mapping[str, str]] = {
     "date": _DATE,
     "time": _TIME,
     "date-time": f"{_DATE}T{_TIME}",
     "duration": rf"P(?:\d+W|(?:\d+D|\d+M(?:\d+D)?|\d+Y(?:\d+M(?:\d+D)?)?)(?:{_HOURS})?|{_HOURS})",
-    "email": rf"[A-Za-z0-9_+-]+(?:\.[A-Za-z0-9_+-]+)*@{_LABEL}(?:\.{_LABEL})+",
-    "hostname": rf"{_LABEL}(?:\.{_LABEL})*",
+    "email": rf"[A-Za-z0-9_+-]{{1,30}}(?:\.[A-Za-z0-9_+-]{{1,15}}){{0,2}}@{_LABEL}(?:\.{_LABEL}){{1,2}}",
+    "hostname": rf"{_LABEL}(?:\.{_LABEL}){{0,2}}",
     "ipv4": rf"{_OCTET}(?:\.{_OCTET}){{3}}",
     "ipv6": r"(?:[0-9a-fA-F]{1,4}:){7}[0-9a-fA-F]{1,4}|::(?:[0-9a-fA-F]{1,4}:){0,6}[0-9a-fA-F]{1,4}|::",
     "uri": r"[A-Za-z][A-Za-z0-9+.-]*:(?://)?(?:[A-Za-z0-9._~!$&'()*+,;=:@/?-]|%[0-9A-Fa-f]{2})+",
@@ -98,7 +98,11 @@ def text_terminal(schema: Json, resolve: Resolve, note: Note, *, at: str = "", d
                 if ANY_TEXT not in branches:
                     parts.append("(" + " | ".join(branches) + ")")
             case "pattern":
-                parts.append(pattern_terminal(argument))
+                terminal = pattern_terminal(argument)
+                if _is_readable(terminal):
+                    parts.append(terminal)
+                else:
+                    note(at, keyword)
             case "format":
                 if argument in FORMATS:
                     parts.append(regex_terminal(FORMATS[argument]))
@@ -154,6 +158,13 @@ def other_values(schema: Json, resolve: Resolve, *, depth: int = 0) -> Json | No
 
 
 _OTHER_TYPES: Final = ("number", "boolean", "null", "array", "object")
+
+
+def _is_readable(terminal: str) -> bool:
+    """Whether the mask compiler knows all of an expression: no look-around, no references back, no word boundaries."""
+    from llguidance import LLMatcher
+
+    return not LLMatcher.validate_grammar(f"start: TEXT\nTEXT: {terminal}")
 
 
 def type_names(names: Json) -> list[str]:

@@ -142,6 +142,8 @@ class _Writer:
             schema.cannot(pointer + at, keyword)
 
         text = text_terminal(value, schema.resolve, note)
+        if text is not None and " & " in text and not _is_possible(schema, value):
+            text = None
         other = other_values(value, schema.resolve)
         opening, closing = self._markup.parameter_open, self.symbols(self._markup.parameter_close + "\n")
         if key is None:
@@ -182,8 +184,8 @@ class _Schema:
     def cannot(self, pointer: str, keyword: str) -> None:
         if self.tool.is_strict:
             raise UnsupportedFeature(
-                f"`{keyword}` at {pointer or '/'} cannot be enforced: leave it out, or the tool's `strict`.",
-                field=self.tool.field,
+                f"`{keyword}` cannot be enforced here: leave it out, or the tool's `strict`.",
+                field=f"{self.tool.field}{pointer}",
             )
         self.relaxed.append(f"{self.tool.field}{pointer}: {keyword}")
 
@@ -232,6 +234,15 @@ class _Schema:
         if definitions and isinstance(schema, dict):
             schema["$defs"] = definitions
         return schema
+
+
+def _is_possible(schema: _Schema, value: Json) -> bool:
+    """Whether any string satisfies all that is demanded of it."""
+    try:
+        json_grammar(schema.alone({"allOf": [value, {"type": "string"}]}), strict=False, field=schema.tool.field)
+    except InvalidField:
+        return False
+    return True
 
 
 def _within(relaxed: str) -> str:

@@ -1,0 +1,151 @@
+"""Masks are exact: they leave out what cannot lead to an answer, and nothing else."""
+
+from __future__ import annotations
+
+import pytest
+
+from deepserve.backends.embedded_form import call_markup
+from deepserve.core.errors import UnsupportedFeature
+from deepserve.grammar.answer_form import AnswerForm, Content
+from deepserve.grammar.compiler import CompiledForm, GrammarCompiler
+from deepserve.grammar.guide import AnswerGuide, GuideRules
+from deepserve.grammar.vocabulary import Vocabulary
+from tests.grammar.answers import at_random, compiler, json_form, mask_of, tokenizer, vocabulary, written
+
+TOKENS = [
+    b"<end>",
+    b"<think>",
+    b"<mark>",
+    b"a",
+    b"b",
+    b"ab",
+    b"ba",
+    b"abc",
+    b"c",
+    b"cc",
+    b"",
+    b"\xc3",
+    b"\xa9",
+    b"<",
+    b"/",
+]
+END = 0
+
+
+def tiny() -> Vocabulary:
+    """Fifteen tokens: one ends answers, two are special, one stands for nothing, two are halves of a letter."""
+    return Vocabulary(
+        token_bytes=TOKENS,
+        special_ids=[0, 1, 2],
+        stop_ids=[END],
+        num_tokens=16,
+        encode=lambda text: [TOKENS.index(bytes([byte])) for byte in text.encode() if bytes([byte]) in TOKENS],
+    )
+
+
+def outputs(texts: set[bytes]) -> set[tuple[int, ...]]:
+    """Every way in which tokens spell one of the texts, and the end."""
+    found: set[tuple[int, ...]] = set()
+
+    def extend(ids: tuple[int, ...], rest: bytes) -> None:
+        if not rest:
+            found.add((*ids, END))
+        for token, text in enumerate(TOKENS[3:], 3):
+            if text and rest.startswith(text):
+                extend((*ids, token), rest[len(text) :])
+
+    for text in texts:
+        extend((), text)
+    return found
+
+
+@pytest.mark.parametrize(
+    ("content", "texts"),
+    [
+        (Content(kind="choice", choices=("a", "abc", "bab", "é")), {b"a", b"abc", b"bab", "é".encode()}),
+        (Content(kind="regex", pattern="(ab|c){1,2}"), {b"ab", b"c", b"abab", b"abc", b"cab", b"cc"}),
+        (Content(kind="regex", pattern="^a?b?c?$"), {b"", b"a", b"b", b"c", b"ab", b"ac", b"bc", b"abc"}),
+    ],
+)
+def test_a_mask_allows_exactly_the_tokens_that_can_lead_to_an_answer(content: Content, texts: set[bytes]) -> None:
+    """So a draw under the mask is the model's own distribution, restricted to the answers of the form."""
+    markup = call_markup(tokenizer())
+    form = GrammarCompiler(tiny(), markup).compile(AnswerForm(content=content))
+    expected = outputs(texts)
+    followed: set[tuple[int, ...]] = set()
+
+    def follow(ids: tuple[int, ...]) -> None:
+        guide = AnswerGuide(form, tiny(), GuideRules(max_tokens=100, end_think=1, skips_ahead=False), mark=2)
+        for token in ids:
+            guide.accept(token)
+        if ids[-1:] == (END,):
+            followed.add(ids)
+            return
+        mask = mask_of(guide)
+        assert mask is not None
+        allowed = {token for token in range(16) if mask >> token & 1}
+        possible = {output[len(ids)] for output in expected if output[: len(ids)] == ids}
+        if len({TOKENS[token][:1] for token in possible}) > 1:
+            assert allowed == possible
+        else:  # only one text can follow: it is cut into tokens as the model's own tokenizer cuts it
+            assert allowed
+            assert allowed <= possible
+        for token in allowed:
+            follow((*ids, token))
+
+    follow(())
+    assert {b"".join(TOKENS[token] for token in ids[:-1]) for ids in followed} == texts
+
+
+def test_masks_have_a_bit_for_each_token_of_the_network_and_allow_no_unknown_one() -> None:
+    form = compiler().compile(json_form({"type": "string"}))
+    matcher = form.matcher()
+    matcher.consume(tokenizer().encode_text('"'))
+    mask = matcher.mask()
+    assert len(mask) == vocabulary().mask_bytes
+    assert int.from_bytes(mask, "little").bit_length() <= tokenizer().vocab_size
+    allowed = int.from_bytes(mask, "little")
+    assert not any(allowed >> token & 1 for token in tokenizer().added_ids)
+
+
+def test_automata_that_are_used_up_are_renewed_in_mid_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("deepserve.grammar.compiler._MAX_AUTOMATON_STATES", 1_500)
+    number = {"type": "number", "minimum": 0, "maximum": 100_000}
+    schema = {
+        "type": "object",
+        "properties": {
+            "code": {"type": "string", "pattern": "^([a-z]{2,9}[0-9]{1,5}-){3,30}x$"},
+            "text": {"type": "string", "maxLength": 300},
+            "prices": {"type": "array", "items": number},
+        },
+        "required": ["code", "text", "prices"],
+    }
+    built: list[CompiledForm] = []
+    build = CompiledForm._build
+
+    def count(form: CompiledForm) -> object:
+        built.append(form)
+        return build(form)
+
+    monkeypatch.setattr(CompiledForm, "_build", count)
+    form = GrammarCompiler(vocabulary(), call_markup(tokenizer())).compile(json_form(schema))
+    for seed in range(12):
+        assert written(form, at_random(seed), max_tokens=400)[-1] == tokenizer().eos_id
+    assert len(built) > 1
+
+
+def test_a_form_is_compiled_once() -> None:
+    fresh = GrammarCompiler(vocabulary(), call_markup(tokenizer()))
+    form = json_form({"type": "object", "properties": {"a": {"type": "integer"}}})
+    assert fresh.known(form) is None
+    first = fresh.compile(form)
+    assert fresh.compile(json_form({"type": "object", "properties": {"a": {"type": "integer"}}})) is first
+    assert fresh.known(form) is first
+
+
+def test_a_form_that_takes_too_long_to_compile_is_refused_and_says_so() -> None:
+    times = iter((0.0, 2.5))
+    slow = GrammarCompiler(vocabulary(), call_markup(tokenizer()), clock=lambda: next(times))
+    with pytest.raises(UnsupportedFeature, match="more than 2 s") as refused:
+        slow.compile(json_form({"type": "integer"}))
+    assert refused.value.field == "response_format"

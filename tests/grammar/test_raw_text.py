@@ -1,0 +1,71 @@
+"""Raw strings: every format's strings are valid, patterns mean what JSON Schema says, examples are what they claim."""
+
+from __future__ import annotations
+
+import re
+from random import Random
+from typing import Any
+
+import pytest
+
+from deepserve.core.schema import check_schema
+from deepserve.grammar.example_text import FORMAT_EXAMPLES, example, examples_in
+from deepserve.grammar.raw_text import FORMATS
+from tests.grammar.answers import arguments_of, at_random, calls_form, compiler, read, tool, written
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_whatever_is_written_for_a_format_is_valid(name: str) -> None:
+    schema: dict[str, Any] = {
+        "type": "object",
+        "properties": {"a": {"type": "string", "format": name}},
+        "required": ["a"],
+    }
+    form = compiler().compile(calls_form(tool(**schema), is_parallel=False))
+    for seed in range(40):
+        output = written(form, at_random(seed), max_tokens=form.shortest_tokens + Random(seed).randrange(60))
+        (value,) = arguments_of(read(output))
+        assert check_schema(schema, value).verdict == "valid", value
+
+
+def test_examples_of_formats_are_valid() -> None:
+    for name, text in FORMAT_EXAMPLES.items():
+        assert not check_schema({"format": name}, text).problems, name
+
+
+@pytest.mark.parametrize(
+    "pattern",
+    [
+        "^[A-Z]{3}-[0-9]{4,8}$",
+        "^pbj:([a-z0-9-]+):([a-z0-9\\.-]+):([a-z0-9-]+)?:[0-9]+$",
+        "(foo|ba+r)baz?",
+        "^(?:a|bc)*d{2,}$",
+        r"^\d{4}-\d{2}\w\s\S$",
+        "[^a-z]",
+        "^[]]$",
+        r"[\]\-a]x",
+        "(?P<n>ab)+?",
+        "(?<n>x{0})y",
+        r"\u0041\x42\.\/",
+        "^$|^longer$",
+        "a.b",
+        "",
+    ],
+)
+def test_an_example_matches_its_pattern(pattern: str) -> None:
+    known = pattern.replace("(?<n>", "(?P<n>")
+    assert re.search(known, example(pattern)), example(pattern)
+
+
+@pytest.mark.parametrize("broken", ["[a", "(a", "a{", "*", "\\", "(?", "[", "\\u12", "(?<n"])
+def test_a_broken_pattern_has_some_example_or_none(broken: str) -> None:
+    assert isinstance(example(broken), str)
+
+
+def test_examples_are_found_wherever_schemas_stand() -> None:
+    schema = {
+        "properties": {"a": {"pattern": "^x$"}, "b": {"items": {"format": "date"}}},
+        "patternProperties": {"^k[0-9]$": {}},
+        "anyOf": [{"pattern": "^y$"}],
+    }
+    assert set(examples_in(schema)) == {"x", "y", "2000-01-01", "k0"}
