@@ -17,7 +17,7 @@ _TEXTS = ("", "a", "b", "ab", "abc", "é", "a\nb", "2020-01-01")
 def test_random_schemas_admit_what_the_validator_finds_valid() -> None:
     draw = random.Random(7)
     num_compiled = num_valid = num_invalid = 0
-    for _ in range(260):
+    for _ in range(280):
         schema = {**_schema(draw, 0), "$defs": {"x": _schema(draw, 1), "y": _schema(draw, 2)}}
         values = [_value(draw, 0) for _ in range(12)]
         verdicts = [check_schema(schema, value).verdict for value in values]
@@ -114,7 +114,7 @@ def _keyword(draw: random.Random, depth: int) -> dict[str, Json]:
     def inner() -> Json:
         return draw.random() < 0.7 if draw.random() < 0.1 else _schema(draw, depth + 1)
 
-    match draw.randrange(24 if depth < 2 else 10):
+    match draw.randrange(27 if depth < 2 else 10):
         case 0:
             kinds = ["string", "integer", "number", "object", "array", ["string", "null"], ["number", "object"]]
             return {"type": draw.choice(kinds)}
@@ -160,6 +160,12 @@ def _keyword(draw: random.Random, depth: int) -> dict[str, Json]:
             return {draw.choice(["minProperties", "maxProperties"]): draw.randrange(3)}
         case 22:
             return {"dependentRequired": {"a": ["b"]}, "dependentSchemas": {draw.choice(_NAMES): inner()}}
+        case 23:
+            return {"unevaluatedProperties": draw.choice([False, inner()]), "allOf": [inner()]}
+        case 24:
+            return {"contains": True, "minContains": draw.randrange(3)}
+        case 25:
+            return {"format": draw.choice(["date", "hostname", "planet"]), "unevaluatedItems": False}
         case _:
             return {"propertyNames": draw.choice([{"pattern": "^[ab]"}, {"enum": ["a", "c"]}, {"maxLength": 1}])}
 

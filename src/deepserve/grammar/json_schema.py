@@ -20,7 +20,8 @@ from deepserve.core.schema_tree import ASSERTIONS, children, step
 from deepserve.grammar.finite import prune_endless
 from deepserve.grammar.logic import over_children, without_logic
 from deepserve.grammar.numbers import spell_numbers
-from deepserve.grammar.plain_schema import PlainSchema, Unenforceable, plain_schema
+from deepserve.grammar.plain_schema import PlainSchema, plain_schema
+from deepserve.grammar.unenforceable import Unenforceable
 
 _NAMED_ESCAPES: Final = 'nrbtf\\"'
 _MAX_ATTEMPTS: Final = 200

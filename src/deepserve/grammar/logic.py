@@ -9,7 +9,8 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
 from deepserve.core.messages import Json
-from deepserve.grammar.plain_schema import ORIGIN, PlainSchema, Unenforceable
+from deepserve.grammar.plain_schema import ORIGIN, PlainSchema
+from deepserve.grammar.unenforceable import Unenforceable
 
 _TYPES: Final = ("null", "boolean", "number", "string", "array", "object")
 _LOGIC: Final = frozenset((ORIGIN, "not", "if", "then", "else"))

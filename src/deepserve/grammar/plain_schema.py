@@ -9,19 +9,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from decimal import Decimal
-from itertools import combinations
-from math import comb
 from typing import Final
 
-import jsonschema_rs
 import msgspec
 
 from deepserve.core.formats import FORMATS
 from deepserve.core.messages import Json
-from deepserve.core.regular_expression import LINEAR_ENGINE, judge_expression
+from deepserve.core.regular_expression import judge_expression
 from deepserve.core.schema_tree import ANNOTATIONS, ASSERTIONS, Place, SchemaDocument, step
+from deepserve.grammar.members import CONDITIONS, MemberNames, declared_members, member_count
+from deepserve.grammar.unenforceable import Unenforceable
 
-_MAX_ALTERNATIVES: Final = 64
 _MAX_DEPENDENCIES: Final = 8
 _MAX_DIGITS: Final = 15
 """So many digits of a fraction survive being read as a double by any reader."""
@@ -31,23 +29,6 @@ _EXACT: Final = 2**53
 
 ORIGIN: Final = "x-origin"
 """Where a part with logic comes from; gone when the logic is."""
-
-
-class Unenforceable(Exception):
-    """A keyword cannot be turned into masks.
-
-    pointer  of the keyword in the client's schema
-    advice   what to write instead
-    """
-
-    def __init__(self, pointer: str, advice: str) -> None:
-        super().__init__(pointer)
-        self.pointer = pointer
-        self.advice = advice
-
-    @property
-    def keyword(self) -> str:
-        return self.pointer.rpartition("/")[2]
 
 
 class PlainSchema(msgspec.Struct, frozen=True, kw_only=True):
@@ -190,7 +171,11 @@ class _Walk:
             case "propertyNames":
                 self._member_names(out, place, schema)
             case "minProperties" | "maxProperties":
-                self._member_count(out, pointer, schema, keyword, int(argument))
+                part = member_count(schema, keyword, int(argument), pointer)
+                if "anyOf" in part:
+                    self._alternatives(out, part["anyOf"])
+                elif part:
+                    self._add(out, part)
             case "uniqueItems":
                 if argument and int(schema.get("maxItems", 2)) > 1:
                     raise Unenforceable(
@@ -300,119 +285,39 @@ class _Walk:
     def _member_names(self, out: dict[str, Json], place: Place, schema: Mapping[str, Json]) -> None:
         """Names become the expression of `patternProperties`; declared names are judged here and now."""
         pointer = place.pointer + step("propertyNames")
-        names = self._operand(pointer)
-        judge = (
-            jsonschema_rs.validator_for(
-                {"$defs": {}, **names} if isinstance(names, dict) else names,
-                pattern_options=LINEAR_ENGINE,
-                offline=True,
-            )
-            if not _refers(names)
-            else None
-        )
-        others = schema.get("additionalProperties", True)
-        if judge is None or "patternProperties" in schema or "unevaluatedProperties" in schema:
+        if "patternProperties" in schema or "unevaluatedProperties" in schema:
             raise Unenforceable(pointer, "name the members in `properties` or by one `patternProperties`.")
+        names = MemberNames(self._operand(pointer), pointer)
+        others = schema.get("additionalProperties", True)
+        of_others = others if isinstance(others, bool) else self._inner(place, "additionalProperties")
         declared = {
-            name: self._at(place.pointer + step("properties") + step(name)) if judge.is_valid(name) else False
+            name: self._at(place.pointer + step("properties") + step(name)) if names.allows(name) else False
             for name in schema.get("properties", {})
         }
-        if others is False:
-            out["properties"], out["additionalProperties"] = declared, False
-            return
-        of_others = True if others is True else self._inner(place, "additionalProperties")
-        listed = _texts(names)
+        listed = [] if of_others is False else names.listed
         if listed is not None:
-            out["properties"] = {**declared, **{name: of_others for name in listed if name not in declared}}
-        elif declared and of_others is not True:
+            declared |= {name: of_others for name in listed if name not in declared}
+        elif declared and of_others is not True:  # the expression would speak about them, too
             raise Unenforceable(pointer, "name the members in `properties`.")
         else:
-            out["properties"] = declared
-            out["patternProperties"] = {_expression(names, pointer): of_others}
-        out["additionalProperties"] = False
-
-    def _member_count(
-        self, out: dict[str, Json], pointer: str, schema: Mapping[str, Json], keyword: str, count: int
-    ) -> None:
-        """Counting members is choosing among the declared ones; a map without any the compiler counts itself."""
-        required = set(schema.get("required", ()))
-        optional = [name for name in schema.get("properties", {}) if name not in required]
-        is_closed = schema.get("additionalProperties") is False and "patternProperties" not in schema
-        if keyword == "minProperties":
-            missing = count - len(required)
-            if missing <= 0:
-                return
-            if is_closed and missing > len(optional):
-                self._add(out, {"type": ["null", "boolean", "number", "string", "array"]})
-            elif is_closed and comb(len(optional), missing) <= _MAX_ALTERNATIVES:
-                self._alternatives(out, _at_least(optional, missing))
-            elif missing == 1 and len(optional) < _MAX_ALTERNATIVES:
-                undeclared = {"properties": dict.fromkeys(optional, False), "minProperties": count}
-                self._alternatives(out, [*_at_least(optional, 1), undeclared])
-            else:
-                # The compiler would count a member twice that is written twice.
-                raise Unenforceable(pointer, "name in `required` the members that must be there.")
-        elif is_closed:
-            allowed = count - len(required)
-            if allowed >= len(optional):
-                return
-            if allowed < 0 or comb(len(optional), allowed) > _MAX_ALTERNATIVES:
-                raise Unenforceable(pointer, "declare fewer members, or several alternatives under `anyOf`.")
-            forbidden = [dict.fromkeys(left_out, False) for left_out in combinations(optional, len(optional) - allowed)]
-            self._alternatives(out, [{"properties": names} for names in forbidden])
-        elif optional:
-            raise Unenforceable(pointer, "close the object by `additionalProperties: false`.")
-        else:
-            out["maxProperties"] = count
+            out["patternProperties"] = {names.expression: of_others}
+        out["properties"], out["additionalProperties"] = declared, False
 
     def _unevaluated_members(self, out: dict[str, Json], place: Place, schema: Mapping[str, Json]) -> None:
         """Without conditions, the evaluated members are those that all parts declare together."""
         pointer = place.pointer + step("unevaluatedProperties")
-        if schema.get("unevaluatedProperties") is True or "additionalProperties" in schema:
+        if schema["unevaluatedProperties"] is True or "additionalProperties" in schema:
             return
-        named, expressions = self._declared(place, pointer, depth=0)
-        out["properties"] = {
-            **out.get("properties", {}),
-            **{n: True for n in named if n not in out.get("properties", {})},
-        }
-        if expressions:
-            own = out.get("patternProperties", {})
-            out["patternProperties"] = {**own, **{name: True for name in expressions if name not in own}}
+        names, expressions = declared_members(self._document, place, pointer)
+        for keyword, declared in (("properties", names), ("patternProperties", expressions)):
+            own = out.get(keyword, {})
+            if declared:
+                out[keyword] = {**own, **{name: True for name in declared if name not in own}}
         out["additionalProperties"] = self._inner(place, "unevaluatedProperties")
-
-    def _declared(self, place: Place, pointer: str, depth: int) -> tuple[list[str], list[str]]:
-        schema = place.schema
-        if not isinstance(schema, Mapping):
-            return [], []
-        if depth > 8 or any(name in schema for name in _CONDITIONS) or (depth and "additionalProperties" in schema):
-            raise Unenforceable(pointer, "use `additionalProperties: false` in each of the alternatives.")
-        named, expressions = list(schema.get("properties", ())), list(schema.get("patternProperties", ()))
-        parts = [
-            self._document.place(f"{place.pointer}/allOf/{index}") for index in range(len(schema.get("allOf", ())))
-        ]
-        if "$ref" in schema:
-            parts.append(self._document.resolve(schema["$ref"], place.base))
-        for part in parts:
-            if part is not None:
-                more = self._declared(part, pointer, depth + 1)
-                named, expressions = named + more[0], expressions + more[1]
-        return named, expressions
 
 
 _AFTER_OTHERS: Final = frozenset(("propertyNames", "unevaluatedProperties", "unevaluatedItems"))
-_CONDITIONS: Final = ("anyOf", "oneOf", "not", "if", "dependentSchemas", "dependencies", "$dynamicRef", "$recursiveRef")
-_APPLICATORS: Final = (*_CONDITIONS, "allOf", "$ref")
-
-
-def _at_least(names: Sequence[str], count: int) -> list[Json]:
-    """So many of the names, and the first so many in order: each object fits one alternative."""
-    alternatives: list[Json] = []
-    for chosen in combinations(range(len(names)), count):
-        absent = [names[index] for index in range(chosen[-1]) if index not in chosen]
-        alternatives.append(
-            {"required": [names[index] for index in chosen], "properties": dict.fromkeys(absent, False)}
-        )
-    return alternatives
+_APPLICATORS: Final = (*CONDITIONS, "allOf", "$ref")
 
 
 def _linear(expression: str, pointer: str) -> str:
@@ -442,31 +347,3 @@ def _value(value: Json, pointer: str) -> Json:
             return [_value(item, pointer) for item in value]
         case _:
             return {name: _value(member, pointer) for name, member in value.items()}
-
-
-def _refers(schema: Json) -> bool:
-    return "$ref" in schema if isinstance(schema, Mapping) else False
-
-
-def _texts(names: Json) -> list[str] | None:
-    """The names that a list of values allows; None when it is no list."""
-    if not isinstance(names, Mapping) or not names.keys() & {"enum", "const"}:
-        return None
-    judge = jsonschema_rs.validator_for(dict(names), pattern_options=LINEAR_ENGINE, offline=True)
-    listed = names["enum"] if "enum" in names else [names["const"]]
-    return [name for name in listed if isinstance(name, str) and judge.is_valid(name)]
-
-
-def _expression(names: Json, pointer: str) -> str:
-    """One expression for all names that a schema allows."""
-    match names:
-        case True | {"type": "string"} | {} if names is True or names.keys() <= {"type"}:
-            return ""
-        case {"pattern": str(expression)} if names.keys() <= {"type", "pattern"}:
-            return expression
-        case {"allOf": [{"pattern": str(expression)}]} if names.keys() <= {"type", "allOf"}:
-            return expression  # a format
-        case {**bounds} if bounds.keys() <= {"type", "minLength", "maxLength"}:
-            return f"^(?s:.){{{bounds.get('minLength', 0)},{bounds.get('maxLength', '')}}}$"
-        case _:
-            raise Unenforceable(pointer, "describe the names by `pattern` alone.")
