@@ -7,6 +7,7 @@ import httpx
 import pytest
 
 from deepserve.config import Limits, Settings
+from deepserve.server import protocol
 from tests.server.live import (
     HELLO,
     PATIENCE_S,
@@ -108,6 +109,56 @@ def test_a_large_body_may_take_the_time_that_it_needs() -> None:
         connection.settimeout(PATIENCE_S)
         connection.sendall(large[-100:])
         assert read_until(connection, b"\r\n").startswith(b"HTTP/1.1 200")
+
+
+def test_beyond_the_limit_on_connections_requests_are_refused_in_their_dialects_words() -> None:
+    gate = Gate()
+    settings = Settings(limits=Limits(connections=1))
+    with live_server(scripted(gate=gate, text="a", delay_s=1), settings) as live, live.connect() as connection:
+        connection.sendall(request_bytes({**HELLO, "stream": True}))
+        read_until(connection, b'"role":"assistant"')
+        for path, form in (
+            ("/chat/completions", ["error"]),
+            ("/anthropic/v1/messages", ["type", "error", "request_id"]),
+            ("/v1", ["errors", "error"]),
+        ):
+            answer = live.raw(request_bytes(path=path))
+            assert answer.startswith(b"HTTP/1.1 503")
+            assert b"retry-after: 1\r\n" in answer
+            assert list(json.loads(answer.partition(b"\r\n\r\n")[2])) == form
+        assert live.get("/health").status_code == 200
+        gate.open()
+        read_until(connection, b"data: [DONE]\n\n")
+
+
+def test_an_idle_connection_makes_room_for_a_new_one() -> None:
+    with live_server(settings=Settings(limits=Limits(connections=1))) as live, live.connect() as idle:
+        idle.sendall(b"GET /health HTTP/1.1\r\nhost: localhost\r\n\r\n")
+        read_until(idle, b"ok")
+        assert live.post().status_code == 200
+        assert read_all(idle) == b""
+
+
+def test_a_flood_of_connections_is_not_talked_to(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(protocol, "_NUM_TOLD", 1)
+    with live_server(settings=Settings(limits=Limits(connections=1))) as live, contextlib.ExitStack() as stack:
+        _, told, dropped = (stack.enter_context(live.connect()) for _ in range(3))
+        assert read_all(dropped) == b""
+        told.sendall(request_bytes())
+        assert read_until(told, b"}}").startswith(b"HTTP/1.1 503")
+
+
+def test_a_server_that_stops_does_not_wait_for_half_a_body() -> None:
+    """It waited fifteen seconds for every client that had sent a part and no more."""
+    with live_server(settings=Settings(shutdown_grace_s=60)) as live, live.connect() as connection:
+        connection.sendall(request_bytes()[:-1])
+        while not live.server.server_state.tasks:
+            pass
+        live.stop()
+        answer = read_all(connection)
+    assert answer.startswith(b"HTTP/1.1 503")
+    assert b"retry-after: " in answer
+    assert "stopping" in _error(answer)
 
 
 def test_a_head_that_stops_coming_is_given_up() -> None:

@@ -1,8 +1,10 @@
-"""uvicorn's HTTP protocol with limits on the head of a request: its size, its fields, and the time it may take."""
+"""uvicorn's HTTP protocol with limits: on the head of a request (its size, its fields, the time it may take), and on
+how many connections are open."""
 
 from __future__ import annotations
 
 import asyncio
+import math
 from typing import Any, Final
 from uuid import uuid4
 
@@ -12,7 +14,7 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 from uvicorn.server import ServerState
 
 from deepserve.config import Limits
-from deepserve.core.errors import BodyTooSlow, MalformedBody, RequestError
+from deepserve.core.errors import BodyTooSlow, CapacityError, DeepserveError, MalformedBody, Overloaded
 from deepserve.server.error_shapes import error_codec
 from deepserve.server.visit import set_abort
 
@@ -20,12 +22,23 @@ _SLACK_BYTES: Final = 1024
 """Separators and line ends, which the parser does not report."""
 
 
+_NUM_TOLD: Final = 100
+"""So many connections beyond the limit are told that there are too many; further ones are just closed."""
+
+_ALWAYS_ANSWERED: Final = frozenset((b"/health", b"/ready", b"/metrics"))
+"""Raw paths of those who watch over the server: it is not dead when it is full."""
+
+
 class _HeadRefused(Exception):
     """Stops the parser; `_refusal` says why."""
 
 
 class LimitedHttp(HttpToolsProtocol):
-    """Refuses heads that are too large with 431 and 414, and those that take too long with 408, then closes."""
+    """Refuses heads that are too large with 431 and 414, and those that take too long with 408, then closes.
+
+    Beyond the limit on connections one that is idle between two requests is closed for a new one; where there is none,
+    the new one's request is refused in its dialect's words for a server that is full.
+    """
 
     limits: Limits = Limits()
 
@@ -42,13 +55,16 @@ class LimitedHttp(HttpToolsProtocol):
         self._has_ended_message = False
         self._num_head_bytes = 0
         self._num_field_bytes = 0
-        self._refusal: tuple[int, RequestError] | None = None
+        self._refusal: tuple[int | None, DeepserveError] | None = None  # None: the dialect's own status
+        self._is_beyond = False
         self._deadline: asyncio.TimerHandle | None = None
 
     @override
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn does
         super().connection_made(transport)
         self._expect_head()
+        if len(self.connections) > self.limits.connections:
+            self._find_place()
 
     @override
     def connection_lost(self, exc: Exception | None) -> None:
@@ -95,6 +111,9 @@ class LimitedHttp(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         self._in_head = False
         self._forget_deadline()
+        if self._is_beyond and self.url.partition(b"?")[0] not in _ALWAYS_ANSWERED:
+            self._refusal = (None, Overloaded("Too many connections are open. Please try again.", retry_after_s=1.0))
+            raise _HeadRefused
         super().on_headers_complete()
 
     @override
@@ -108,6 +127,31 @@ class LimitedHttp(HttpToolsProtocol):
         if self._refusal is None:
             self._refusal = (400, MalformedBody("This is not an HTTP request that can be read."))
         self._send_refusal()
+
+    @override
+    def shutdown(self) -> None:
+        """The server is stopping: what is still being sent is not waited for."""
+        cycle = self.cycle
+        if cycle is None or cycle.response_complete or not cycle.more_body or self.pipeline:
+            super().shutdown()
+        elif cycle.response_started:  # refused, and the rest of its body dropped
+            self.transport.close()
+        else:
+            self._refuse(None, Overloaded("The server is stopping. Please send the request again."))
+
+    def is_idle(self) -> bool:
+        """Between two requests: nothing of the next one has come."""
+        return self.cycle is not None and self.cycle.response_complete and not self._in_head and not self.pipeline
+
+    def _find_place(self) -> None:
+        num_beyond = len(self.connections) - self.limits.connections
+        for other in list(self.connections):
+            if isinstance(other, LimitedHttp) and other.is_idle() and not other.transport.is_closing():
+                other.transport.close()
+                return
+        self._is_beyond = True
+        if num_beyond > _NUM_TOLD:
+            self.transport.abort()
 
     def _expect_head(self) -> None:
         self._forget_deadline()
@@ -125,7 +169,7 @@ class LimitedHttp(HttpToolsProtocol):
             self._deadline.cancel()
             self._deadline = None
 
-    def _refuse(self, status: int, error: RequestError) -> None:
+    def _refuse(self, status: int | None, error: DeepserveError) -> None:
         if self._refusal is None:
             self._refusal = (status, error)
             self._send_refusal()
@@ -146,12 +190,15 @@ class LimitedHttp(HttpToolsProtocol):
         trace = uuid4().hex
         # Of a request line that cannot be read no address is known, and what its client speaks neither.
         path = self.url.partition(b"?")[0].decode("latin-1") or "/chat/completions"
-        body = error_codec(path).encode(error, request_id=trace)
+        codec = error_codec(path)
+        body = codec.encode(error, request_id=trace)
+        wait_s = math.ceil(error.retry_after_s) if isinstance(error, CapacityError) else None
         self._forget_deadline()
         self.transport.write(
-            STATUS_LINE[status]
+            STATUS_LINE[codec.status(error) if status is None else status]
             + b"content-type: application/json\r\nconnection: close\r\n"
             + b"x-request-id: %b\r\nx-ds-trace-id: %b\r\n" % (trace.encode(), trace.encode())
+            + (b"" if wait_s is None else b"retry-after: %d\r\n" % wait_s)
             + b"content-length: %d\r\n\r\n" % len(body)
             + body
         )
