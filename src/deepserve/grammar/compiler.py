@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Final, Literal
 
 import msgspec
 
-from deepserve.core.errors import RequestError, UnsupportedFeature
+from deepserve.core.errors import EngineFailure, RequestError, UnsupportedFeature
 from deepserve.core.messages import Json
 from deepserve.grammar.answer_form import AnswerForm, Content
 from deepserve.grammar.example_text import example, examples_in
-from deepserve.grammar.growth import growth_tokens
+from deepserve.grammar.growth import growth_tokens, has_free_strings
 from deepserve.grammar.json_schema import json_grammar
 from deepserve.grammar.matcher import Matcher
 from deepserve.grammar.raw_text import choice_terminal, whole_terminal
@@ -50,7 +50,9 @@ class CompiledForm:
 
     relaxed          what of the tools' schemas is not enforced
     shortest_tokens  of an answer in this form, its end token included; where text is free, of a block of calls
+    shortest_answer  its tokens
     growth_tokens    most tokens by which one more token lengthens the shortest completion, roughly
+    has_free_strings tokens within strings lengthen it by no more than themselves
 
     Raises UnsupportedFeature for a grammar that the library cannot follow or that no answer was found for.
     """
@@ -61,6 +63,7 @@ class CompiledForm:
         self.relaxed = grammar.relaxed
         self.shortest = Shortest(kinds, required_names=_required_names(form), examples=_examples(form))
         self.growth_tokens = growth_tokens(form)
+        self.has_free_strings = has_free_strings(form)
         self._text = grammar.text
         self._markup = markup
         self._shared = self._build()
@@ -70,12 +73,16 @@ class CompiledForm:
             "block": self._opening_ids(markup.block_open),
             "mark": self._opening_ids(markup.block_open[:mark_end]),
         }
-        shortest = self.shortest.complete(self.matcher(), max_tokens=MAX_SHORTEST_TOKENS)
+        try:
+            shortest = self.shortest.complete(self.matcher(), max_tokens=MAX_SHORTEST_TOKENS)
+        except EngineFailure as failure:
+            raise UnsupportedFeature(f"{failure.message}. Bounds on lengths and counts may be too large.") from failure
         if shortest is None:
             raise UnsupportedFeature(
                 f"No answer of at most {MAX_SHORTEST_TOKENS:,} tokens was found that has this form: "
                 "its parts may contradict each other."
             )
+        self.shortest_answer = tuple(shortest)
         self.shortest_tokens = len(shortest)
 
     def matcher(self, entry: Entry = "start") -> Matcher:

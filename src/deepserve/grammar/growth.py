@@ -18,6 +18,15 @@ _PARAMETER_TOKENS: Final = 20
 _MEMBER_TOKENS: Final = 4
 _CHARACTERS_A_TOKEN: Final = 2
 _MAX_DEPTH: Final = 6
+_NAMED: Final = frozenset({"properties", "patternProperties", "dependentSchemas", "$defs", "definitions"})
+"""Keywords whose value maps names to schemas."""
+_DEMANDED: Final = frozenset({"$defs", "definitions", "allOf", "enum", "const", "required", "examples", "default"})
+"""Keywords with nothing in them that an answer may leave out; definitions count where they are referred to."""
+_ENTANGLED: Final = frozenset(
+    {"allOf", "anyOf", "oneOf", "if", "not", "dependencies", "dependentRequired", "dependentSchemas"}
+)
+"""Where one member may demand others: as if nothing of such a schema were written yet."""
+_DECIDING: Final = frozenset({"propertyNames", "format", "not"})
 _MAX_PARTS: Final = 4_000
 _MOST: Final = 4_096
 
@@ -26,15 +35,62 @@ def growth_tokens(form: AnswerForm) -> int:
     """Most tokens by which the shortest completion grows with one more token."""
     growths = [LEAST_GROWTH]
     if form.content is not None:
-        growths += [_least(part, form.content.schema, 0) for part in _parts(form.content.schema)]
+        growths += _growths(form.content.schema)
         growths.append(len(form.content.pattern))
     for tool in form.tools:
         growths.append(_CALL_TOKENS + len(tool.name) // _CHARACTERS_A_TOKEN + _parameters(tool.parameters))
-        growths += [_PARAMETER_TOKENS + _least(part, tool.parameters, 0) for part in _parts(tool.parameters)]
+        growths += [_PARAMETER_TOKENS + growth for growth in _growths(tool.parameters)]
     return min(max(growths), _MOST)
 
 
-def _parts(schema: Json) -> Iterator[Json]:
+def _growths(root: Json) -> Iterator[int]:
+    """What a choice can add: parts that need not be there, branches, long literals. What is required is in any
+    completion already."""
+    for part in _parts(root):
+        yield from (_MEMBER_TOKENS + _least(choice, root, 0) for choice in _choices(part))
+        if _ENTANGLED.intersection(part):
+            yield _least(part, root, 0)
+        values = [*_list(part.get("enum")), part.get("const")]
+        yield max(_text(str(value)) for value in values)
+        yield sum(len(pattern) for pattern in _patterns(part))
+
+
+def _choices(part: Mapping[str, Json]) -> Iterator[Json]:
+    """Schemas within one that an answer may leave out."""
+    required = _list(part.get("required"))
+    for keyword, inner in part.items():
+        if keyword in _DEMANDED:
+            continue
+        if keyword in _NAMED and isinstance(inner, Mapping):
+            yield from (value for name, value in inner.items() if keyword != "properties" or name not in required)
+        else:
+            yield from inner if isinstance(inner, list) else [inner]
+
+
+def has_free_strings(form: AnswerForm) -> bool:
+    """Whether nothing that is written within a string decides how the string must end."""
+    schemas: list[Json] = [tool.parameters for tool in form.tools]
+    if form.content is not None:
+        if form.content.kind != "json":
+            return False
+        schemas.append(form.content.schema)
+    parts = [part for schema in schemas for part in _parts(schema)]
+    return len(parts) < _MAX_PARTS and not any(map(_decides, parts))
+
+
+def _decides(part: Mapping[str, Json]) -> bool:
+    # A pattern without branches never has more to come after a character than it had before.
+    has_branches = any("(" in pattern or "|" in pattern for pattern in _patterns(part))
+    return has_branches or bool(_DECIDING.intersection(part))
+
+
+def _patterns(part: Mapping[str, Json]) -> list[str]:
+    names = part.get("patternProperties")
+    found = [part.get("pattern"), *(names if isinstance(names, Mapping) else ())]
+    return [pattern for pattern in found if isinstance(pattern, str)]
+
+
+def _parts(schema: Json) -> Iterator[Mapping[str, Json]]:
     pending: list[Json] = [schema]
     for _ in range(_MAX_PARTS):
         if not pending:
@@ -42,7 +98,11 @@ def _parts(schema: Json) -> Iterator[Json]:
         part = pending.pop()
         if isinstance(part, Mapping):
             yield part
-            pending.extend(part.values())
+            for keyword, inner in part.items():
+                if keyword in _NAMED and isinstance(inner, Mapping):
+                    pending.extend(inner.values())
+                else:
+                    pending.append(inner)
         elif isinstance(part, list):
             pending.extend(part)
 

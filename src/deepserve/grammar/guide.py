@@ -14,6 +14,7 @@ goes on freely as long as it can still end in time, and an answer whose shortest
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from typing import Final, Literal
 
@@ -28,6 +29,11 @@ Beginning = Literal["thinking", "answer", "calls"]
 
 _MOST_BLANKS: Final = 3
 """Tokens of white space an answer may begin with: a model that writes nothing else has not answered."""
+
+_PLAIN: Final = re.compile(rb"[ !#-;=-\[\]-~]*")
+"""Text within a string that begins nothing: no quotation mark, escape, tag or part of a character."""
+_TEXT_GROWTH: Final = 2
+"""Plain text lengthens the shortest answer by itself, and perhaps its end is cut into tokens otherwise."""
 
 _HOPELESS_TOKENS: Final = 8
 """How long to go on before looking again for a completion where none was found."""
@@ -78,6 +84,8 @@ class AnswerGuide:
         self._plan: list[int] | None = None
         self._old_plan: list[int] = []
         self._check_at = rules.max_tokens
+        self._slack = 0  # tokens that the shortest completion can gain before it has to be looked for again
+        self._is_in_string = False  # where the last mask stands
         if rules.beginning == "calls":
             self._enter_form("block")
         elif rules.beginning == "answer":
@@ -100,8 +108,7 @@ class AnswerGuide:
             case "form":
                 if self._plan is not None and self._left <= len(self._plan):
                     return self._vocabulary.mask(self._plan[:1])
-                assert self._matcher is not None
-                return self._matcher.mask  # computed while the engine goes through the layers
+                return self._compute_mask  # while the engine goes through the layers
             case "ended":
                 return None
 
@@ -176,7 +183,9 @@ class AnswerGuide:
         self._matcher = self._compiled.matcher(entry)
         if entry == "start" and self._rules.begun:
             self._matcher.consume(self._rules.begun)
-        self._check_at = self._left
+        self._slack = 0
+        if entry == "start":
+            self._old_plan = list(self._compiled.shortest_answer)
         self._look_ahead()
 
     def _accept_in_form(self, token: int) -> int:
@@ -216,7 +225,7 @@ class AnswerGuide:
         if len(step) > self._left:
             step = step[: self._left]
         for token in step:
-            self._step(token)
+            self._step(token, is_forced=True)
         self._left -= len(step)
         if self._phase == "ended":
             self._plan = []
@@ -236,15 +245,32 @@ class AnswerGuide:
             self._relax()
         return step
 
-    def _step(self, token: int) -> None:
+    def _compute_mask(self) -> bytes:
+        assert self._compiled is not None
+        assert self._matcher is not None
+        mask = self._matcher.mask()
+        self._is_in_string = self._compiled.has_free_strings and self._compiled.shortest.is_in_string(mask)
+        return mask
+
+    def _step(self, token: int, *, is_forced: bool = False) -> None:
         """Follow a token that the grammar allows."""
         assert self._matcher is not None
+        self._slack -= self._growth(token, is_forced=is_forced)
+        self._is_in_string = False
         if token in self._vocabulary.stop_ids:
             self._phase = "ended"  # the library takes no more tokens once nothing can follow
         else:
             self._matcher.consume((token,))
 
     # Ending in time
+
+    def _growth(self, token: int, *, is_forced: bool) -> int:
+        """By how much the shortest answer may be longer with this token than it was before it was known."""
+        assert self._compiled is not None
+        if is_forced:
+            return 1
+        is_text = self._is_in_string and _PLAIN.fullmatch(self._vocabulary.token_bytes[token])
+        return _TEXT_GROWTH if is_text else self._compiled.growth_tokens
 
     def _completion(self) -> list[int] | None:
         """A completion that fits what is left."""
@@ -255,10 +281,13 @@ class AnswerGuide:
 
     def _look_ahead(self) -> None:
         """Have a completion at hand when it is time."""
-        if self._phase == "form" and self._left > 0 and self._left <= self._check_at:
+        assert self._compiled is not None
+        is_due = self._slack < self._compiled.growth_tokens or self._left <= self._check_at
+        if self._phase == "form" and self._left > 0 and is_due:
             self._plan = self._completion()
             if self._plan is None:
                 self._check_at = self._left - _HOPELESS_TOKENS
+                self._slack = self._left * self._compiled.growth_tokens
             self._relax()
 
     def _relax(self) -> None:
@@ -266,9 +295,9 @@ class AnswerGuide:
         if self._plan is None:
             return
         assert self._compiled is not None
-        steps = (self._left - len(self._plan)) // self._compiled.growth_tokens
-        if steps > 1:
-            self._check_at = self._left - steps
+        slack = self._left - len(self._plan)
+        if slack >= 2 * self._compiled.growth_tokens:
+            self._slack, self._check_at = slack, 0
             self._old_plan, self._plan = self._plan, None
 
 

@@ -30,6 +30,10 @@ _ENDINGS: Final = (
 _QUOTES: Final = re.compile(rb'"[\]}]*')
 _TAGS: Final = re.compile(rb"\s*</|/")
 
+_FEWEST_IN_TEXT: Final = 64
+_MOST_OUTSIDE: Final = 2_000
+"""Outside of strings there are names, numbers and brackets: even of a large vocabulary no more tokens than these."""
+_MAX_CHOICES: Final = 256
 _MAX_TRIALS: Final = 12
 _MAX_REJOINED: Final = 6
 _FILLER_BYTES: Final = 8
@@ -56,7 +60,7 @@ class TokenKinds:
         closing = tuple(vocabulary.encode("</"))
         self.ways_out = [closing, *((token,) for token in _matching(vocabulary, (_TAGS,)) if closing != (token,))]
         self.fillers = _fillers(vocabulary)
-        self.many = max(64, len(vocabulary.plain_ids) // 4)
+        self.many = min(max(_FEWEST_IN_TEXT, len(vocabulary.plain_ids) // 4), _MOST_OUTSIDE)
 
 
 class Shortest:
@@ -99,12 +103,16 @@ class Shortest:
             text = (text + b"".join(self._vocabulary.token_bytes[token] for token in step))[-128:]
         return None
 
+    def is_in_string(self, mask: bytes) -> bool:
+        """Whether so much may follow only inside a string."""
+        return int.from_bytes(mask, "little").bit_count() > self._kinds.many
+
     def _choose(self, state: Matcher, allowed: int, text: bytes) -> Sequence[int]:
         """Go on by a token or a few; returns them."""
         is_text = allowed.bit_count() > self._kinds.many
         if is_text and allowed & self._kinds.special_bits:
             # A raw text that ends here.
-            step = (_ids(allowed & self._kinds.special_bits)[0],)
+            step = (_ids(allowed & self._kinds.special_bits, 1)[0],)
             state.consume(step)
             return step
         for tokens in self._kinds.ways_out:
@@ -115,7 +123,7 @@ class Shortest:
                 state.undo(len(tokens))
         if is_text:
             return self._leave_text(state, allowed)
-        found = _ids(allowed)
+        found = _ids(allowed, _MAX_CHOICES)
         named = [token for token in found if self._spells_required(text, self._vocabulary.token_bytes[token])]
         if named:
             token = max(named, key=lambda token: len(self._vocabulary.token_bytes[token]))
@@ -229,9 +237,9 @@ def _bits(vocabulary: Vocabulary, tokens: Collection[int]) -> int:
     return int.from_bytes(vocabulary.mask(tokens), "little")
 
 
-def _ids(bits: int) -> list[int]:
-    found = []
-    while bits:
+def _ids(bits: int, most: int) -> list[int]:
+    found: list[int] = []
+    while bits and len(found) < most:
         low = bits & -bits
         found.append(low.bit_length() - 1)
         bits ^= low
