@@ -73,7 +73,8 @@ class SocketLimits(msgspec.Struct, frozen=True, kw_only=True):
     sessions       and so many clients are waited for
     frame_bytes    nothing larger is sent in one piece, for clients would refuse it
     message_bytes  nothing larger is read
-    num_tasks      tasks of one connection that may be unfinished
+    num_tasks      tasks of one connection that may be unfinished, and tasks of one tenant that may run while a client
+                   waits for them, or after it left
     """
 
     login_s: float = 15.0

@@ -188,6 +188,17 @@ def test_the_oldest_of_too_many_answers_is_given_up() -> None:
     assert _ask(memory, "a", "new") == ("new", False)
 
 
+def test_one_tenant_does_not_push_out_what_another_keeps() -> None:
+    """The oldest answer went, whoever it belonged to: who sent much emptied the memory of everybody."""
+    memory = _memory([0.0], replay_answers=2, replay_bytes=10)
+    _ask(memory, "k", "quiet", tenant=B)
+    for key in ("a", "b", "c"):
+        _ask(memory, key, key)
+    _ask(memory, "large", "x" * 10)
+    assert _ask(memory, "k", "new", tenant=B) == ("quiet", True)
+    assert _ask(memory, "c", "new") == ("new", False)
+
+
 def test_answers_are_kept_within_their_size_and_a_giant_pushes_nothing_out() -> None:
     memory = _memory([0.0], replay_bytes=10)
     _ask(memory, "a", "aaaa")

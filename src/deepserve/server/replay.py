@@ -1,7 +1,7 @@
 """Requests sent again: the same `Idempotency-Key` gets the same answer, computed and billed once.
 
-Complete answers are kept in memory, each tenant's for itself, the oldest given up first. What failed or was broken off
-is not kept: a repetition computes it anew.
+Complete answers are kept in memory, each tenant's for itself, within bounds that all share. What failed or was broken
+off is not kept: a repetition computes it anew.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from deepserve.core.errors import DeepserveError, InvalidField, Overloaded
 from deepserve.core.events import BlockClosed, BlockDelta, Event, Failed
 from deepserve.core.tenant import TenantId
 from deepserve.dialects.exchange import AnswerHead
+from deepserve.server.shared_shelf import SharedShelf
 
 _HEADER = "idempotency-key"
 _MAX_KEY_CHARACTERS = 255
@@ -56,7 +57,6 @@ class _Record:
         self.size_bytes = 0
         self.error: DeepserveError | None = None
         self.has_ended = asyncio.Event()
-        self.kept_until = float("inf")
         self._deltas: dict[int, list[BlockDelta]] = {}
 
     @property
@@ -93,9 +93,10 @@ class ReplayMemory:
     """All answers that may be asked for again. clock: monotonic seconds. Belongs to one event loop."""
 
     def __init__(self, settings: Settings, *, clock: Callable[[], float]) -> None:
-        self._settings = settings
-        self._clock = clock
-        self._records: dict[tuple[TenantId, str], _Record] = {}
+        self._running: dict[tuple[TenantId, str], _Record] = {}
+        self._complete: SharedShelf[_Record] = SharedShelf(
+            max_entries=settings.replay_answers, max_bytes=settings.replay_bytes, keep_s=settings.replay_s, clock=clock
+        )
 
     @contextmanager
     def claim(
@@ -113,10 +114,7 @@ class ReplayMemory:
         Raises InvalidField where the key belongs to another request.
         """
         name = (tenant, key)
-        known = self._records.get(name)
-        if known is not None and known.kept_until <= self._clock():
-            del self._records[name]
-            known = None
+        known = self._running.get(name) or self._complete.find(tenant, key)
         if known is not None:
             if known.digest != digest:
                 raise InvalidField(
@@ -125,18 +123,20 @@ class ReplayMemory:
                 )
             yield Claim(head=known.head, events=_replayed(known), is_replay=True)
             return
-        record = self._records[name] = _Record(digest, head)
+        record = self._running[name] = _Record(digest, head)
         try:
-            yield Claim(head=head, events=self._recorded(record, start()))
+            yield Claim(head=head, events=self._recorded(name, record, start()))
         finally:
             if not record.is_complete:
                 record.error = record.error or Overloaded(
                     "The first request with this Idempotency-Key was broken off. Please retry."
                 )
                 record.has_ended.set()
-                del self._records[name]
+                del self._running[name]
 
-    async def _recorded(self, record: _Record, events: AsyncGenerator[Event]) -> AsyncGenerator[Event]:
+    async def _recorded(
+        self, name: tuple[TenantId, str], record: _Record, events: AsyncGenerator[Event]
+    ) -> AsyncGenerator[Event]:
         try:
             async with aclosing(events):
                 async for event in events:
@@ -145,20 +145,10 @@ class ReplayMemory:
         except DeepserveError as error:
             record.error = error
             raise
-        record.kept_until = self._clock() + self._settings.replay_s
         record.has_ended.set()
-        self._forget_excess()
-
-    def _forget_excess(self) -> None:
-        """Give up what is too large by itself, so that it pushes nothing out; then the oldest."""
-        complete = [(name, record) for name, record in self._records.items() if record.is_complete]
-        complete.sort(key=lambda row: row[1].size_bytes <= self._settings.replay_bytes)
-        num_answers, size_bytes = len(complete), sum(record.size_bytes for _, record in complete)
-        for name, record in complete:
-            if num_answers <= self._settings.replay_answers and size_bytes <= self._settings.replay_bytes:
-                return
-            del self._records[name]
-            num_answers, size_bytes = num_answers - 1, size_bytes - record.size_bytes
+        if record.is_complete:
+            del self._running[name]
+            self._complete.put(*name, record, size_bytes=record.size_bytes)
 
 
 async def _replayed(record: _Record) -> AsyncGenerator[Event]:

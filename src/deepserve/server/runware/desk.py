@@ -76,6 +76,7 @@ class Desk:
         self._new_id = new_id
         settings = site.settings
         self._jobs = JobMemory(
+            max_running=settings.sockets.num_tasks,
             max_jobs=settings.replay_answers,
             max_bytes=settings.replay_bytes,
             keep_s=min(settings.replay_s, _KEEP_RESULTS_S),

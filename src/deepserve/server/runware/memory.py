@@ -6,17 +6,21 @@ accepted first and answered later are in `deepserve.tasks`.
 
 from __future__ import annotations
 
-from collections import OrderedDict
+from collections import Counter
 from collections.abc import Callable
 
 import msgspec
 
+from deepserve.core.errors import TooManyRequests
 from deepserve.core.messages import Json
 from deepserve.core.tenant import TenantId
 from deepserve.dialects.runware.errors import TaskRefused
 from deepserve.dialects.runware.wire import WireEnded, encode
+from deepserve.server.shared_shelf import SharedShelf
 
 JobKey = tuple[TenantId, str]
+
+_RETRY_S = 5.0
 
 
 class Job(msgspec.Struct):
@@ -27,53 +31,57 @@ class Job(msgspec.Struct):
     num_results: int
     ended: WireEnded | None = None
     ended_at: float | None = None
-    num_bytes: int = 0
 
 
 class JobMemory:
-    """Forgets the oldest ended jobs first; running ones never. clock: monotonic seconds."""
+    """Keeps ended jobs within bounds that all tenants share; running ones always.
 
-    def __init__(self, *, max_jobs: int, max_bytes: int, keep_s: float, clock: Callable[[], float]) -> None:
-        self._max_jobs = max_jobs
-        self._max_bytes = max_bytes
-        self._keep_s = keep_s
+    max_running  of one tenant, whether their clients still wait or not
+    clock        monotonic seconds
+    """
+
+    def __init__(
+        self, *, max_running: int, max_jobs: int, max_bytes: int, keep_s: float, clock: Callable[[], float]
+    ) -> None:
+        self._max_running = max_running
         self._clock = clock
-        self._jobs: dict[JobKey, Job] = {}
-        self._ended: OrderedDict[JobKey, Job] = OrderedDict()
-        self._num_bytes = 0
+        self._running: dict[JobKey, Job] = {}
+        self._num_running: Counter[TenantId] = Counter()
+        self._ended: SharedShelf[Job] = SharedShelf(
+            max_entries=max_jobs, max_bytes=max_bytes, keep_s=keep_s, clock=clock
+        )
 
     def reserve(self, key: JobKey, source: Json, num_results: int) -> Job:
-        """Take an id. Raises TaskRefused when it is taken."""
-        self._purge()
-        if key in self._jobs:
+        """Take an id. Raises TaskRefused when it is taken, TooManyRequests when the tenant has too many running."""
+        if self.find(key) is not None:
             raise conflict()
-        job = self._jobs[key] = Job(key=key, source=source, num_results=num_results)
+        if self._num_running[key[0]] >= self._max_running:
+            raise TooManyRequests(
+                f"For this account {self._max_running} tasks may run at a time. Try again when some have ended.",
+                retry_after_s=_RETRY_S,
+            )
+        job = self._running[key] = Job(key=key, source=source, num_results=num_results)
+        self._num_running[key[0]] += 1
         return job
 
     def release(self, job: Job) -> None:
         """Nothing was begun: the id is free again."""
-        self._jobs.pop(job.key, None)
+        self._leave(job)
 
     def finish(self, job: Job, ended: WireEnded | None) -> None:
         job.ended, job.ended_at = ended, self._clock()
-        job.num_bytes = len(encode((ended, job.source)))
-        self._num_bytes += job.num_bytes
-        self._ended[job.key] = job
-        self._purge()
+        self._leave(job)
+        self._ended.put(*job.key, job, size_bytes=len(encode((ended, job.source))))
 
     def find(self, key: JobKey) -> Job | None:
-        self._purge()
-        return self._jobs.get(key)
+        return self._running.get(key) or self._ended.find(*key)
 
-    def _purge(self) -> None:
-        oldest = self._clock() - self._keep_s
-        while self._ended:
-            key, job = next(iter(self._ended.items()))
-            is_over = job.ended_at is not None and job.ended_at < oldest
-            if not is_over and len(self._ended) <= self._max_jobs and self._num_bytes <= self._max_bytes:
-                return
-            del self._ended[key], self._jobs[key]
-            self._num_bytes -= job.num_bytes
+    def _leave(self, job: Job) -> None:
+        tenant = job.key[0]
+        if self._running.pop(job.key, None) is not None:
+            self._num_running[tenant] -= 1
+            if not self._num_running[tenant]:
+                del self._num_running[tenant]
 
 
 def conflict() -> TaskRefused:
