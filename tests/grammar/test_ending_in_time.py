@@ -114,7 +114,7 @@ def test_calls_are_complete_within_any_limit_that_one_fits(
 ) -> None:
     form = compiler().compile(calls_form(*tools, is_parallel=is_parallel))
     told = read(check_ended(form, pick, room, skips_ahead=skips_ahead))
-    assert told.damage is None, told
+    assert told.damage is None, (told.damage, [call[1] for call in told.calls])
     assert told.text == ""
     assert told.calls
     assert is_parallel or len(told.calls) == 1

@@ -149,3 +149,39 @@ def test_a_form_that_takes_too_long_to_compile_is_refused_and_says_so() -> None:
     with pytest.raises(UnsupportedFeature, match="more than 2 s") as refused:
         slow.compile(json_form({"type": "integer"}))
     assert refused.value.field == "response_format"
+
+
+def test_exponents_have_two_digits_at_most_and_strings_what_they_like() -> None:
+    schema = {"type": "array", "prefixItems": [{"type": "number"}, {"type": "string"}], "items": False, "minItems": 2}
+    form = compiler().compile(json_form(schema))
+
+    def follows(text: str, more: str) -> bool:
+        matcher = form.matcher()
+        matcher.consume(tokenizer().encode_text(text))
+        (token,) = tokenizer().encode_text(more)
+        return bool(matcher.allowed() >> token & 1)
+
+    for begun, more, may in (
+        ("[1", "e", True),
+        ("[1e", "9", True),
+        ("[1e9", "9", True),
+        ("[1E-99", "9", False),
+        ("[1e+99", ",", True),
+        ("[1.5e07", "0", False),
+        ("[123456789", "9", True),
+        ('[1, "1e99', "9", True),
+        ('[1, "7', "9", True),
+    ):
+        assert follows(begun, more) is may, (begun, more)
+
+
+def test_numbers_that_a_pattern_demands_are_not_cut_short() -> None:
+    for content, text in (
+        (Content(kind="regex", pattern="1e[0-9]{5}"), "1e12345"),
+        (Content(kind="json", schema={"type": "string", "pattern": "^1e[0-9]{5}$"}), '"1e12345"'),
+        (Content(kind="choice", choices=("1e1000", "1e1001")), "1e1001"),
+    ):
+        matcher = compiler().compile(AnswerForm(content=content)).matcher()
+        for token in tokenizer().encode_text(text):
+            assert matcher.allowed() >> token & 1, text
+            matcher.consume((token,))

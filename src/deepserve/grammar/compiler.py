@@ -65,6 +65,7 @@ class CompiledForm:
         self.growth_tokens = growth_tokens(form)
         self.has_free_strings = has_free_strings(form)
         self._text = grammar.text
+        self._numbers = kinds.numbers if form.content is None or form.content.kind == "json" else None
         self._markup = markup
         self._shared = self._build()
         mark_end = markup.block_open.index(markup.mark) + len(markup.mark)
@@ -86,7 +87,8 @@ class CompiledForm:
         self.shortest_tokens = len(shortest)
 
     def matcher(self, entry: Entry = "start") -> Matcher:
-        matcher = Matcher(self._shared.deep_copy(), self._renew, self.vocabulary.mask_bytes)
+        inner = self._shared.deep_copy()
+        matcher = Matcher(inner, self._renew, mask_bytes=self.vocabulary.mask_bytes, numbers=self._numbers)
         matcher.consume(self._openings[entry])
         return matcher
 

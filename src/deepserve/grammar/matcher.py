@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Final
 
 from deepserve.core.errors import EngineFailure
+from deepserve.grammar.number_rule import NumberRule
 
 if TYPE_CHECKING:
     from llguidance import LLMatcher
@@ -19,18 +20,27 @@ class Matcher:
 
     start  makes a matcher at the grammar's start with automata of its own: what has been read is read again there when
            the shared ones are used up
+    numbers  narrows the masks within numbers; None: there are none
     """
 
     def __init__(
-        self, inner: LLMatcher, start: Callable[[], LLMatcher], mask_bytes: int, tokens: Sequence[int] = ()
+        self,
+        inner: LLMatcher,
+        start: Callable[[], LLMatcher],
+        *,
+        mask_bytes: int,
+        numbers: NumberRule | None = None,
+        tokens: Sequence[int] = (),
     ) -> None:
         self._inner = inner
         self._start = start
         self._mask_bytes = mask_bytes
+        self._numbers = numbers
         self._tokens = list(tokens)
 
     def copy(self) -> Matcher:
-        return Matcher(self._inner.deep_copy(), self._start, self._mask_bytes, self._tokens)
+        inner = self._inner.deep_copy()
+        return Matcher(inner, self._start, mask_bytes=self._mask_bytes, numbers=self._numbers, tokens=self._tokens)
 
     def consume(self, tokens: Sequence[int]) -> None:
         if not self._inner.consume_tokens(list(tokens)):
@@ -57,7 +67,8 @@ class Matcher:
             mask = self._inner.compute_bitmask()
             if self._inner.is_error():
                 self._fail()
-        return mask[: self._mask_bytes]
+        mask = mask[: self._mask_bytes]
+        return mask if self._numbers is None else self._numbers.narrowed(mask, self._tokens)
 
     def allowed(self) -> int:
         """The same as a number: bit i for token i."""

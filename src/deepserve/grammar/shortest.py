@@ -14,6 +14,7 @@ from collections.abc import Collection, Sequence
 from typing import Final
 
 from deepserve.grammar.matcher import Matcher
+from deepserve.grammar.number_rule import NumberRule
 from deepserve.grammar.vocabulary import Vocabulary
 
 _ENDINGS: Final = (
@@ -48,6 +49,7 @@ class TokenKinds:
     quotes    ends of quoted strings, the longest first
     ways_out  ends of raw strings, up to the special token: written in one token, in several, or begun already
     fillers   masks of tokens of letters and digits, the longest first
+    numbers   which tokens go on with a number
     many      where more tokens than these may follow, the inside of a string is
     """
 
@@ -60,6 +62,7 @@ class TokenKinds:
         closing = tuple(vocabulary.encode("</"))
         self.ways_out = [closing, *((token,) for token in _matching(vocabulary, (_TAGS,)) if closing != (token,))]
         self.fillers = _fillers(vocabulary)
+        self.numbers = NumberRule(vocabulary)
         self.many = min(max(_FEWEST_IN_TEXT, len(vocabulary.plain_ids) // 4), _MOST_OUTSIDE)
 
 

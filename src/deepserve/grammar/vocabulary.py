@@ -61,7 +61,7 @@ class Vocabulary:
 
     def mask_without(self, ids: Iterable[int]) -> bytes:
         """A mask that allows every other token."""
-        bits = bytearray(self.mask(range(self.num_tokens)))
+        bits = bytearray(((1 << self.num_tokens) - 1).to_bytes(self.mask_bytes, "little"))
         for token in ids:
             bits[token // 8] &= ~(1 << token % 8)
         return bytes(bits)
