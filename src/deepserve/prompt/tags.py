@@ -99,7 +99,7 @@ def scan_tag(text: str, at: int, *, marks: Marks, names: AbstractSet[str]) -> Ta
     kind = _KINDS.get(name.lower().replace("-", "_"), "other")
     if kind == "other" and (not has_angle or (mark is None and (name not in names or has_bars))):
         return None
-    if mark == "DSML" and kind == "other" and not head["bars_after"] and name not in names:
+    if mark == "DSML" and kind == "other" and name not in names and not (has_angle and has_bars):
         return None
     is_certain = mark == DSML_SYMBOL or (marks == "spelled" and (mark is not None or has_bars))
     is_closing = bool(head["slash"] or head["slash_after"])
