@@ -289,3 +289,17 @@ def test_parameters_that_are_none_are_an_error_of_their_field(parameters: dict[s
     with pytest.raises(InvalidField) as refused:
         compiled(tool(**parameters))
     assert refused.value.field == "tools[0].parameters"
+
+
+def test_unknown_keywords_are_annotations() -> None:
+    schema = {"type": "string", "_format": "x", "example": "y", "x-order": 1, "readonly": True}
+    form = compiled(tool(type="object", id="weather", version="1.0", properties={"a": schema}, links=[]))
+    assert takes(form, text("a", "z"))
+    assert form.relaxed == ()
+
+
+def test_an_optional_parameter_that_can_have_no_value_is_never_written() -> None:
+    impossible = {"type": "array", "items": False, "minItems": 1}
+    form = compiled(tool(type="object", properties={"a": impossible, "b": INTEGER}))
+    assert takes(form, other("b", "1"))
+    assert not takes(form, other("a", "[1]"))

@@ -22,22 +22,16 @@ Note = Callable[[str, str], None]
 
 _MAX_DEPTH = 32
 
-_ANNOTATIONS: Final = frozenset(
+UNKNOWN_HERE: Final = frozenset(
     (
-        *("$schema", "$id", "$comment", "$anchor", "$defs", "$def", "definitions", "x-guidance"),
-        *("title", "description", "default", "examples", "deprecated", "readOnly", "writeOnly"),
-        *("contentEncoding", "contentMediaType", "contentSchema", "strict", "nullable", "example"),
+        *("not", "if", "then", "else", "$dynamicRef", "$recursiveRef"),
+        *("patternProperties", "propertyNames", "minProperties", "maxProperties"),
+        *("dependentRequired", "dependentSchemas", "dependencies"),
     )
 )
-_OF_OTHER_TYPES: Final = frozenset(
-    (
-        *("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf"),
-        *("items", "prefixItems", "minItems", "maxItems", "uniqueItems", "contains", "minContains", "maxContains"),
-        *("properties", "required", "additionalProperties", "patternProperties", "propertyNames"),
-        *("minProperties", "maxProperties", "dependentRequired", "dependentSchemas"),
-        *("unevaluatedItems", "unevaluatedProperties", "additionalItems", "dependencies"),
-    )
-)
+"""Keywords that assert something and that neither raw strings nor the parameters of a tool are held to."""
+
+_OF_OBJECTS: Final = UNKNOWN_HERE - {"not", "if", "then", "else", "$dynamicRef", "$recursiveRef"}
 
 _TIME: Final = r"(?:[01]\d|2[0-3]):[0-5]\d:[0-5]\d(?:\.\d{1,9})?(?:Z|[+-](?:[01]\d|2[0-3]):[0-5]\d)"
 _DATE: Final = (
@@ -110,12 +104,10 @@ def text_terminal(schema: Json, resolve: Resolve, note: Note, *, at: str = "", d
                 if keyword == "maxLength" and "minLength" in schema:
                     continue
                 parts.append(f"/(?s:.){{{schema.get('minLength', 0)},{schema.get('maxLength', '')}}}/")
-            case "type":
-                pass
-            case _ if keyword in _ANNOTATIONS or keyword in _OF_OTHER_TYPES:
-                pass
-            case _:
+            case _ if keyword in UNKNOWN_HERE - _OF_OBJECTS:
                 note(at, keyword)
+            case _:
+                pass  # speaks of other types, or is an annotation
     bounded = [part for part in dict.fromkeys(parts) if part != ANY_TEXT]
     if not bounded:
         return ANY_TEXT
@@ -144,7 +136,7 @@ def other_values(schema: Json, resolve: Resolve, *, depth: int = 0) -> Json | No
         target = other_values(resolve(schema["$ref"]), resolve, depth=depth + 1)
         if target is None:
             return None
-        rest = {key: value for key, value in schema.items() if key != "$ref" and key not in _ANNOTATIONS}
+        rest = {key: value for key, value in schema.items() if key not in ("$ref", "$defs", "definitions", "$id")}
         return {"allOf": [target, rest]} if rest else target
     for keyword in ("anyOf", "oneOf"):
         if keyword in schema:

@@ -23,8 +23,8 @@ import msgspec
 from deepserve.core.errors import InvalidField, UnsupportedFeature
 from deepserve.core.messages import Json
 from deepserve.grammar.answer_form import CallableTool
-from deepserve.grammar.json_schema import json_grammar
-from deepserve.grammar.raw_text import literal, other_values, text_terminal
+from deepserve.grammar.json_schema import JsonGrammar, json_grammar
+from deepserve.grammar.raw_text import UNKNOWN_HERE, literal, other_values, text_terminal
 
 
 class CallMarkup(msgspec.Struct, frozen=True, kw_only=True):
@@ -53,15 +53,6 @@ class CallGrammar(msgspec.Struct, frozen=True, kw_only=True):
 
 MAX_VARIANTS: Final = 32
 _EXTRA_NAME: Final = "/[A-Za-z_][A-Za-z0-9_-]{0,63}/"
-
-_ROOT_KEYWORDS: Final = frozenset(
-    (
-        *("type", "properties", "required", "additionalProperties", "unevaluatedProperties"),
-        *("$ref", "allOf", "anyOf", "oneOf"),
-        *("$schema", "$id", "$comment", "$anchor", "$defs", "$def", "definitions", "strict", "nullable"),
-        *("title", "description", "default", "examples", "example", "deprecated", "readOnly", "writeOnly"),
-    )
-)
 
 
 def call_grammar(tools: Sequence[CallableTool], markup: CallMarkup, *, is_parallel: bool) -> CallGrammar:
@@ -163,14 +154,26 @@ class _Writer:
             end = f"<[{self._markup.mark_id}]> {literal(after_mark + chr(10))}"
             ways.append(f"{head}{self.symbols(attribute + 'true' + chr(34) + '>')} {terminal} {end}")
         if other is not None:
-            grammar = json_grammar(schema.alone(other), strict=schema.tool.is_strict, field=schema.tool.field + pointer)
-            schema.relaxed += [f"{schema.tool.field}{pointer}{_within(found)}" for found in grammar.relaxed]
-            self.rules.append(f"{name}_json: {grammar.rule}")
-            ways.append(f"{head}{self.symbols(attribute + 'false' + chr(34) + '>')} {name}_json {closing}")
+            grammar = self._json(other, schema, pointer)
+            if grammar is not None:
+                self.rules.append(f"{name}_json: {grammar.rule}")
+                ways.append(f"{head}{self.symbols(attribute + 'false' + chr(34) + '>')} {name}_json {closing}")
         if not ways:
             return None
         self.rules.append(f"{name}: {' | '.join(ways)}")
         return name
+
+    def _json(self, value: Json, schema: _Schema, pointer: str) -> JsonGrammar | None:
+        """The grammar of a value that is no string; None when there is no such value."""
+        field = schema.tool.field + pointer
+        try:
+            grammar = json_grammar(schema.alone(value), strict=schema.tool.is_strict, field=field)
+        except UnsupportedFeature:
+            raise
+        except InvalidField:
+            return None
+        schema.relaxed += [f"{field}{_within(found)}" for found in grammar.relaxed]
+        return grammar
 
 
 class _Schema:
@@ -281,7 +284,7 @@ def _combine(schema: _Schema, part: Json, at: str, depth: int) -> list[_Shape]:
             raise InvalidField("A tool's parameters are an object: `type` must say so.", field=schema.tool.field)
         return []
     for keyword in part:
-        if keyword not in _ROOT_KEYWORDS:
+        if keyword in UNKNOWN_HERE:
             schema.cannot(at, keyword)
     properties = part.get("properties")
     extra = part.get("additionalProperties", part.get("unevaluatedProperties"))
