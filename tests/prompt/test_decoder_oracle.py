@@ -111,7 +111,9 @@ def is_quirky(text: str) -> bool:
     Newlines between the beginning of a tag that was none and a tag, which the package keeps; a mark that belongs to
     no tag of the format, which it shows.
     """
-    return re.search(r"</?[a-z]*｜?\n+(</think>|<｜DSML｜)|</?｜DSML(?!｜(tool_calls|invoke|parameter))|</?DSML(\Z|｜)", text) is not None
+    newlines = r"</?[a-z]*｜?\n+(</think>|<｜DSML｜)"
+    stray = r"</?｜DSML(?!｜(tool_calls|invoke|parameter))|</?DSML(\Z|｜)"
+    return re.search(f"{newlines}|{stray}", text) is not None
 
 
 def test_random_answers_are_read_as_the_vendor_reads_them(recipe: ModuleType) -> None:
