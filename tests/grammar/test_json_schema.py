@@ -75,6 +75,11 @@ TREE = {
             [{"a": 1}, {"b": 1}, {"a": 1, "c": 1}],
             [{}, {"a": 1, "b": 1}],
         ),
+        (
+            {**OPEN, "oneOf": [{"properties": {"k": {"const": i}}, "required": ["k"]} for i in range(30)]},
+            [{"k": 0}, {"k": 29, "x": 1}],
+            [{"k": 30}, {}],
+        ),
         ({"oneOf": [{"minimum": 2}, {"maximum": 5}], "type": "integer"}, [1, 6], [2, 4, 5]),
         ({"type": "string", "not": {"enum": ["no", "nein", ""]}}, ["n", "yes", "neinn", "é"], ["no", "nein", ""]),
         ({"not": {"type": ["string", "object"]}}, [1, None, [1]], ["a", {}]),
@@ -369,6 +374,25 @@ def test_work_is_bounded_for_schemas_that_double_at_every_level(num_levels: int)
     rivals = [{"required": [f"a{i}"]} for i in range(40)]
     with pytest.raises(UnsupportedFeature, match="fewer alternatives"):
         json_grammar({"oneOf": rivals}, strict=True)
+    with pytest.raises(UnsupportedFeature, match="required member with a `const`"):
+        json_grammar({"oneOf": rivals[:20]}, strict=True)
+    patterns = [{"pattern": f"a{i}.{{50}}b"} for i in range(7)]
+    with pytest.raises(UnsupportedFeature, match="at most 6 expressions"):
+        json_grammar({"type": "string", "allOf": patterns}, strict=True)
+
+
+def test_the_search_for_a_culprit_ends_when_its_time_is_over() -> None:
+    """Without a limit it compiled a large schema hundreds of times, for seconds."""
+    times = iter(range(1000))
+    schema = {
+        **OPEN,
+        "properties": {f"p{i}": {} for i in range(50)},
+        "required": ["z"],
+        "allOf": [{"properties": {"z": False}}],
+    }
+    with pytest.raises(InvalidField, match="see `/`"):
+        json_grammar(schema, strict=True, clock=lambda: float(next(times)))
+    assert next(times) < 100
 
 
 @_needs_data

@@ -7,7 +7,9 @@ are enforced how: docs/enforced-output.md.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
+from math import inf
 from typing import Final
 
 import llguidance
@@ -19,12 +21,14 @@ from deepserve.core.schema_reading import read_schema
 from deepserve.core.schema_tree import ASSERTIONS, children, step
 from deepserve.grammar.finite import prune_endless
 from deepserve.grammar.logic import over_children, without_logic
+from deepserve.grammar.mask_compiler import Problem, contradicts, problem_with
 from deepserve.grammar.numbers import spell_numbers
 from deepserve.grammar.plain_schema import PlainSchema, plain_schema
 from deepserve.grammar.unenforceable import Unenforceable
 
 _NAMED_ESCAPES: Final = 'nrbtf\\"'
-_MAX_ATTEMPTS: Final = 200
+_SEARCH_S: Final = 0.5
+"""So long a culprit is looked for; what is found until then is said."""
 _MAX_RELAXED: Final = 16
 
 
@@ -55,15 +59,19 @@ class JsonGrammar(msgspec.Struct, frozen=True, kw_only=True):
         return msgspec.json.encode(self.schema).decode()
 
 
-def json_grammar(schema: Json, *, strict: bool, field: str = "schema") -> JsonGrammar:
+def json_grammar(
+    schema: Json, *, strict: bool, field: str = "schema", clock: Callable[[], float] = time.perf_counter
+) -> JsonGrammar:
     """The grammar of a schema's values.
 
     strict  refuse what cannot be enforced; otherwise leave it out and say so
     field   where the client wrote the schema, for errors
+    clock   seconds; bounds the search for what is to blame
     Raises InvalidField for what is no schema or admits no value, UnsupportedFeature for what cannot be enforced.
     """
     read_schema(schema, field=field)
     dropped: frozenset[str] = frozenset()
+    search_until = inf
     while True:
         try:
             plain = _simplified(schema, is_strict=strict, dropped=dropped)
@@ -72,7 +80,8 @@ def json_grammar(schema: Json, *, strict: bool, field: str = "schema") -> JsonGr
         compiled, problem = _compiled(plain)
         if problem is None:
             return JsonGrammar(schema=compiled, relaxed=tuple(plain.relaxed), annotations=plain.annotations)
-        pointer = _culprit(schema, strict, dropped, problem)
+        search_until = min(search_until, clock() + _SEARCH_S)
+        pointer = _Search(schema, strict, dropped, problem, clock, search_until).culprit()
         if problem.is_contradiction:
             raise InvalidField(
                 f"No value satisfies the schema in `{field}`: see `{pointer or '/'}` ({problem.text}).", field=field
@@ -90,10 +99,10 @@ def _refusal(field: str, pointer: str, advice: str) -> UnsupportedFeature:
 
 def _simplified(schema: Json, *, is_strict: bool, dropped: frozenset[str]) -> PlainSchema:
     plain = plain_schema(schema, is_strict=is_strict, dropped=dropped)
-    return without_logic(plain, _contradicts, is_strict=is_strict) if plain.has_logic else plain
+    return without_logic(plain, contradicts, is_strict=is_strict) if plain.has_logic else plain
 
 
-def _compiled(plain: PlainSchema) -> tuple[dict[str, Json], _Problem | None]:
+def _compiled(plain: PlainSchema) -> tuple[dict[str, Json], Problem | None]:
     """The schema for the mask compiler, and what it says of it.
 
     It takes a definition that admits nothing for an error of the whole, even where an alternative is there.
@@ -102,11 +111,11 @@ def _compiled(plain: PlainSchema) -> tuple[dict[str, Json], _Problem | None]:
     while True:
         root, definitions = prune_endless(plain.root, plain.definitions, impossible)
         compiled = _compilable(*spell_numbers(root, definitions))
-        problem = _problem(compiled)
+        problem = problem_with(compiled)
         if problem is None or not problem.is_contradiction:
             return compiled, problem
         wider = {name: _wider(schema, is_inside=False) for name, schema in definitions.items()}
-        found = frozenset(name for name in wider if _contradicts({"$ref": f"#/$defs/{name}", "$defs": wider}))
+        found = frozenset(name for name in wider if contradicts({"$ref": f"#/$defs/{name}", "$defs": wider}))
         if not found:
             return compiled, problem
         impossible |= found
@@ -144,63 +153,34 @@ def _has_open_names(schema: Json) -> bool:
     return any(_has_open_names(inner) for _, inner in children(schema))
 
 
-class _Problem(msgspec.Struct, frozen=True):
-    """What the mask compiler says of a schema. text: one line."""
+class _Search(msgspec.Struct, frozen=True):
+    """For the JSON pointer of the keyword without which a problem would not be there."""
 
-    text: str
-    is_contradiction: bool
+    schema: Json
+    is_strict: bool
+    dropped: frozenset[str]
+    problem: Problem
+    clock: Callable[[], float]
+    until: float
 
+    def culprit(self) -> str:
+        """The innermost schema without which the whole would compile, then its keyword, as far as time allows."""
+        at, here = "", self.schema
+        while True:
+            inside = ((at + rest, inner) for rest, inner in children(here))
+            found = next(((pointer, inner) for pointer, inner in inside if self._is_cured_without(pointer)), None)
+            if found is None:
+                break
+            at, here = found
+        keywords = sorted(here if isinstance(here, Mapping) else (), key="type".__eq__)  # without a type, anything goes
+        pointers = (at + step(keyword) for keyword in keywords)
+        return next((pointer for pointer in pointers if self._is_cured_without(pointer)), at)
 
-_PLAINER: Final[Mapping[str, str]] = {
-    "Regex is empty": "no text fits all that is asked of it",
-    "lookarounds not supported": "anchors and word boundaries inside an expression are not supported",
-    "regex parse error": "the expression uses a construct that is not supported",
-    "circular references with sibling keys": "a reference of a schema to itself may have nothing beside it",
-    "min/maxProperties only supported": "members are counted only where all declared ones are required",
-}
-"""How the mask compiler's words begin -> our words."""
-
-
-def _problem(schema: Mapping[str, Json]) -> _Problem | None:
-    text = msgspec.json.encode(schema).decode()
-    said = llguidance.LLMatcher.validate_grammar(llguidance.LLMatcher.grammar_from_json_schema(text))
-    if not said or said.startswith("WARNING"):
-        return None
-    line = said.splitlines()[0]
-    reason = line.removeprefix("ERROR: ").removeprefix("Unsatisfiable schema: ")
-    reason = next((plainer for start, plainer in _PLAINER.items() if reason.startswith(start)), reason)
-    return _Problem(reason[:200], "nsatisfiable" in line)
-
-
-def _contradicts(schema: Json) -> bool:
-    problem = _problem(schema)
-    return problem is not None and problem.is_contradiction
-
-
-def _culprit(schema: Json, strict: bool, dropped: frozenset[str], problem: _Problem) -> str:
-    """The JSON pointer of the keyword without which the problem would not be there.
-
-    Looks for the innermost schema without which the whole would compile, then for its keyword.
-    """
-    attempts = iter(range(_MAX_ATTEMPTS))
-
-    def is_cured_without(pointer: str) -> bool:
-        if next(attempts, None) is None:
+    def _is_cured_without(self, pointer: str) -> bool:
+        if self.clock() > self.until:
             return False
         try:
-            _, left = _compiled(_simplified(schema, is_strict=strict, dropped=dropped | {pointer}))
+            _, left = _compiled(_simplified(self.schema, is_strict=self.is_strict, dropped=self.dropped | {pointer}))
         except Unenforceable:
             return False
-        return left is None or (left.is_contradiction, left.text) != (problem.is_contradiction, problem.text)
-
-    at, here = "", schema
-    while True:
-        inner = next(
-            ((at + rest, found) for rest, found in children(here) if is_cured_without(at + rest)),
-            None,
-        )
-        if inner is None:
-            break
-        at, here = inner
-    keywords = sorted(here if isinstance(here, Mapping) else (), key="type".__eq__)  # without a type, anything goes
-    return next((at + step(keyword) for keyword in keywords if is_cured_without(at + step(keyword))), at)
+        return left is None or (left.is_contradiction, left.text) != (self.problem.is_contradiction, self.problem.text)

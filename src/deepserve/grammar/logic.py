@@ -15,6 +15,7 @@ from deepserve.grammar.unenforceable import Unenforceable
 _TYPES: Final = ("null", "boolean", "number", "string", "array", "object")
 _LOGIC: Final = frozenset((ORIGIN, "not", "if", "then", "else"))
 _MAX_PAIRS: Final = 500
+_MAX_RIVALS: Final = 200
 _MAX_NEGATED: Final = 5000
 
 Contradicts = Callable[[Json], bool]
@@ -89,19 +90,26 @@ class _Rewriting:
                     ]
                 }
             case _:
-                return self._one_of(schema["oneOf"], pointer)
+                return self._one_of(
+                    schema["oneOf"], {name: schema[name] for name in ("type",) if name in schema}, pointer
+                )
 
-    def _one_of(self, options: Sequence[Json], pointer: str) -> Json:
-        """Alternatives of which no two hold: as they are where that is known, else each without its rivals."""
+    def _one_of(self, options: Sequence[Json], beside: Json, pointer: str) -> Json:
+        """Alternatives of which no two hold: as they are where that is known, else each without its rivals.
+
+        beside  the type of the whole, which may keep alternatives apart
+        """
         if len(options) * (len(options) - 1) // 2 > _MAX_PAIRS:
             raise Unenforceable(pointer, "use anyOf, or fewer alternatives.")
         rewritten = [self._rewritten(option) for option in options]
         rivals: dict[int, list[int]] = {index: [] for index in range(len(options))}
         for left in range(len(options)):
             for right in range(left + 1, len(options)):
-                if not self._are_disjoint(rewritten[left], rewritten[right]):
+                if not self._are_disjoint(rewritten[left], rewritten[right], beside):
                     rivals[left].append(right)
                     rivals[right].append(left)
+        if sum(map(len, rivals.values())) > _MAX_RIVALS:
+            raise Unenforceable(pointer, "tell the alternatives apart by a required member with a `const`.")
         return {
             "anyOf": [
                 {"allOf": [option, *(self._negated(options[rival], pointer) for rival in rivals[index])]}
@@ -111,10 +119,10 @@ class _Rewriting:
             ]
         }
 
-    def _are_disjoint(self, left: Json, right: Json) -> bool:
+    def _are_disjoint(self, left: Json, right: Json, beside: Json) -> bool:
         if self._wider is None:
             self._wider = {name: _wider(schema) for name, schema in self._plain.definitions.items()}
-        return self._contradicts({"allOf": [_wider(left), _wider(right)], "$defs": self._wider})
+        return self._contradicts({"allOf": [beside, _wider(left), _wider(right)], "$defs": self._wider})
 
     def _negated(self, schema: Json, pointer: str) -> Json:
         try:

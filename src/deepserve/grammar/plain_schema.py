@@ -17,10 +17,12 @@ from deepserve.core.formats import FORMATS
 from deepserve.core.messages import Json
 from deepserve.core.regular_expression import judge_expression
 from deepserve.core.schema_tree import ANNOTATIONS, ASSERTIONS, Place, SchemaDocument, step
+from deepserve.grammar.mask_compiler import problem_with
 from deepserve.grammar.members import CONDITIONS, MemberNames, declared_members, member_count
 from deepserve.grammar.unenforceable import Unenforceable
 
 _MAX_DEPENDENCIES: Final = 8
+_MAX_EXPRESSIONS: Final = 6
 _MAX_DIGITS: Final = 15
 """So many digits of a fraction survive being read as a double by any reader."""
 _EXACT: Final = 2**53
@@ -137,11 +139,16 @@ class _Walk:
                 else:
                     self._annotate(place, f"format {argument}")
             case "allOf":
-                self._add(out, *self._several(pointer, argument))
+                parts = list(self._several(pointer, argument))
+                if sum(map(_num_expressions, parts)) > _MAX_EXPRESSIONS:
+                    raise Unenforceable(pointer, f"use at most {_MAX_EXPRESSIONS} expressions for one text.")
+                self._add(out, *parts)
             case "anyOf":
                 self._alternatives(out, list(self._several(pointer, argument)))
             case "oneOf":
-                self._add(out, self._logic(pointer, {"oneOf": list(self._several(pointer, argument))}))
+                self._add(
+                    out, self._logic(pointer, {"oneOf": list(self._several(pointer, argument)), **_type_of(schema)})
+                )
             case "not":
                 self._add(out, self._logic(pointer, {"not": self._operand(pointer)}))
             case "if":
@@ -320,9 +327,23 @@ _AFTER_OTHERS: Final = frozenset(("propertyNames", "unevaluatedProperties", "une
 _APPLICATORS: Final = (*CONDITIONS, "allOf", "$ref")
 
 
+def _type_of(schema: Mapping[str, Json]) -> dict[str, Json]:
+    return {"type": schema["type"]} if "type" in schema else {}
+
+
+def _num_expressions(part: Json) -> int:
+    """How many expressions a text must match at once; deciding whether any does takes the longer the more there are."""
+    if not isinstance(part, Mapping):
+        return 0
+    return ("pattern" in part) + sum(map(_num_expressions, part.get("allOf", ())))
+
+
 def _linear(expression: str, pointer: str) -> str:
     if judge_expression(expression) != "linear":
         raise Unenforceable(pointer, "write the expression without look-around and references back.")
+    problem = problem_with({"type": "string", "pattern": expression})
+    if problem is not None and not problem.is_contradiction:
+        raise Unenforceable(pointer, f"write the expression in a simpler way ({problem.text}).")
     return expression
 
 
