@@ -86,6 +86,7 @@ class AnswerGuide:
         self._check_at = rules.max_tokens
         self._slack = 0  # tokens that the shortest completion can gain before it has to be looked for again
         self._is_in_string = False  # where the last mask stands
+        self._is_after_text = False  # the last token was plain text in a string
         if rules.beginning == "calls":
             self._enter_form("block")
         elif rules.beginning == "answer":
@@ -217,6 +218,8 @@ class AnswerGuide:
             for token in step:
                 self._step(token)
             return step
+        if self._is_after_text:
+            return []  # within a string there is nearly always a choice, and asking costs as much as a mask
         step = self._matcher.forced()
         if not step and self._matcher.is_complete():
             step = [self._vocabulary.stop_ids[0]]
@@ -249,14 +252,15 @@ class AnswerGuide:
         assert self._compiled is not None
         assert self._matcher is not None
         mask = self._matcher.mask()
-        self._is_in_string = self._compiled.has_free_strings and self._compiled.shortest.is_in_string(mask)
+        self._is_in_string = self._compiled.shortest.is_in_string(mask)
         return mask
 
     def _step(self, token: int, *, is_forced: bool = False) -> None:
         """Follow a token that the grammar allows."""
         assert self._matcher is not None
-        self._slack -= self._growth(token, is_forced=is_forced)
+        self._is_after_text = self._is_in_string and bool(_PLAIN.fullmatch(self._vocabulary.token_bytes[token]))
         self._is_in_string = False
+        self._slack -= self._growth(is_forced=is_forced)
         if token in self._vocabulary.stop_ids:
             self._phase = "ended"  # the library takes no more tokens once nothing can follow
         else:
@@ -264,12 +268,12 @@ class AnswerGuide:
 
     # Ending in time
 
-    def _growth(self, token: int, *, is_forced: bool) -> int:
-        """By how much the shortest answer may be longer with this token than it was before it was known."""
+    def _growth(self, *, is_forced: bool) -> int:
+        """By how much the shortest answer may be longer with the last token than it was before it was known."""
         assert self._compiled is not None
         if is_forced:
             return 1
-        is_text = self._is_in_string and _PLAIN.fullmatch(self._vocabulary.token_bytes[token])
+        is_text = self._is_after_text and self._compiled.has_free_strings
         return _TEXT_GROWTH if is_text else self._compiled.growth_tokens
 
     def _completion(self) -> list[int] | None:
