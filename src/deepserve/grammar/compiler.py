@@ -86,6 +86,13 @@ class CompiledForm:
         self.shortest_answer = tuple(shortest)
         self.shortest_tokens = len(shortest)
 
+    def known_completion(self, entry: Entry) -> list[int]:
+        """What is left of the shortest answer behind an entry, for a search to begin with; nothing where the shortest
+        answer does not go there."""
+        opening = self._openings[entry]
+        begins_so = list(self.shortest_answer[: len(opening)]) == opening
+        return list(self.shortest_answer[len(opening) :]) if begins_so else []
+
     def matcher(self, entry: Entry = "start") -> Matcher:
         inner = self._shared.deep_copy()
         matcher = Matcher(inner, self._renew, mask_bytes=self.vocabulary.mask_bytes, numbers=self._numbers)

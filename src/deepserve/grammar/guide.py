@@ -20,7 +20,7 @@ from typing import Final, Literal
 
 import msgspec
 
-from deepserve.grammar.compiler import CompiledForm
+from deepserve.grammar.compiler import CompiledForm, Entry
 from deepserve.grammar.matcher import Matcher
 from deepserve.grammar.vocabulary import Vocabulary
 
@@ -178,15 +178,14 @@ class AnswerGuide:
 
     # Forms
 
-    def _enter_form(self, entry: Literal["start", "block", "mark"]) -> None:
+    def _enter_form(self, entry: Entry) -> None:
         assert self._compiled is not None
         self._phase = "form"
         self._matcher = self._compiled.matcher(entry)
         if entry == "start" and self._rules.begun:
             self._matcher.consume(self._rules.begun)
         self._slack = 0
-        if entry == "start":
-            self._old_plan = list(self._compiled.shortest_answer)
+        self._old_plan = self._compiled.known_completion(entry)
         self._look_ahead()
 
     def _accept_in_form(self, token: int) -> int:
