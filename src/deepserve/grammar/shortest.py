@@ -93,9 +93,11 @@ class Shortest:
             allowed = state.allowed()
             if allowed & self._kinds.stop_bits:
                 return [*tokens, self._vocabulary.stop_ids[0]]
-            for skipped in range(min(len(known), _MAX_REJOINED)):
-                rest = known[skipped:]
-                if allowed >> rest[0] & 1 and state.admits(rest):
+            # Within text nearly every end of the known completion may begin, and few of them go on.
+            is_text = allowed.bit_count() > self._kinds.many
+            places = range(min(len(known), _MAX_REJOINED)) if is_text else range(len(known) - 1, -1, -1)
+            for skipped in places:
+                if allowed >> known[skipped] & 1 and state.admits(rest := known[skipped:]):
                     return [*tokens, *rest] if len(tokens) + len(rest) <= max_tokens else None
             step: Sequence[int] = state.forced()
             if step:
