@@ -11,7 +11,7 @@ import pytest
 from deepserve.core.schema import check_schema
 from deepserve.grammar.example_text import FORMAT_EXAMPLES, example, examples_in
 from deepserve.grammar.raw_text import FORMATS
-from tests.grammar.answers import arguments_of, at_random, calls_form, compiler, read, tool, written
+from tests.grammar.answers import admits, arguments_of, at_random, calls_form, compiler, read, tool, written
 
 
 @pytest.mark.parametrize("name", FORMATS)
@@ -69,3 +69,16 @@ def test_examples_are_found_wherever_schemas_stand() -> None:
         "anyOf": [{"pattern": "^y$"}],
     }
     assert set(examples_in(schema)) == {"x", "y", "2000-01-01", "k0"}
+
+
+@pytest.mark.parametrize("pattern", [r"^\s$", r"^[\sx]$", r"^\S$", r"^[^\s]$", r"^[^\S]$", r"^\\s$"])
+def test_blanks_in_patterns_are_those_of_the_validator(pattern: str) -> None:
+    schema = {"type": "object", "properties": {"a": {"type": "string", "pattern": pattern}}, "required": ["a"]}
+    form = compiler().compile(calls_form(tool(**dict[str, Any](schema)), is_parallel=False))
+    opening = '\n\n<｜DSML｜tool_calls>\n<｜DSML｜invoke name="f">\n<｜DSML｜parameter name="a" string="true">'
+    ending = "</｜DSML｜parameter>\n</｜DSML｜invoke>\n</｜DSML｜tool_calls>"
+    for code in (9, 11, 13, 28, 32, 0x85, 0xA0, 0x180E, 0x1680, 0x2003, 0x2028, 0x3000, 0xFEFF, 0x61, 0x5C):
+        value = {"a": chr(code)}
+        is_valid = check_schema(schema, value).verdict == "valid"
+        assert admits(form, opening + value["a"] + ending) is is_valid, hex(code)
+    assert admits(form, opening + r"\s" + ending) is (check_schema(schema, {"a": r"\s"}).verdict == "valid")

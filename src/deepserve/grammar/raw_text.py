@@ -7,6 +7,7 @@ allows. This is the schema's string part as a regular expression; JSON strings a
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
@@ -176,7 +177,17 @@ def regex_terminal(regex: str) -> str:
     """A whole text that matches; classes mean what they mean in JSON Schema."""
     from llguidance import regex_to_lark
 
-    return f"/{regex_to_lark(regex, use_ascii='dw')}/"
+    return f"/{regex_to_lark(spelled_for_masks(regex), use_ascii='dw')}/"
+
+
+_SPACES: Final = r"\t-\r \u{a0}\u{1680}\u{2000}-\u{200a}\u{2028}\u{2029}\u{202f}\u{205f}\u{3000}\u{feff}"
+_ESCAPE: Final = re.compile(r"\\(.)", re.DOTALL)
+
+
+def spelled_for_masks(pattern: str) -> str:
+    """A pattern whose blanks are JSON Schema's: the mask compiler's own class has U+0085 in it and not U+FEFF."""
+    blanks = {"s": f"[{_SPACES}]", "S": f"[^{_SPACES}]"}
+    return _ESCAPE.sub(lambda escape: blanks.get(escape[1], escape[0]), pattern)
 
 
 def pattern_terminal(pattern: str) -> str:
