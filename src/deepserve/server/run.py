@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import errno
 import logging
 import os
@@ -71,6 +72,8 @@ def serve(
             settings, environment=os.environ, own_addresses=addresses_of(listening), on_progress=_log.info
         )
         loop_factory = uvicorn.Config(app="", loop="auto", log_config=None).get_loop_factory()
+        # What is loaded by now stays. Walking over it took each full collection 16 ms, in the middle of some step.
+        gc.freeze()
         with asyncio.Runner(loop_factory=loop_factory) as runner:
             runner.run(
                 _serve(
