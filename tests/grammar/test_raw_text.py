@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from random import Random
 from typing import Any
@@ -11,7 +12,7 @@ import pytest
 from deepserve.core.schema import check_schema
 from deepserve.grammar.example_text import FORMAT_EXAMPLES, example, examples_in
 from deepserve.grammar.raw_text import FORMATS
-from tests.grammar.answers import admits, arguments_of, at_random, calls_form, compiler, read, tool, written
+from tests.grammar.answers import admits, arguments_of, at_random, calls_form, compiler, json_form, read, tool, written
 
 
 @pytest.mark.parametrize("name", FORMATS)
@@ -82,3 +83,11 @@ def test_blanks_in_patterns_are_those_of_the_validator(pattern: str) -> None:
         is_valid = check_schema(schema, value).verdict == "valid"
         assert admits(form, opening + value["a"] + ending) is is_valid, hex(code)
     assert admits(form, opening + r"\s" + ending) is (check_schema(schema, {"a": r"\s"}).verdict == "valid")
+
+
+def test_blanks_mean_the_same_in_json() -> None:
+    schema = {"type": "string", "pattern": r"^[\w\s-]$"}
+    form = compiler().compile(json_form(schema))
+    for code in (9, 32, 0x85, 0xA0, 0x2003, 0x3000, 0xFEFF, 0x61):
+        text = json.dumps(chr(code), ensure_ascii=code < 32)
+        assert admits(form, text) is (check_schema(schema, chr(code)).verdict == "valid"), hex(code)

@@ -19,6 +19,7 @@ from deepserve.core.regular_expression import judge_expression
 from deepserve.core.schema_tree import ANNOTATIONS, ASSERTIONS, Place, SchemaDocument, step
 from deepserve.grammar.mask_compiler import problem_with
 from deepserve.grammar.members import CONDITIONS, MemberNames, declared_members, member_count
+from deepserve.grammar.raw_text import spelled_for_masks
 from deepserve.grammar.unenforceable import Unenforceable
 
 _MAX_DEPENDENCIES: Final = 8
@@ -132,7 +133,7 @@ class _Walk:
             case "minLength" | "maxLength" | "minItems" | "maxItems":
                 out[keyword] = int(argument)
             case "pattern":
-                out["pattern"] = _linear(argument, pointer)
+                out["pattern"] = spelled_for_masks(_linear(argument, pointer))
             case "format":
                 if argument in FORMATS:
                     self._add(out, *({"pattern": expression} for expression in FORMATS[argument]))
