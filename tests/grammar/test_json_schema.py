@@ -60,6 +60,11 @@ TREE = {
         ({**CLOSED, "properties": {"a": {}, "b": {}}, "required": ["b"]}, [{"b": 1}, {"a": 1, "b": 1}], [{"a": 1}]),
         ({**OPEN, "additionalProperties": {"type": "integer"}}, [{"x": 1}, {}], [{"x": "1"}]),
         ({**CLOSED, "patternProperties": {"^n_": {"type": "integer"}}}, [{"n_a": 1}], [{"n_a": "1"}, {"m": 1}]),
+        (
+            {"additionalProperties": False, "anyOf": [{"required": ["c"]}, True], "patternProperties": {"^a": {}}},
+            [{"a": 1}],
+            [{"b": 1}],
+        ),
         ({**OPEN, "required": ["a"]}, [{"a": 1}, {"a": None, "b": 1}], [{}, {"b": 1}]),
         (
             {"allOf": [{"required": ["a"]}, {"properties": {"a": {"minimum": 3}}}], "type": "object"},

@@ -137,11 +137,24 @@ def _compilable(root: Json, definitions: dict[str, Json]) -> dict[str, Json]:
     if any(map(_has_open_names, (root, *definitions.values()))):
         # The compiler lets undeclared names be spelled with \u, under which a declared one could hide.
         options["json_allowed_escapes"] = _NAMED_ESCAPES
+    root = _applicators_last(root)
+    definitions = {name: _applicators_last(schema) for name, schema in definitions.items()}
     out: dict[str, Json] = dict(root) if isinstance(root, dict) else {} if root else {"allOf": [False]}
     if definitions:
         out["$defs"] = definitions
     out["x-guidance"] = options  # last: taking it out, the compiler moves the last key to its place
     return out
+
+
+def _applicators_last(schema: Json) -> Json:
+    """The same schema in the order in which the mask compiler must read it.
+
+    It merges keyword by keyword: what stands between `patternProperties` and `additionalProperties` tears them apart.
+    """
+    if not isinstance(schema, dict):
+        return schema
+    inside = over_children(schema, _applicators_last)
+    return {keyword: inside[keyword] for keyword in sorted(inside, key=("$ref", "allOf", "anyOf").__contains__)}
 
 
 def _has_open_names(schema: Json) -> bool:

@@ -78,6 +78,12 @@ class _Rewriting:
             self._relaxed[f"{at or '/'}: {keyword}"] = None
             return {"anyOf": [self._rewritten(option) for option in schema["oneOf"]]} if "oneOf" in schema else True
 
+    def _widened(self, *parts: Json) -> Json:
+        """All of the parts, a little wider where logic is left in what they refer to."""
+        if self._wider is None:
+            self._wider = {name: _wider(schema) for name, schema in self._plain.definitions.items()}
+        return {"allOf": [_wider(part) for part in parts], "$defs": self._wider}
+
     def _alternatives(self, schema: Mapping[str, Json], pointer: str) -> Json:
         match schema:
             case {"not": operand}:
@@ -105,7 +111,7 @@ class _Rewriting:
         rivals: dict[int, list[int]] = {index: [] for index in range(len(options))}
         for left in range(len(options)):
             for right in range(left + 1, len(options)):
-                if not self._are_disjoint(rewritten[left], rewritten[right], beside):
+                if not self._contradicts(self._widened(beside, rewritten[left], rewritten[right])):
                     rivals[left].append(right)
                     rivals[right].append(left)
         if sum(map(len, rivals.values())) > _MAX_RIVALS:
@@ -118,11 +124,6 @@ class _Rewriting:
                 for index, option in enumerate(rewritten)
             ]
         }
-
-    def _are_disjoint(self, left: Json, right: Json, beside: Json) -> bool:
-        if self._wider is None:
-            self._wider = {name: _wider(schema) for name, schema in self._plain.definitions.items()}
-        return self._contradicts({"allOf": [beside, _wider(left), _wider(right)], "$defs": self._wider})
 
     def _negated(self, schema: Json, pointer: str) -> Json:
         try:
@@ -209,12 +210,18 @@ class _Negation:
                 kind, opposite = OPPOSITES[keyword]
                 return [{"type": kind, opposite: argument}]
             case "required":
-                return [{"type": "object", "properties": {name: False}} for name in argument]
+                # A declared one is missed, or is not what it should be: one alternative, with `properties`.
+                missed = [name for name in argument if name not in schema.get("properties", ())]
+                return [{"type": "object", "properties": {name: False}} for name in missed]
             case "properties":
                 return [
-                    {"type": "object", "required": [name], "properties": {name: opposite}}
+                    {
+                        "type": "object",
+                        **({} if name in schema.get("required", ()) else {"required": [name]}),
+                        "properties": {name: opposite},
+                    }
                     for name, inner in argument.items()
-                    if (opposite := self.of(inner, inside)) is not False
+                    if (opposite := self.of(inner, inside)) is not False or name in schema.get("required", ())
                 ]
             case "allOf":
                 return [self.of(inner, inside) for inner in argument]
