@@ -214,6 +214,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     kept_responses_s and how long each is kept
     kept_turns_bytes most that turns with tools may take in the state directory for one tenant, compressed,
     kept_turns_s     and how long each is kept, for clients that do not send thinking traces back; 0: none
+    prices_file      the operator's price table, which goes before the shipped one; read again whenever it changes
     is_strict        reproduce the vendor's refusals for every request
     answer_checks    what to do about answers whose form the back end does not enforce; None: as suits the back end
     check_retries    how often such an answer may be asked for again
@@ -261,6 +262,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     kept_responses_s: float = 30 * 86_400.0
     kept_turns_bytes: int = 64 * 1024 * 1024
     kept_turns_s: float = 7 * 86_400.0
+    prices_file: Path | None = None
     is_strict: bool = False
     answer_checks: CheckPolicy | None = None
     check_retries: int = 1

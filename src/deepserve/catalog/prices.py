@@ -1,70 +1,172 @@
-"""What tokens cost: rows of `prices.toml`, and the arithmetic. Exact decimals; nothing here is rounded."""
+"""What tokens cost: dated prices, which of them is in force, and the arithmetic. Exact decimals; nothing is rounded.
+
+Where rows come from is `price_table`'s business; a table that follows an operator's file is a `price_book`.
+"""
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Sequence
-from datetime import UTC, datetime, time
+from datetime import UTC, date, datetime, time
 from decimal import Decimal
-from importlib import resources
+from typing import Protocol
 
 import msgspec
 
 from deepserve.core.cost import Cost
 from deepserve.core.usage import Usage
 
+VENDOR = "deepseek"
+"""Whose list prices are meant where nobody names a provider."""
+
 _PER_TOKEN = Decimal("0.000001")
 
 
-class Price(msgspec.Struct, frozen=True, kw_only=True):
-    """US dollars for a million tokens."""
+class Price(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """US dollars for a million tokens.
+
+    has_hit: the provider names a price for cached tokens; where it names none, they cost what all others do
+    """
 
     hit: Decimal
     miss: Decimal
     output: Decimal
+    has_hit: bool = True
 
 
-class PriceRow(msgspec.Struct, frozen=True, kw_only=True):
-    """What a model costs from `since` on; peak: None when every hour costs the same."""
+class WindowPrice(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The price in certain hours of the day."""
 
+    hours: str
+    price: Price
+
+
+class TierPrice(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The price of the whole request once its prompt is longer than this."""
+
+    above_tokens: int
+    price: Price
+
+
+class PriceRow(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What a provider charges for a model from `since` on, and before `until` where that is known.
+
+    windows  hours that have other prices; a row has either these or tiers
+    tiers    lengths of the prompt from which other prices hold, rising
+    """
+
+    provider: str
     model: str
     since: datetime
-    off_peak: Price
-    peak: Price | None = None
-    source: str = ""
+    price: Price
+    source: str
+    until: datetime | None = None
+    windows: tuple[WindowPrice, ...] = ()
+    tiers: tuple[TierPrice, ...] = ()
+
+    def holds(self, at: datetime) -> bool:
+        return self.since <= at and (self.until is None or at < self.until)
 
 
-class PeakHours(msgspec.Struct, frozen=True, kw_only=True):
-    """Windows of the day in UTC, each without its end; weekdays count from 0, Monday."""
+class Hours(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Windows of the day in UTC, each without its end; weekdays count from 0, Monday.
 
-    weekdays: tuple[int, ...] = ()
+    except_days: days without these windows. `24:00` ends a window with the day.
+    """
+
+    name: str
+    since: datetime
+    source: str
+    weekdays: tuple[int, ...] = (0, 1, 2, 3, 4, 5, 6)
     windows_utc: tuple[tuple[str, str], ...] = ()
+    except_days: tuple[date, ...] = ()
 
     def hold(self, at: datetime) -> bool:
         at = at.astimezone(UTC)
+        if at.weekday() not in self.weekdays or at.date() in self.except_days:
+            return False
         clock = at.time()
-        return at.weekday() in self.weekdays and any(
-            time.fromisoformat(begin) <= clock < time.fromisoformat(end) for begin, end in self.windows_utc
+        return any(
+            time.fromisoformat(begin) <= clock and (end == "24:00" or clock < time.fromisoformat(end))
+            for begin, end in self.windows_utc
         )
 
 
+class Provider(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Who charges."""
+
+    id: str
+    title: str
+    source: str
+
+
+class ComparedModel(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A model that is only compared with. vendor: the id of its provider."""
+
+    id: str
+    title: str
+    vendor: str
+    source: str
+
+
+class Score(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How a model did in the index of Artificial Analysis."""
+
+    model: str
+    index: Decimal
+    source: str
+
+
+class Prices(Protocol):
+    """Whoever knows what models cost."""
+
+    def row_at(self, model: str, at: datetime, *, provider: str = VENDOR) -> PriceRow | None: ...
+
+    def hours_at(self, name: str, at: datetime) -> Hours | None: ...
+
+    def price_at(self, model: str, at: datetime, *, provider: str = VENDOR, prompt_tokens: int = 0) -> Price | None: ...
+
+
 class PriceCatalog(msgspec.Struct, frozen=True, kw_only=True):
-    """The vendor's list prices through time."""
+    """Prices of all providers through time. The operator's own rows go before the shipped ones while they hold."""
 
     rows: tuple[PriceRow, ...]
-    peak_hours: PeakHours = PeakHours()
+    own_rows: tuple[PriceRow, ...] = ()
+    hours: tuple[Hours, ...] = ()
+    providers: tuple[Provider, ...] = ()
+    models: tuple[ComparedModel, ...] = ()
+    scores: tuple[Score, ...] = ()
 
-    def row_at(self, model: str, at: datetime) -> PriceRow | None:
-        """The row in force; None before the first."""
-        rows: Sequence[PriceRow] = [row for row in self.rows if row.model == model and row.since <= at]
-        return max(rows, key=lambda row: row.since, default=None)
+    def row_at(self, model: str, at: datetime, *, provider: str = VENDOR) -> PriceRow | None:
+        """The row in force; None where there is none."""
+        for layer in (self.own_rows, self.rows):
+            row = _latest([row for row in layer if row.model == model and row.provider == provider], at)
+            if row is not None:
+                return row
+        return None
 
-    def price_at(self, model: str, at: datetime) -> Price | None:
-        """The list price of a canonical model id at an instant, in UTC; None when there was none."""
-        row = self.row_at(model, at)
+    def rows_at(self, at: datetime) -> tuple[PriceRow, ...]:
+        """Every provider's and model's row in force, in the order of the tables."""
+        pairs = dict.fromkeys((row.provider, row.model) for row in (*self.rows, *self.own_rows))
+        found = (self.row_at(model, at, provider=provider) for provider, model in pairs)
+        return tuple(row for row in found if row is not None)
+
+    def hours_at(self, name: str, at: datetime) -> Hours | None:
+        """What these hours are at an instant; None before they began."""
+        return max(
+            (hours for hours in self.hours if hours.name == name and hours.since <= at), key=_since, default=None
+        )
+
+    def price_at(self, model: str, at: datetime, *, provider: str = VENDOR, prompt_tokens: int = 0) -> Price | None:
+        """The price of a canonical model id at an instant; None when there was none."""
+        row = self.row_at(model, at, provider=provider)
         if row is None:
             return None
-        return row.peak if row.peak is not None and self.peak_hours.hold(at) else row.off_peak
+        for window in row.windows:
+            hours = self.hours_at(window.hours, at)
+            if hours is not None and hours.hold(at):
+                return window.price
+        reached = [tier for tier in row.tiers if prompt_tokens > tier.above_tokens]
+        return reached[-1].price if reached else row.price
 
 
 def cost_usd(usage: Usage, price: Price) -> Cost:
@@ -76,11 +178,9 @@ def cost_usd(usage: Usage, price: Price) -> Cost:
     )
 
 
-def load_prices() -> PriceCatalog:
-    """The list that ships with the package."""
-    text = resources.files("deepserve.catalog").joinpath("prices.toml").read_text(encoding="utf-8")
-    rows = tomllib.loads(text)
-    return PriceCatalog(
-        rows=msgspec.convert(tuple(rows["price"]), tuple[PriceRow, ...]),
-        peak_hours=msgspec.convert(rows["peak_hours"], PeakHours),
-    )
+def _latest(rows: Sequence[PriceRow], at: datetime) -> PriceRow | None:
+    return max((row for row in rows if row.holds(at)), key=_since, default=None)
+
+
+def _since(row: PriceRow | Hours) -> datetime:
+    return row.since

@@ -18,6 +18,7 @@ from deepserve.cli.settings import (
     keep_responses_option,
     keep_turns_option,
     model_options,
+    prices_option,
     settings_from,
     state_option,
 )
@@ -71,6 +72,7 @@ from deepserve.store.writer import Writer
 )
 @click.option("--webhooks-over-http", "outgoing_http", is_flag=True, help="Take webhook addresses without TLS too.")
 @tool_options
+@prices_option
 @click.option(
     "--check-answers",
     "answer_checks",

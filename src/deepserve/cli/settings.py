@@ -145,6 +145,17 @@ def keep_responses_option(function: Function) -> Function:
     )(function)
 
 
+def prices_option(function: Function) -> Function:
+    return click.option(
+        "--prices",
+        "prices_file",
+        metavar="FILE",
+        type=click.Path(path_type=Path, exists=True, dir_okay=False),
+        envvar="DEEPSERVE_PRICES",
+        help="Your own price table, which goes before the one that ships; a server reads it again when it changes.",
+    )(function)
+
+
 def _parse_disk_cache(text: str | None) -> int | None:
     if text is None or text.strip() == "0":
         return None if text is None else 0

@@ -17,7 +17,7 @@ from starlette.routing import BaseRoute, Route
 
 from deepserve.catalog.listings import load_listings
 from deepserve.catalog.models import ModelCatalog
-from deepserve.catalog.prices import load_prices
+from deepserve.catalog.price_book import PriceBook
 from deepserve.config import Settings
 from deepserve.core.errors import MethodNotAllowed, RouteNotFound
 from deepserve.dialects.chat.exchange import chat_decoder
@@ -74,7 +74,7 @@ def create_app(
         access=Access(lookups),
         names=names,
         listings=load_listings(),
-        prices=load_prices(),
+        prices=PriceBook(settings.prices_file, clock=clock),
         answers=answers or AnswerRecord(None),
         closing=closing or Closing(),
         replays=ReplayMemory(settings, clock=clock),

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from datetime import datetime
 from decimal import Decimal
 
-from deepserve.catalog.prices import PriceCatalog, cost_usd
+from deepserve.catalog.prices import Prices, cost_usd
 from deepserve.core.cost import Cost
 from deepserve.core.usage import Usage
 from deepserve.store.answers import AnswerRow, AnswerSum
@@ -18,7 +18,7 @@ _CHARGED = frozenset(("stop", "stop_string", "length", "tool_calls", "content_fi
 class Charges:
     """List prices, applied. The instant a request arrived decides."""
 
-    def __init__(self, prices: PriceCatalog) -> None:
+    def __init__(self, prices: Prices) -> None:
         self._prices = prices
 
     def cost(self, model: str, at: datetime, usage: Usage) -> Cost | None:

@@ -12,7 +12,7 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
 from deepserve.catalog.listings import Listing
-from deepserve.catalog.prices import PeakHours, Price
+from deepserve.catalog.prices import Hours, Price
 from deepserve.config import Settings
 from deepserve.core.errors import InvalidField, RouteNotFound, UnknownModel
 from deepserve.core.provider import ServedModel
@@ -200,14 +200,18 @@ class _Models:
 
     def _pricing(self, model: str) -> Item:
         """Zero where no price is known: nothing is charged then."""
-        row = self._site.prices.row_at(model, self._site.now())
+        now = self._site.now()
+        row = self._site.prices.row_at(model, now)
         if row is None:
             return {"prompt": "0", "completion": "0"}
-        pricing: Item = _prices(row.off_peak)
-        if row.peak is not None:
-            pricing["overrides"] = [
-                {**window, **_prices(row.peak)} for window in _windows(self._site.prices.peak_hours)
-            ]
+        pricing: Item = _prices(row.price)
+        overrides = [
+            {**times, **_prices(window.price)}
+            for window in row.windows
+            for times in _windows(self._site.prices.hours_at(window.hours, now))
+        ]
+        if overrides:
+            pricing["overrides"] = overrides
         return pricing
 
 
@@ -229,8 +233,10 @@ def _per_token(million: Decimal) -> str:
     return format((million * _PER_TOKEN).normalize(), "f")
 
 
-def _windows(hours: PeakHours) -> list[Item]:
-    """Hours and minutes as one number, `100` for one o'clock."""
+def _windows(hours: Hours | None) -> list[Item]:
+    """Hours and minutes as one number, `100` for one o'clock. Days without them cannot be told in this form."""
+    if hours is None:
+        return []
     days = [_WEEKDAYS[day] for day in hours.weekdays]
     return [
         {"utc_days": days, "utc_start": int(begin.replace(":", "")), "utc_end": int(end.replace(":", ""))}

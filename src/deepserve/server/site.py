@@ -9,7 +9,7 @@ import msgspec
 
 from deepserve.catalog.listings import Listings
 from deepserve.catalog.models import ModelCatalog
-from deepserve.catalog.prices import PriceCatalog
+from deepserve.catalog.price_book import PriceBook
 from deepserve.config import Settings
 from deepserve.gateway import Gateway
 from deepserve.server.access import Access
@@ -32,7 +32,7 @@ class Site(msgspec.Struct, frozen=True, kw_only=True):
     access: Access
     names: ModelCatalog
     listings: Listings
-    prices: PriceCatalog
+    prices: PriceBook
     answers: AnswerRecord
     closing: Closing
     replays: ReplayMemory

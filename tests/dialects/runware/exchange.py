@@ -10,7 +10,7 @@ import msgspec
 
 from deepserve.backends.script import Script
 from deepserve.backends.scripted import ScriptedBackend
-from deepserve.catalog.prices import load_prices
+from deepserve.catalog.price_table import load_prices
 from deepserve.core.answer import collect
 from deepserve.core.errors import DeepserveError
 from deepserve.core.events import Event

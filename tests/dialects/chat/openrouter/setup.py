@@ -11,7 +11,8 @@ from deepserve.backends.script import Reply, Rule, Script
 from deepserve.backends.scripted import ScriptedBackend
 from deepserve.catalog.listings import load_listings
 from deepserve.catalog.models import load_models
-from deepserve.catalog.prices import cost_usd, load_prices
+from deepserve.catalog.price_table import load_prices
+from deepserve.catalog.prices import cost_usd
 from deepserve.config import Limits
 from deepserve.core.answer import collect
 from deepserve.core.cost import Cost
