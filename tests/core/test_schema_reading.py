@@ -168,13 +168,13 @@ def test_old_drafts_name_places_by_id() -> None:
 
 
 def test_a_schema_at_the_size_limit_is_refused_quickly() -> None:
-    """Best of three, because the machine may be busy: the limit for a request over a limit is 50 ms."""
+    """The limit for a request over a limit is 50 ms; only this thread's own time counts, for the machine may be busy."""
     many = {"properties": {f"p{i}": {"enum": list(range(25))} for i in range(2001)}}
 
     def once() -> float:
-        started = time.perf_counter()
+        started = time.thread_time()
         with pytest.raises(InvalidField):
             read_schema(many, field=_FIELD)
-        return time.perf_counter() - started
+        return time.thread_time() - started
 
     assert min(once() for _ in range(3)) < 0.05
