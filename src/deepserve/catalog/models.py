@@ -22,11 +22,13 @@ class ModelRow(msgspec.Struct, frozen=True, kw_only=True):
     id: str
     display_name: str
     released_at: datetime
+    source: str
 
 
 class AliasRow(msgspec.Struct, frozen=True, kw_only=True):
     name: str
     id: str
+    source: str
     thinking: bool | None = None
     retired_at: datetime | None = None
 
@@ -36,6 +38,7 @@ class FamilyRow(msgspec.Struct, frozen=True, kw_only=True):
 
     prefix: str
     id: str
+    source: str
 
 
 class ModelCatalog(msgspec.Struct, frozen=True, kw_only=True):

@@ -23,7 +23,7 @@ from deepserve.core.errors import MethodNotAllowed, RouteNotFound
 from deepserve.dialects.chat.exchange import chat_decoder
 from deepserve.dialects.chat.flavour import DEEPSEEK
 from deepserve.gateway import Gateway
-from deepserve.server import completions, deepseek_tools, messages, openrouter, oxen, responses, runware
+from deepserve.server import catalog, completions, deepseek_tools, messages, openrouter, oxen, responses, runware
 from deepserve.server.access import Access, KeyLookup
 from deepserve.server.closing import Closing
 from deepserve.server.door import Door
@@ -99,6 +99,7 @@ def create_app(
             Route(f"{prefix}/models", models.list),
             Route(f"{prefix}/models/{{model:path}}", models.retrieve),
         ]
+    routes += catalog.routes(site)
     routes += completions.routes(site)
     routes += responses.routes(site)
     routes += deepseek_tools.routes(site)
