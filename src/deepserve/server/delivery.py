@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Coroutine
 from contextlib import aclosing
-from enum import Enum
+from typing import Any, TypeVar
 
 from starlette.types import Receive, Send
 
@@ -19,13 +19,15 @@ from deepserve.core.answer import Answer, collect
 from deepserve.core.errors import Cancelled, DeepserveError, EngineFailure, Overloaded, RequestTimedOut
 from deepserve.core.events import Event, PastReasoning, Started, worst_check
 from deepserve.core.verdict import is_judged, judge, validated_label
-from deepserve.dialects.exchange import AnswerHead, Exchange
+from deepserve.dialects.exchange import AnswerHead, Exchange, StreamWriter
 from deepserve.server.closing import Closing
 
 _log = logging.getLogger(__name__)
 
 _FAULT = "Answer %s met a fault of the server"
 _FAULT_TOLD = "The server met an internal fault while answering. It has been logged."
+
+Value = TypeVar("Value")
 
 HeaderList = list[tuple[bytes, bytes]]
 
@@ -77,6 +79,8 @@ class Delivery:
         self._has_client = True
         self._has_begun = False
         self._sent_at = clock()
+        self._writing = asyncio.Lock()
+        self._fault: DeepserveError | TimeoutError | None = None
 
     async def run(self, receive: Receive, send: Send) -> None:
         deliver = self._stream(send) if self._exchange.is_stream else self._whole(send)
@@ -102,17 +106,7 @@ class Delivery:
         encoder = self._exchange.open_stream(self._head)
         error: DeepserveError | None = None
         try:
-            async with aclosing(_Paced(self._events)) as paced:
-                while True:
-                    event = await paced.next(self._settings.keep_alive_s - (self._clock() - self._sent_at))
-                    if event is Mark.END:
-                        break
-                    if event is Mark.TICK:
-                        await self._write(send, self._exchange.keep_alive)
-                        continue
-                    frames = encoder.encode(event)
-                    if frames:
-                        await self._write(send, frames)
+            await self._attended(send, self._pump(send, encoder), self._exchange.keep_alive)
         except DeepserveError as raised:
             error = raised
         except asyncio.CancelledError:
@@ -126,15 +120,18 @@ class Delivery:
             raise error
         await self._write(send, encoder.finish(error), is_last=True)
 
+    async def _pump(self, send: Send, encoder: StreamWriter) -> None:
+        async with aclosing(self._events):
+            async for event in self._events:
+                frames = encoder.encode(event)
+                if frames:
+                    await self._write(send, frames)
+
     # Whole.
 
     async def _whole(self, send: Send) -> None:
-        collecting = asyncio.create_task(self._collect())
         try:
-            while not (await asyncio.wait({collecting}, timeout=self._settings.keep_alive_s))[0]:
-                self._events.check_progress()
-                await self._write(send, b"\n")
-            answer = collecting.result()
+            answer = await self._attended(send, self._collect(), b"\n")
             label = self._validated(answer)
             body = self._exchange.encode_answer(answer, self._head, validated=label if self._has_begun else None)
             if label is not None:
@@ -148,9 +145,6 @@ class Delivery:
         except Exception:  # noqa: BLE001 - logged: a fault of ours must not end a begun body in silence
             _log.exception(_FAULT, self._head.id)
             body = self._late(EngineFailure(_FAULT_TOLD))
-        finally:
-            collecting.cancel()
-            await asyncio.gather(collecting, return_exceptions=True)
         await self._write(send, body, is_last=True)
 
     async def _collect(self) -> Answer:
@@ -186,9 +180,51 @@ class Delivery:
         task.uncancel()
         return Overloaded("The server is shutting down. Please retry.", retry_after_s=5.0)
 
+    async def _attended(self, send: Send, work: Coroutine[None, None, Value], blank: bytes) -> Value:
+        """Do the work in this very task, for a task more at each event is what a stream would cost most.
+
+        Whenever nothing was written for long, `blank` is. Raises RequestTimedOut when the events stop coming, and
+        TimeoutError when the client does not read.
+        """
+        loop, task = asyncio.get_running_loop(), asyncio.current_task()
+        assert task is not None
+        watching: list[asyncio.Task[None]] = []
+        begun = loop.call_later(
+            self._settings.keep_alive_s,
+            lambda: watching.append(loop.create_task(self._watch(send, blank, task))),
+        )
+        try:
+            return await work
+        except asyncio.CancelledError:
+            if self._fault is None:
+                raise
+            task.uncancel()
+            raise self._fault from None
+        finally:
+            begun.cancel()
+            for watch in watching:
+                watch.cancel()
+                await asyncio.gather(watch, return_exceptions=True)
+
+    async def _watch(self, send: Send, blank: bytes, work: asyncio.Task[Any]) -> None:  # Any: whatever it returns
+        keep_alive_s = self._settings.keep_alive_s
+        try:
+            while True:
+                left_s = self._sent_at + keep_alive_s - self._clock()
+                if left_s > 0:
+                    await asyncio.sleep(left_s)
+                elif self._writing.locked():  # the client does not read; there is a time limit on that already
+                    await asyncio.sleep(keep_alive_s)
+                else:
+                    self._events.check_progress()
+                    await self._write(send, blank)
+        except (DeepserveError, TimeoutError) as fault:
+            self._fault = fault
+            work.cancel()
+
     async def _write(self, send: Send, data: bytes, *, is_last: bool = False) -> None:
         """Send the headers when they have not been sent, then data. A client that does not read loses the answer."""
-        async with asyncio.timeout(self._settings.limits.send_timeout_s):
+        async with self._writing, asyncio.timeout(self._settings.limits.send_timeout_s):
             if not self._has_begun:
                 self._has_begun = True
                 headers = self._headers + self._kind_headers(len(data) if is_last else None)
@@ -214,13 +250,6 @@ class Delivery:
             if num_bytes is not None:
                 headers.append((b"content-length", str(num_bytes).encode()))
         return headers
-
-
-class Mark(Enum):
-    """What is no event."""
-
-    TICK = "nothing yet"
-    END = "nothing more"
 
 
 class _Watched:
@@ -249,36 +278,6 @@ class _Watched:
             raise RequestTimedOut(f"The answer made no progress for {self._limit_s:g} seconds and was given up.")
 
     async def aclose(self) -> None:
-        await self._events.aclose()
-
-
-class _Paced:
-    """Waits for the next event, but not longer than told; the event is not lost when the wait is over."""
-
-    def __init__(self, events: _Watched) -> None:
-        self._events = events
-        self._pending: asyncio.Task[Event | Mark] | None = None
-
-    async def next(self, timeout_s: float) -> Event | Mark:
-        if self._pending is None:
-            self._pending = asyncio.create_task(self._advance())
-        done, _ = await asyncio.wait({self._pending}, timeout=max(timeout_s, 0.0))
-        if not done:
-            self._events.check_progress()
-            return Mark.TICK
-        pending, self._pending = self._pending, None
-        return pending.result()
-
-    async def _advance(self) -> Event | Mark:
-        try:
-            return await anext(self._events)
-        except StopAsyncIteration:
-            return Mark.END
-
-    async def aclose(self) -> None:
-        if self._pending is not None:
-            self._pending.cancel()
-            await asyncio.gather(self._pending, return_exceptions=True)
         await self._events.aclose()
 
 
