@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from deepserve.backends.script import Reply, Rule, Script, ScriptedCall, When, load_script
-from deepserve.backends.scripted import ScriptedBackend, split_pieces
+from deepserve.backends.scripted import ScriptedBackend, count_pieces, split_pieces
 from deepserve.config import Settings
 from deepserve.core.answer import Answer, Result, collect
 from deepserve.core.errors import (
@@ -199,8 +199,9 @@ def test_only_one_call_is_made_when_parallel_ones_are_not_wanted() -> None:
 
 
 def test_pieces_join_to_the_text() -> None:
-    text = "  a  b\n\nc "
-    assert "".join(split_pieces(text)) == text
+    for text in ("  a  b\n\nc ", "", " ", "a\u00a0b\x1cc\u200b", "a b"):
+        assert "".join(split_pieces(text)) == text
+        assert len(split_pieces(text)) == count_pieces(text)
     assert split_pieces("abcde", characters=2) == ["ab", "cd", "e"]
     events = _events(_request(), ScriptedBackend(Script(rules=(Rule(reply=Reply(text="abcde", piece_characters=2)),))))
     assert [event.text for event in events if isinstance(event, BlockDelta)] == ["ab", "cd", "e"]

@@ -76,6 +76,11 @@ def split_pieces(text: str, *, characters: int | None = None) -> list[str]:
     return [text[at : at + characters] for at in range(0, len(text), characters)]
 
 
+def count_pieces(text: str) -> int:
+    """How many tokens of this back end a text is."""
+    return len(text.split()) + text[-1:].isspace()
+
+
 class ScriptedBackend:
     """Answers from a script. `sleep` is where delays wait, so that tests can hold time in their hands.
 
@@ -361,12 +366,10 @@ def _count_prompt(request: Request) -> int:
     """Pieces of all texts, calls and tools, and one for each turn."""
     num = len(request.messages)
     if request.infill is not None:
-        num += len(split_pieces(request.infill.prompt)) + len(split_pieces(request.infill.suffix or ""))
+        num += count_pieces(request.infill.prompt) + count_pieces(request.infill.suffix or "")
     for message in request.messages:
-        num += len(split_pieces(message.text)) + len(split_pieces(message.reasoning or ""))
-        num += sum(len(split_pieces(call.arguments)) + 1 for call in message.tool_calls)
+        num += count_pieces(message.text) + count_pieces(message.reasoning or "")
+        num += sum(count_pieces(call.arguments) + 1 for call in message.tool_calls)
         for result in message.tool_results:
-            num += sum(len(split_pieces(part.text)) for part in result.content if isinstance(part, Text))
-    return num + sum(
-        len(split_pieces(str(tool.parameters))) + len(split_pieces(tool.description)) for tool in request.tools
-    )
+            num += sum(count_pieces(part.text) for part in result.content if isinstance(part, Text))
+    return num + sum(count_pieces(str(tool.parameters)) + count_pieces(tool.description) for tool in request.tools)

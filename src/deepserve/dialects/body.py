@@ -67,15 +67,10 @@ def at_offset(raw: bytes, offset: int) -> str:
 
 def _check_size(raw: bytes, limits: Limits) -> int:
     """Refuse bodies that are costly to decode; return the number of keys in all objects together."""
-    pieces: list[bytes] = []
-    end = 0
-    for num_strings, match in enumerate(_STRING.finditer(raw)):
-        if num_strings > 2 * limits.json_members:
-            raise _too_many(limits)
-        pieces.append(raw[end : match.start()])
-        end = match.end()
-    pieces.append(raw[end:])
-    bones = b'""'.join(pieces)
+    most_strings = 2 * limits.json_members
+    bones, num_strings = _STRING.subn(b'""', raw, count=most_strings + 1)
+    if num_strings > most_strings:
+        raise _too_many(limits)
     if bones.count(b",") + bones.count(b"{") + bones.count(b"[") > limits.json_members:
         raise _too_many(limits)
     depth = 0

@@ -12,6 +12,7 @@ import ipaddress
 import re
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache
 from typing import Protocol
 
 from starlette.datastructures import Headers
@@ -165,6 +166,7 @@ def _name_of(authority: str) -> str:
     return match[1].strip("[]") if match else ""
 
 
+@lru_cache(maxsize=256)
 def is_loopback(name: str) -> bool:
     """Whether a host name or address can only mean this machine."""
     if name.lower() == "localhost" or name.lower().endswith(".localhost"):

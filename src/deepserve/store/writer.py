@@ -5,7 +5,9 @@ from __future__ import annotations
 import logging
 import queue
 import threading
+import time
 from collections.abc import Mapping
+from itertools import groupby
 from typing import Any
 
 from sqlalchemy import Engine, Table, insert
@@ -15,6 +17,8 @@ logger = logging.getLogger(__name__)
 
 _MAX_ROWS_PER_COMMIT = 1000
 _MAX_WAITING_ROWS = 100_000
+_GATHER_S = 0.005
+"""So long a row waits for others, which share its commit."""
 
 
 class Writer:
@@ -46,6 +50,8 @@ class Writer:
         while is_open:
             group: list[tuple[Table, Mapping[str, Any]]] = []
             item = self._rows.get()
+            if item is not None:
+                time.sleep(_GATHER_S)
             while item is not None:
                 group.append(item)
                 if len(group) >= _MAX_ROWS_PER_COMMIT:
@@ -62,7 +68,8 @@ class Writer:
             return
         try:
             with self._engine.begin() as connection:
-                for table, row in group:
-                    connection.execute(insert(table), row)
+                # Rows that follow each other and are of one kind go in one statement: each costs a tenth then.
+                for (table, _), rows in groupby(group, key=lambda item: (item[0], tuple(item[1]))):
+                    connection.execute(insert(table), [row for _, row in rows])
         except SQLAlchemyError:
             logger.exception("store: %d rows could not be written", len(group))

@@ -6,7 +6,8 @@ Off wins: a client that switched thinking off anywhere does not get it. Between 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from functools import cache
 
 import msgspec
 
@@ -102,7 +103,8 @@ OFFICIAL: tuple[tuple[str, Callable[[Node, Flavour], Wish]], ...] = (
 """The only spellings the vendor's own service knows."""
 
 
-def spelling_fields(*, is_strict: bool = False) -> dict[str, frozenset[str]]:
+@cache
+def spelling_fields(*, is_strict: bool = False) -> Mapping[str, frozenset[str]]:
     """Top-level fields that speak about thinking -> the members of theirs that do."""
     fields: dict[str, set[str]] = {}
     for path, _ in OFFICIAL if is_strict else SPELLINGS:
