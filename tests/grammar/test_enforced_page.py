@@ -4,7 +4,9 @@ from pathlib import Path
 
 from deepserve.backends import embedded_form
 from deepserve.grammar import compiler, guide
-from deepserve.grammar.number_rule import MAX_EXPONENT_DIGITS
+from deepserve.grammar.nesting_rule import MAX_NESTING
+from deepserve.grammar.number_rule import MAX_DIGITS, MAX_EXPONENT_DIGITS
+from deepserve.prompt.json_text import MAX_DEPTH
 
 _PAGE = " ".join((Path(__file__).parents[2] / "docs" / "enforced-output.md").read_text().split())
 
@@ -15,6 +17,8 @@ def test_the_numbers_are_those_of_the_code() -> None:
     assert f"twice its shortest answer and {embedded_form._FORM_MARGIN} tokens" in _PAGE
     assert "no more than three quarters of the limit" in _PAGE
     assert "three tokens of white space at most" in _PAGE
-    assert f"at most {MAX_EXPONENT_DIGITS} digits" in _PAGE
+    assert f"at most {MAX_EXPONENT_DIGITS} digits and numbers at most {MAX_DIGITS} in a row" in _PAGE
+    assert f"brackets go {MAX_NESTING} deep" in _PAGE
+    assert f"no further than {MAX_DEPTH}" in _PAGE
     assert f"more than {compiler.MAX_COMPILE_S:g} s or {compiler._MAX_AUTOMATON_STATES:,} states" in _PAGE
     assert f"; {compiler.MAX_CACHED_FORMS} of them are remembered" in _PAGE

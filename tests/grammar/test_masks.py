@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import json
+import math
+import re
+
 import pytest
 
 from deepserve.backends.embedded_form import call_markup
 from deepserve.core.errors import UnsupportedFeature
+from deepserve.core.messages import Json
 from deepserve.grammar.answer_form import AnswerForm, Content
 from deepserve.grammar.compiler import CompiledForm, GrammarCompiler
 from deepserve.grammar.guide import AnswerGuide, GuideRules
+from deepserve.grammar.nesting_rule import MAX_NESTING
 from deepserve.grammar.vocabulary import Vocabulary
-from tests.grammar.answers import at_random, compiler, json_form, mask_of, tokenizer, vocabulary, written
+from tests.grammar.answers import Pick, at_random, compiler, json_form, mask_of, tokenizer, vocabulary, written
 
 TOKENS = [
     b"<end>",
@@ -185,3 +191,64 @@ def test_numbers_that_a_pattern_demands_are_not_cut_short() -> None:
         for token in tokenizer().encode_text(text):
             assert matcher.allowed() >> token & 1, text
             matcher.consume((token,))
+
+
+def prefers(*texts: str) -> Pick:
+    """A model that writes the first of these that it may."""
+    wanted = [token for text in texts for token in tokenizer().encode_text(text)]
+
+    def pick(allowed: int) -> int:
+        return next((token for token in wanted if allowed >> token & 1), (allowed & -allowed).bit_length() - 1)
+
+    return pick
+
+
+@pytest.mark.parametrize("digit", ["1", "9", "0."])
+def test_numbers_stay_finite_however_many_digits_a_model_would_write(digit: str) -> None:
+    """Regression: a number of 700 digits is JSON, but infinity or an error to its readers."""
+    form = compiler().compile(json_form({"type": "array", "items": {"type": "number"}}))
+    output = written(form, prefers("[", *digit[::-1], "9"), max_tokens=700)
+    values = json.loads(tokenizer().decode(output[:-1]), parse_int=float)
+    assert any(map(len, re.findall(r"[0-9]{50,}", tokenizer().decode(output[:-1]))))
+    assert all(map(math.isfinite, values)), values
+
+
+@pytest.mark.parametrize("brackets", [("[",), ('{"', '":', "{"), ("[{", '"a":', "[")])
+def test_json_is_nested_no_deeper_than_its_readers_follow(brackets: tuple[str, ...]) -> None:
+    """Regression: arguments nested 127 times and more are no JSON to serde_json, nor to our own reader of calls, which
+    then said that the value was not of the type that it says."""
+    form = compiler().compile(json_form({}))
+    text = tokenizer().decode(written(form, prefers(*brackets), max_tokens=900)[:-1])
+    assert depth_of(json.loads(text)) == MAX_NESTING
+
+
+def test_brackets_within_strings_do_not_count() -> None:
+    form = compiler().compile(json_form({"type": "array", "items": {"type": "string"}}))
+    matcher = form.matcher()
+    for piece in ('["', *["[{" for _ in range(3 * MAX_NESTING)], '", "', "\\\\", '\\"', '"'):
+        matcher.consume(tokenizer().encode_text(piece))
+        bracket = tokenizer().encode_text("[")[0]
+        is_outside = piece == '"'
+        assert bool(matcher.allowed() >> bracket & 1) is not is_outside, piece
+
+
+def test_nesting_is_told_right_after_a_step_back() -> None:
+    form = compiler().compile(json_form({}))
+    deep = tokenizer().encode_text("[")
+    matcher = form.matcher()
+    for _ in range(MAX_NESTING):
+        assert matcher.allowed() >> deep[0] & 1
+        matcher.consume(deep)
+    assert not matcher.allowed() >> deep[0] & 1
+    matcher.undo(1)
+    assert matcher.allowed() >> deep[0] & 1
+    copied = matcher.copy()
+    copied.consume(deep)
+    assert not copied.allowed() >> deep[0] & 1
+    assert matcher.allowed() >> deep[0] & 1
+
+
+def depth_of(value: Json) -> int:
+    if isinstance(value, dict):
+        return 1 + max(map(depth_of, value.values()), default=0)
+    return 1 + max(map(depth_of, value), default=0) if isinstance(value, list) else 0

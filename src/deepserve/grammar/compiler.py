@@ -17,6 +17,7 @@ from deepserve.grammar.example_text import example, examples_in
 from deepserve.grammar.growth import growth_tokens, has_free_strings
 from deepserve.grammar.json_schema import json_grammar
 from deepserve.grammar.matcher import Matcher
+from deepserve.grammar.nesting_rule import Nesting
 from deepserve.grammar.raw_text import choice_terminal, whole_terminal
 from deepserve.grammar.shortest import Shortest, TokenKinds
 from deepserve.grammar.tool_calls import CallMarkup, call_grammar
@@ -65,7 +66,8 @@ class CompiledForm:
         self.growth_tokens = growth_tokens(form)
         self.has_free_strings = has_free_strings(form)
         self._text = grammar.text
-        self._numbers = kinds.numbers if form.content is None or form.content.kind == "json" else None
+        self._kinds = kinds
+        self._has_json = form.content is None or form.content.kind == "json"
         self._markup = markup
         self._shared = self._build()
         mark_end = markup.block_open.index(markup.mark) + len(markup.mark)
@@ -95,7 +97,13 @@ class CompiledForm:
 
     def matcher(self, entry: Entry = "start") -> Matcher:
         inner = self._shared.deep_copy()
-        matcher = Matcher(inner, self._renew, mask_bytes=self.vocabulary.mask_bytes, numbers=self._numbers)
+        matcher = Matcher(
+            inner,
+            self._renew,
+            mask_bytes=self.vocabulary.mask_bytes,
+            numbers=self._kinds.numbers if self._has_json else None,
+            nesting=Nesting(self._kinds.nesting) if self._has_json else None,
+        )
         matcher.consume(self._openings[entry])
         return matcher
 

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Final
 
 from deepserve.core.errors import EngineFailure
+from deepserve.grammar.nesting_rule import Nesting
 from deepserve.grammar.number_rule import NumberRule
 
 if TYPE_CHECKING:
@@ -21,6 +22,7 @@ class Matcher:
     start  makes a matcher at the grammar's start with automata of its own: what has been read is read again there when
            the shared ones are used up
     numbers  narrows the masks within numbers; None: there are none
+    nesting  the same where JSON is nested deeply
     """
 
     def __init__(
@@ -30,17 +32,26 @@ class Matcher:
         *,
         mask_bytes: int,
         numbers: NumberRule | None = None,
+        nesting: Nesting | None = None,
         tokens: Sequence[int] = (),
     ) -> None:
         self._inner = inner
         self._start = start
         self._mask_bytes = mask_bytes
         self._numbers = numbers
+        self._nesting = nesting
         self._tokens = list(tokens)
 
     def copy(self) -> Matcher:
         inner = self._inner.deep_copy()
-        return Matcher(inner, self._start, mask_bytes=self._mask_bytes, numbers=self._numbers, tokens=self._tokens)
+        return Matcher(
+            inner,
+            self._start,
+            mask_bytes=self._mask_bytes,
+            numbers=self._numbers,
+            nesting=self._nesting.copy() if self._nesting is not None else None,
+            tokens=self._tokens,
+        )
 
     def consume(self, tokens: Sequence[int]) -> None:
         if not self._inner.consume_tokens(list(tokens)):
@@ -54,6 +65,8 @@ class Matcher:
         if not self._inner.rollback(num_tokens):
             self._fail()
         del self._tokens[len(self._tokens) - num_tokens :]
+        if self._nesting is not None:
+            self._nesting.undo(len(self._tokens), num_tokens)
 
     def admits(self, tokens: Sequence[int]) -> bool:
         """Whether all of these may follow."""
@@ -68,7 +81,9 @@ class Matcher:
             if self._inner.is_error():
                 self._fail()
         mask = mask[: self._mask_bytes]
-        return mask if self._numbers is None else self._numbers.narrowed(mask, self._tokens)
+        if self._numbers is not None:
+            mask = self._numbers.narrowed(mask, self._tokens)
+        return mask if self._nesting is None else self._nesting.narrowed(mask, self._tokens)
 
     def allowed(self) -> int:
         """The same as a number: bit i for token i."""

@@ -14,6 +14,7 @@ from collections.abc import Collection, Sequence
 from typing import Final
 
 from deepserve.grammar.matcher import Matcher
+from deepserve.grammar.nesting_rule import NestingRule
 from deepserve.grammar.number_rule import NumberRule
 from deepserve.grammar.vocabulary import Vocabulary
 
@@ -50,6 +51,7 @@ class TokenKinds:
     ways_out  ends of raw strings, up to the special token: written in one token, in several, or begun already
     fillers   masks of tokens of letters and digits, the longest first
     numbers   which tokens go on with a number
+    nesting   which tokens open brackets
     many      where more tokens than these may follow, the inside of a string is
     """
 
@@ -63,6 +65,7 @@ class TokenKinds:
         self.ways_out = [closing, *((token,) for token in _matching(vocabulary, (_TAGS,)) if closing != (token,))]
         self.fillers = _fillers(vocabulary)
         self.numbers = NumberRule(vocabulary)
+        self.nesting = NestingRule(vocabulary)
         self.many = min(max(_FEWEST_IN_TEXT, len(vocabulary.plain_ids) // 4), _MOST_OUTSIDE)
 
 
