@@ -16,6 +16,7 @@ _COMMANDS = {
     "models": "List the model ids that are served, and by what.",
     "doctor": "Check what is installed and what would be served.",
     "keys": "Create, list and revoke API keys.",
+    "cost": "Say what a piece of work would cost, everywhere.",
     "usage": "Show what has been answered, in tokens.",
     "tasks": "Show tasks that are answered later.",
     "webhooks": "Show and repeat webhook calls; make their secrets.",

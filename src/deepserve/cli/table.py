@@ -6,10 +6,13 @@ from collections.abc import Sequence
 
 
 def format_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Columns as wide as their content; numbers to the right, the rest to the left."""
+    """Columns as wide as their content; numbers to the right, the rest to the left. `–` stands for a missing number."""
     widths = [max(len(row[column]) for row in (header, *rows)) for column in range(len(header))]
     is_number = [
-        bool(rows) and all(row[column].strip("%").replace(",", "").replace(".", "").isdigit() for row in rows)
+        bool(rows)
+        and all(
+            row[column] == "–" or row[column].strip("%").replace(",", "").replace(".", "").isdigit() for row in rows
+        )
         for column in range(len(header))
     ]
 
