@@ -44,7 +44,8 @@ class Node:
 
     def optional(self, key: str) -> Node | None:
         """The member of an object; None when it is absent or null, which mean the same everywhere."""
-        return None if self.mapping().get(key) is None else self.child(key)
+        value = self.mapping().get(key)
+        return None if value is None else Node(self.body, value, (*self.path, key), self._label)
 
     def required(self, key: str) -> Node:
         if key not in self.mapping():

@@ -28,6 +28,7 @@ from deepserve.server.access import Access, KeyLookup
 from deepserve.server.closing import Closing
 from deepserve.server.door import Door
 from deepserve.server.endpoint import Endpoint
+from deepserve.server.known_paths import KnownPaths
 from deepserve.server.later import TaskMetrics
 from deepserve.server.metrics import Metrics
 from deepserve.server.models import Models
@@ -110,7 +111,9 @@ def create_app(
     routes.append(Route("/openapi.json", OpenApi(site, routes).show))
     paths = [route.path for route in routes if isinstance(route, Route) and "{" not in route.path]
     door = Middleware(Door, settings=settings, access=site.access, new_id=new_id, on_status=metrics.on_status)
-    app = Starlette(routes=routes, middleware=[door], exception_handlers={HTTPException: _Refusal(paths)})
+    app = Starlette(
+        routes=[KnownPaths(routes), *routes], middleware=[door], exception_handlers={HTTPException: _Refusal(paths)}
+    )
     # A redirect to the address without a slash would be built from the Host header.
     app.router.redirect_slashes = False
     return app

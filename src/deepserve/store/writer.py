@@ -17,7 +17,7 @@ logger = logging.getLogger(__name__)
 
 _MAX_ROWS_PER_COMMIT = 1000
 _MAX_WAITING_ROWS = 100_000
-_GATHER_S = 0.005
+_GATHER_S = 0.02
 """So long a row waits for others, which share its commit."""
 
 
