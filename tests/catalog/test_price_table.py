@@ -135,6 +135,7 @@ WINDOWS = 'windows = [{ hours = "night", price = { miss = "1", output = "1" } }'
         (ROW.replace("2026-05-01T00:00:00Z", '"soon"'), "Invalid RFC3339 encoded datetime"),
         (ROW.replace("price =", "prize = 1\nprice ="), "unknown field `prize`"),
         (ROW.replace("price =", "until = 2026-05-01T00:00:00Z\nprice ="), "`until` is not after `since`"),
+        (ROW.replace("00:00:00Z", "00:00:30Z"), "begins and ends with a minute"),
         (
             ROW + ROW,
             "it overlaps the row of the same provider and model since 2026-05-01T00:00:00Z: two prices would hold at "

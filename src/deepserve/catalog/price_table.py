@@ -206,6 +206,11 @@ class _Reader:
         row = rows[position]
         if row.until is not None and row.until <= row.since:
             self._fault("price", position, "`until` is not after `since`")
+        edges = [edge for edge in (row.since, row.until) if edge is not None]
+        if row.provider == VENDOR and any(edge.second or edge.microsecond for edge in edges):
+            self._fault(
+                "price", position, "what answers here are charged by begins and ends with a minute: sums have these"
+            )
         for other in rows[:position]:
             if (other.provider, other.model) != (row.provider, row.model):
                 continue
