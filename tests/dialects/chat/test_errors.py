@@ -1,12 +1,13 @@
 """Every error of the core has a form, and the form can be read back."""
 
-import msgspec
+import json
+
 import pytest
 
 from deepserve.core import errors
 from deepserve.core.errors import ContextOverflow, DeepserveError, error_classes
-from deepserve.dialects.chat.errors import decode_error, decode_wire_error
-from deepserve.dialects.vendor_errors import FORMS, WireError, WireErrorBody, encode_error, form_of
+from deepserve.dialects.chat.errors import decode_error, decode_error_value
+from deepserve.dialects.vendor_errors import FORMS, encode_error, form_of
 
 _CLASSES = error_classes()
 
@@ -59,22 +60,68 @@ def test_setup_errors_and_bare_ones_do_not_show_their_text() -> None:
         assert b"/secret/path" not in encode_error(cls("/secret/path is missing"))
 
 
+_OPERATORS = (errors.AccessError, errors.AuthenticationFailed, errors.OriginRefused, errors.InsufficientBalance)
+"""What only the operator can mend: our clients have no part in the key that is refused."""
+
+
 @pytest.mark.parametrize("cls", [cls for cls in _CLASSES if not FORMS[cls].is_hidden])
-def test_an_error_read_back_has_the_same_status_and_message(cls: type[DeepserveError]) -> None:
+def test_an_error_read_back_says_the_same_to_the_client_or_names_the_operator(cls: type[DeepserveError]) -> None:
     error = _example(cls)
-    again = decode_error(form_of(error).status, encode_error(error))
-    assert again.message == error.message
-    if form_of(error).status not in (499, 500, 502):  # three statuses that all mean: the other side failed
-        assert form_of(again).status == form_of(error).status
+    again = decode_error(form_of(error).status, encode_error(error), title="Upstream")
+    if cls in _OPERATORS:
+        assert isinstance(again, errors.BackendFailure)
+        assert "operator" in again.message
+        assert "the reason" not in again.message
+    else:
+        assert error.message in again.message
+        if form_of(error).status not in (404, 405, 408, 415, 499, 500, 502):  # the other side failed or is another
+            assert form_of(again).status == form_of(error).status
 
 
-@pytest.mark.parametrize("cls", [errors.EngineFailure, errors.Overloaded, errors.TooManyRequests])
+@pytest.mark.parametrize("cls", [errors.Overloaded, errors.TooManyRequests, errors.DamagedToolCall, errors.UnfitAnswer])
 def test_an_error_in_a_stream_keeps_its_kind(cls: type[DeepserveError]) -> None:
-    wire = msgspec.json.decode(encode_error(cls("x")), type=WireErrorBody).error
-    assert form_of(decode_wire_error(wire)).type == FORMS[cls].type
+    wire = json.loads(encode_error(cls("x")))["error"]
+    assert type(decode_error_value(wire, title="Upstream")) is cls
 
 
-def test_unreadable_errors_are_quoted() -> None:
-    assert decode_error(502, b"<html>bad gateway</html>").message == "<html>bad gateway</html>"
-    assert decode_error(503, b"").message == "status 503 without a body"
-    assert isinstance(decode_wire_error(WireError(message="?")), errors.BackendFailure)
+def test_a_context_that_is_too_small_keeps_its_numbers() -> None:
+    error = ContextOverflow(limit_tokens=10, prompt_tokens=8, requested_tokens=4)
+    again = decode_error(400, encode_error(error), title="Upstream")
+    assert isinstance(again, ContextOverflow)
+    assert (again.limit_tokens, again.prompt_tokens, again.requested_tokens) == (10, 8, 4)
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "cls", "said"),
+    [
+        (502, b"<html>bad gateway</html>", errors.BackendFailure, "a page instead of an answer"),
+        (503, b"", errors.Overloaded, "Upstream is overloaded."),
+        (400, b'{"error":{"message":"no","param":"top_p"}}', errors.InvalidField, "no"),
+        (400, b'{"error":"no"}', errors.RequestError, "no"),
+        (422, b'{"detail":[{"loc":["body","n"]}]}', errors.RequestError, '[{"loc":["body","n"]}]'),
+        (403, b'{"error":{"message":"flagged","metadata":{"reasons":["x"]}}}', errors.RequestError, "flagged"),
+        (418, b"teapot", errors.RequestError, "teapot"),
+        (451, b"", errors.RequestError, "refused the request with status 451"),
+        (500, b'{"error":', errors.BackendFailure, '{"error":'),
+        (500, b'{"error":{"message":["a\\u0007"]}}', errors.BackendFailure, '["a'),
+        (524, b"", errors.RequestTimedOut, "did not answer in time"),
+    ],
+)
+def test_whatever_shape_a_refusal_has_it_is_told_in_words(
+    status: int, body: bytes, cls: type[DeepserveError], said: str
+) -> None:
+    error = decode_error(status, body, title="Upstream")
+    assert type(error) is cls
+    assert said in error.message
+    assert error.message.isprintable()
+
+
+def test_a_refusal_is_quoted_up_to_a_limit() -> None:
+    assert len(decode_error(400, b"x" * 100_000, title="Upstream").message) < 600
+
+
+def test_an_errors_number_is_a_status_where_it_can_be_one() -> None:
+    assert isinstance(decode_error_value({"code": 429, "message": "m"}, title="Upstream"), errors.TooManyRequests)
+    assert isinstance(decode_error_value({"code": 7, "message": "m"}, title="Upstream"), errors.BackendFailure)
+    assert isinstance(decode_error_value("m", title="Upstream"), errors.BackendFailure)
+    assert decode_error(429, b"", title="Upstream", retry_after_s=7.0).retry_after_s == 7.0  # type: ignore[attr-defined]  # of CapacityError

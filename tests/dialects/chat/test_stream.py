@@ -5,7 +5,7 @@ from typing import Any, get_args
 
 import pytest
 
-from deepserve.core.errors import BackendFailure, EngineFailure, Overloaded
+from deepserve.core.errors import EngineFailure, Overloaded
 from deepserve.core.events import (
     Block,
     BlockClosed,
@@ -29,7 +29,7 @@ from deepserve.core.provider import ServedBy
 from deepserve.core.server_tool import SearchResults
 from deepserve.core.usage import Usage
 from deepserve.dialects.chat.response import FINISH_WORDS
-from deepserve.dialects.chat.stream import DONE, KEEP_ALIVE, StreamDecoder, StreamEncoder
+from deepserve.dialects.chat.stream import DONE, StreamEncoder
 from deepserve.dialects.exchange import AnswerHead
 from deepserve.dialects.joined_text import joined_text
 from tests.dialects.chat.decoding import ARRIVED_AT, WEATHER, body, decode
@@ -209,30 +209,3 @@ def test_text_with_line_ends_stays_in_one_frame() -> None:
     frames = encoder.encode(BlockDelta(index=0, text="a\n\ndata: b\r\n"))
     assert frames.count(b"\n") == 2
     assert _deltas(frames)[0]["content"] == "a\n\ndata: b\r\n"
-
-
-def test_a_stream_without_an_end_is_a_fault_of_the_other_side() -> None:
-    decoder = StreamDecoder(provider="p")
-    decoder.feed(b'data: {"choices":[{"index":0,"delta":{"content":"x"}}]}\n\n')
-    with pytest.raises(BackendFailure, match="before its end"):
-        decoder.finish()
-    with pytest.raises(BackendFailure, match="before its end"):
-        StreamDecoder(provider="p").finish()
-
-
-def test_a_chunk_that_cannot_be_read_is_a_fault_of_the_other_side() -> None:
-    with pytest.raises(BackendFailure, match="cannot be read"):
-        StreamDecoder(provider="p").feed(b"data: {oops\n\n")
-
-
-def test_keep_alives_and_openai_style_usage_chunks_are_understood() -> None:
-    decoder = StreamDecoder(provider="p")
-    events = decoder.feed(
-        KEEP_ALIVE
-        + b'data: {"model":"m","choices":[{"index":0,"delta":{"reasoning":"t","content":""}}]}\r\n\r\n'
-        + b'data: {"choices":[{"index":0,"delta":{},"finish_reason":"stop"}]}\n\n'
-        + b'data: {"choices":[],"usage":{"prompt_tokens":5,"completion_tokens":1}}\n\n'
-        + DONE
-    )
-    assert [type(event) for event in events] == [Started, BlockOpened, BlockDelta, BlockClosed, UsageReported, Finished]
-    assert decoder.finish() == []

@@ -1,6 +1,8 @@
 """Recorded exchanges, replayed in both directions."""
 
+import asyncio
 import json
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -8,13 +10,14 @@ import msgspec
 import pytest
 
 from deepserve.backends.script import Script
-from deepserve.core.answer import Answer
+from deepserve.core.answer import Answer, collect
 from deepserve.core.errors import DeepserveError
 from deepserve.core.events import BlockClosed, BlockDelta, Event, Failed, Finished, Started, UsageReported
 from deepserve.core.messages import Part, ToolCall
+from deepserve.core.request import Request
 from deepserve.dialects.chat.errors import decode_error
-from deepserve.dialects.chat.response import decode_answer
-from deepserve.dialects.chat.stream import StreamDecoder
+from deepserve.dialects.chat.upstream_answer import AnswerDecoder
+from deepserve.outgoing.event_stream import EventStreamReader
 from tests.dialects.chat.decoding import decode
 from tests.dialects.chat.exchange import answer_of, events_of, play
 
@@ -69,23 +72,35 @@ def _sayable(finished: Finished) -> Any:  # Any: the literal of finish reasons
 @pytest.mark.parametrize("name", _WHOLE)
 def test_a_whole_answer_survives_the_wire(name: str) -> None:
     recorded = _WHOLE[name]
-    wire = decode_answer(json.dumps(recorded["response"]).encode(), provider="p")
-    sent = answer_of(decode(recorded["request"]).request, _script(recorded))
-    assert _carried(wire) == _carried(sent)
+    request = decode(recorded["request"]).request
+    decoder = _decoder(request)
+    events = decoder.whole(json.dumps(recorded["response"]).encode())
+    wire = asyncio.run(collect(_each([*events, *decoder.finish()])))
+    assert _carried(wire) == _carried(answer_of(request, _script(recorded)))
 
 
 @pytest.mark.parametrize("name", _ERRORS)
 def test_an_error_survives_the_wire(name: str) -> None:
     recorded = _ERRORS[name]
-    error = decode_error(recorded["status"], json.dumps(recorded["response"]).encode())
-    assert error.message == recorded["response"]["error"]["message"]
+    error = decode_error(recorded["status"], json.dumps(recorded["response"]).encode(), title="Upstream")
+    assert recorded["response"]["error"]["message"] in error.message
     assert error.field == recorded["response"]["error"]["param"]
 
 
-def _decoded(text: str, *, piece_bytes: int) -> list[Event]:
-    decoder = StreamDecoder(provider="p")
+def _decoder(request: Request) -> AnswerDecoder:
+    return AnswerDecoder(provider="p", title="Upstream", call_id=str, num_results=request.num_results)
+
+
+async def _each(events: list[Event]) -> AsyncIterator[Event]:
+    for event in events:
+        yield event
+
+
+def _decoded(request: Request, text: str, *, piece_bytes: int) -> list[Event]:
+    reader, decoder = EventStreamReader(max_bytes=100_000), _decoder(request)
     raw = text.encode()
-    events = [event for at in range(0, len(raw), piece_bytes) for event in decoder.feed(raw[at : at + piece_bytes])]
+    pieces = [raw[at : at + piece_bytes] for at in range(0, len(raw), piece_bytes)]
+    events = [event for piece in pieces for data in reader.feed(piece) for event in decoder.chunk(data)]
     return events + decoder.finish()
 
 
@@ -105,7 +120,9 @@ def _comparable(events: list[Event]) -> dict[int, list[object]]:
             case Finished():
                 kept.setdefault(event.result, []).append(("finished", _sayable(event)))
             case Failed():
-                kept.setdefault(event.result, []).append(("failed", type(event.error), event.error.message))
+                kept.setdefault(event.result, []).append(
+                    ("failed", event.error.message.removeprefix("Upstream failed: "))
+                )
             case _:
                 kept.setdefault(event.result, []).append(event)
     return kept
@@ -115,9 +132,10 @@ def _comparable(events: list[Event]) -> dict[int, list[object]]:
 def test_a_stream_survives_the_wire_however_it_is_cut(name: str) -> None:
     recorded = _STREAMS[name]
     text = "\n\n".join(recorded["response"]) + "\n\n"
-    sent = _comparable(events_of(decode(recorded["request"]).request, _script(recorded)))
+    request = decode(recorded["request"]).request
+    sent = _comparable(events_of(request, _script(recorded)))
     for piece_bytes in (1, 7, 100_000):
-        decoded = _comparable(_decoded(text, piece_bytes=piece_bytes))
+        decoded = _comparable(_decoded(request, text, piece_bytes=piece_bytes))
         assert decoded == sent
 
 
@@ -129,16 +147,18 @@ def test_usage_survives_the_stream(name: str) -> None:
     def last_usage(events: list[Event]) -> object:
         return [event.usage for event in events if isinstance(event, UsageReported)][-1]
 
-    sent = events_of(decode(recorded["request"]).request, _script(recorded))
-    assert last_usage(_decoded(text, piece_bytes=50)) == last_usage(sent)
+    request = decode(recorded["request"]).request
+    sent = events_of(request, _script(recorded))
+    assert last_usage(_decoded(request, text, piece_bytes=50)) == last_usage(sent)
 
 
 def test_deltas_joined_are_the_whole_answer() -> None:
     """The streamed and the whole form of one exchange say the same."""
     recorded = _RECORDED["streamed_tool_calls"]
-    whole = answer_of(decode(recorded["request"]).request, _script(recorded))
+    request = decode(recorded["request"]).request
+    whole = answer_of(request, _script(recorded))
     text = "\n\n".join(recorded["response"]) + "\n\n"
-    deltas = [event for event in _decoded(text, piece_bytes=1000) if isinstance(event, BlockDelta)]
+    deltas = [event for event in _decoded(request, text, piece_bytes=1000) if isinstance(event, BlockDelta)]
     joined: dict[int, str] = {}
     for delta in deltas:
         joined[delta.index] = joined.get(delta.index, "") + delta.text

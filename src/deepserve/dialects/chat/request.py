@@ -1,4 +1,4 @@
-"""Chat Completions requests: body to `core.Request` and back.
+"""Chat Completions requests: body to `core.Request`; the way back is `upstream_request`.
 
 Tolerant unless asked otherwise: what can be served is served. Strict repeats the refusals of api.deepseek.com, text for
 text, so that client authors can test against them. In both, a field is honoured, refused by name, or named to the
@@ -11,19 +11,15 @@ from collections.abc import Callable
 from datetime import datetime
 from typing import Protocol
 
-import msgspec
-
 from deepserve.config import Limits
 from deepserve.core.errors import DeepserveError, MalformedBody
-from deepserve.core.messages import Json
 from deepserve.core.model import ModelName
 from deepserve.core.request import Request, RequestId, ServerTool
-from deepserve.core.sampling import KNOBS
 from deepserve.core.tenant import Tenant
 from deepserve.dialects.body import JsonBody
-from deepserve.dialects.chat.answer_form import decode_answer_form, encode_answer_form
+from deepserve.dialects.chat.answer_form import decode_answer_form
 from deepserve.dialects.chat.flavour import Flavour
-from deepserve.dialects.chat.messages import decode_messages, encode_message
+from deepserve.dialects.chat.messages import decode_messages
 from deepserve.dialects.chat.reading import ChatReading
 from deepserve.dialects.chat.sampling import (
     decode_default_output_tokens,
@@ -32,7 +28,7 @@ from deepserve.dialects.chat.sampling import (
 )
 from deepserve.dialects.chat.sequence import check_sequence, check_traces
 from deepserve.dialects.chat.thinking import decode_thinking
-from deepserve.dialects.chat.tools import decode_tool_choice, decode_tools, encode_tool, encode_tool_choice
+from deepserve.dialects.chat.tools import decode_tool_choice, decode_tools
 from deepserve.dialects.exchange import Arrival, Asked
 from deepserve.dialects.knobs import read_num_results
 from deepserve.dialects.node import Node, not_json
@@ -148,44 +144,3 @@ def decode_root(
         ignored=reading.ignored,
         past_reasoning=count_traces(messages, is_needed=thinking.enabled and bool(tools or called)),
     )
-
-
-def encode_request(
-    request: Request,
-    *,
-    is_stream: bool = False,
-    include_usage: bool = False,
-    reasoning_field: str = "reasoning_content",
-) -> bytes:
-    """The body that asks another server of this dialect the same question.
-
-    Not carried, because the dialect has no word for it: infill, server tools, provider preferences, fallback models,
-    tool namespaces, citations, message ids and tasks, file names of images, and whether a tool result is an error.
-    """
-    sampling, thinking = request.sampling, request.thinking
-    fields: dict[str, Json] = {
-        "model": request.model,
-        "messages": [encode_message(message, reasoning_field) for message in request.messages],
-        "thinking": {"type": "enabled" if thinking.enabled else "disabled"},
-        "reasoning_effort": thinking.effort if thinking.enabled else None,
-        "thinking_budget": thinking.budget_tokens,
-        "include_reasoning": False if thinking.exclude else None,
-        "max_tokens": request.max_output_tokens,
-        "stop": list(request.stop) or None,
-        "stream": is_stream or None,
-        "stream_options": {"include_usage": True} if is_stream and include_usage else None,
-        "n": request.num_results if request.num_results > 1 else None,
-        "user_id": request.user_id,
-        "logit_bias": {str(token): bias for token, bias in request.sampling.logit_bias.items()} or None,
-        "seed": sampling.seed,
-        "logprobs": True if sampling.num_top_logprobs is not None else None,
-        "top_logprobs": sampling.num_top_logprobs or None,
-    }
-    fields.update({name: getattr(sampling, name) for name in KNOBS})
-    if request.tools:
-        fields["tools"] = [encode_tool(tool) for tool in request.tools]
-    fields["tool_choice"] = encode_tool_choice(request.tool_choice)
-    if not request.tool_choice.is_parallel:
-        fields["parallel_tool_calls"] = False
-    fields |= encode_answer_form(request.response_format)
-    return msgspec.json.encode({name: value for name, value in fields.items() if value is not None})

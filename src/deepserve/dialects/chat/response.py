@@ -1,4 +1,4 @@
-"""Whole answers: `core.Answer` to a body, and back."""
+"""Whole answers: `core.Answer` to a body."""
 
 from __future__ import annotations
 
@@ -8,10 +8,8 @@ import msgspec
 from msgspec import UNSET, UnsetType
 
 from deepserve.core.answer import Answer, Result
-from deepserve.core.errors import BackendFailure
-from deepserve.core.events import Finished, FinishReason, TokenLogprob
-from deepserve.core.messages import Part, Reasoning, Text, ToolCall
-from deepserve.core.provider import ServedBy
+from deepserve.core.events import FinishReason, TokenLogprob
+from deepserve.core.messages import Reasoning, ToolCall
 from deepserve.core.request import Request
 from deepserve.core.usage import Usage
 from deepserve.dialects.chat.wire import (
@@ -42,16 +40,6 @@ FINISH_WORDS: Mapping[FinishReason, str] = {
 
 FAILED_WORD = "insufficient_system_resource"
 """The finish of a result that the server could not complete; an error object follows."""
-
-_FINISH_REASONS: Mapping[str, FinishReason] = {
-    "stop": "stop",
-    "length": "length",
-    "tool_calls": "tool_calls",
-    "function_call": "tool_calls",
-    "content_filter": "content_filter",
-    "aborted": "aborted",
-    FAILED_WORD: "aborted",
-}
 
 _OUTSIDE_TOP = -9999.0
 """What the vendor writes for a token outside its 20 best, and JSON's substitute for minus infinity."""
@@ -150,90 +138,4 @@ def _encode_logprob(token: TokenLogprob, hides_unlikely: bool) -> WireLogprob:
             WireTopLogprob(token=other.token, logprob=max(other.logprob, _OUTSIDE_TOP), bytes=list(other.bytes))
             for other in token.top
         ],
-    )
-
-
-def decode_answer(body: bytes, *, provider: str) -> Answer:
-    """Read a whole answer. Raises BackendFailure for what is not one. Nothing says who served: that is `provider`."""
-    try:
-        wire = msgspec.json.decode(body, type=WireCompletion)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise BackendFailure(f"{provider} sent an answer that cannot be read: {error}") from error
-    if not wire.choices:
-        raise BackendFailure(f"{provider} sent an answer without choices.")
-    return Answer(
-        served_by=ServedBy(provider=provider, model=wire.model, fingerprint=wire.system_fingerprint or ""),
-        results=tuple(_decode_choice(choice) for choice in sorted(wire.choices, key=lambda choice: choice.index)),
-        usage=decode_usage(wire.usage),
-    )
-
-
-def _decode_choice(choice: WireChoice) -> Result:
-    message = choice.message or WireMessage()
-    parts: list[Part] = []
-    trace = decode_trace(message)
-    if trace is not None:
-        parts.append(Reasoning(text=trace))
-    if message.content:
-        parts.append(Text(message.content))
-    for call in message.tool_calls or ():
-        function = call.function or WireFunction()
-        parts.append(ToolCall(id=call.id or "", name=function.name or "", arguments=function.arguments or ""))
-    logprobs = choice.logprobs or WireLogprobs()
-    return Result(
-        parts=tuple(parts),
-        finished=decode_finish(choice.finish_reason, choice.index),
-        text_logprobs=decode_logprobs(logprobs.content),
-        reasoning_logprobs=decode_logprobs(logprobs.reasoning_content),
-    )
-
-
-def decode_trace(message: WireMessage) -> str | None:
-    """The trace under either name; None where there is none. An empty one is a trace."""
-    if isinstance(message.reasoning_content, str):
-        return message.reasoning_content
-    return message.reasoning if isinstance(message.reasoning, str) else None
-
-
-def decode_finish(word: str | None, index: int) -> Finished:
-    """An unknown word is kept as native_reason and counts as a plain stop."""
-    reason = _FINISH_REASONS.get(word or "stop", "stop")
-    return Finished(reason=reason, native_reason=None if word == FINISH_WORDS[reason] else word, result=index)
-
-
-def decode_logprobs(tokens: Sequence[WireLogprob] | None) -> tuple[TokenLogprob, ...]:
-    return tuple(
-        TokenLogprob(
-            token=token.token,
-            logprob=token.logprob,
-            bytes=_decode_bytes(token),
-            top=tuple(
-                TokenLogprob(token=other.token, logprob=other.logprob, bytes=_decode_bytes(other))
-                for other in token.top_logprobs
-            ),
-        )
-        for token in tokens or ()
-    )
-
-
-def _decode_bytes(token: WireLogprob | WireTopLogprob) -> bytes:
-    values = token.bytes
-    if values is None or any(not 0 <= value < 256 for value in values):
-        return token.token.encode()
-    return bytes(values)
-
-
-def decode_usage(wire: WireUsage | None) -> Usage:
-    """Counts from whichever members are there; a usage that is missing altogether is marked as an estimate of zero."""
-    if wire is None:
-        return Usage(is_estimated=True)
-    prompt_details = wire.prompt_tokens_details or WirePromptDetails()
-    completion_details = wire.completion_tokens_details or WireCompletionDetails()
-    hit = wire.prompt_cache_hit_tokens or prompt_details.cached_tokens or 0
-    reasoning = completion_details.reasoning_tokens or 0
-    return Usage(
-        hit_tokens=hit,
-        miss_tokens=max(wire.prompt_tokens - hit, 0),
-        reasoning_tokens=reasoning,
-        answer_tokens=max(wire.completion_tokens - reasoning, 0),
     )

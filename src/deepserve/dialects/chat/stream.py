@@ -1,4 +1,4 @@
-"""Answers as server-sent events: `core` events to chunks, in the vendor's order, and back.
+"""Answers as server-sent events: `core` events to chunks, in the vendor's order.
 
 Order and shapes of the deltas as captured from api.deepseek.com: the public fixtures of the `@ai-sdk/deepseek` client.
 """
@@ -11,7 +11,7 @@ from typing import assert_never
 
 import msgspec
 
-from deepserve.core.errors import BackendFailure, DeepserveError
+from deepserve.core.errors import DeepserveError
 from deepserve.core.events import (
     Block,
     BlockClosed,
@@ -33,18 +33,13 @@ from deepserve.core.provider import ServedBy
 from deepserve.core.request import Request
 from deepserve.core.usage import Usage
 from deepserve.core.verdict import Judgement, is_judged, judge, validated_label
-from deepserve.dialects.chat.errors import decode_wire_error
 from deepserve.dialects.chat.response import (
     FAILED_WORD,
     FINISH_WORDS,
-    decode_finish,
-    decode_logprobs,
-    decode_trace,
-    decode_usage,
     encode_logprobs,
     encode_vendor_usage,
 )
-from deepserve.dialects.chat.wire import WireChunk, WireFunction, WireLogprobs, WireMessage, WireToolCall
+from deepserve.dialects.chat.wire import WireFunction, WireToolCall
 from deepserve.dialects.exchange import AnswerHead
 from deepserve.dialects.joined_text import RoundGap
 from deepserve.dialects.vendor_errors import encode_error as vendor_error
@@ -225,125 +220,3 @@ class StreamEncoder:
         if self._num_open == 0 and self._judgements:
             frame += b',"x_deepserve_validated":' + _encode(validated_label(self._judgements))
         return frame + b"}\n\n"
-
-
-class _Reading(msgspec.Struct):
-    """One result on its way in."""
-
-    block: Block | None = None
-    call_index: int | None = None
-    num_blocks: int = 0
-    is_finished: bool = False
-
-
-class StreamDecoder:
-    """Reads the frames of another server of this dialect. `feed` with bytes as they come, then `finish` once.
-
-    Raises BackendFailure for a frame that cannot be read, and when the stream stops without a terminator.
-    """
-
-    def __init__(self, *, provider: str) -> None:
-        self._provider = provider
-        self._text = b""
-        self._has_started = False
-        self._has_ended = False
-        self._results: dict[int, _Reading] = {}
-        self._finished: list[Finished] = []
-
-    def feed(self, data: bytes) -> list[Event]:
-        """Events of all lines that are complete."""
-        *lines, self._text = (self._text + data).split(b"\n")
-        events: list[Event] = []
-        for line in lines:
-            value = line.rstrip(b"\r")
-            if not value.startswith(b"data:"):
-                continue  # comments, event names and the blank lines between frames
-            value = value[5:].strip()
-            if value == b"[DONE]":
-                self._has_ended = True
-            elif value:
-                events.extend(self._chunk(value))
-        return events
-
-    def finish(self) -> list[Event]:
-        """What was held back for the usage; an open result has failed."""
-        events: list[Event] = list(self._finished)
-        self._finished = []
-        has_all = bool(self._results) and all(result.is_finished for result in self._results.values())
-        if not self._has_ended and not has_all:
-            raise BackendFailure(f"{self._provider} closed the stream before its end.")
-        return events
-
-    def _chunk(self, value: bytes) -> list[Event]:
-        try:
-            chunk = msgspec.json.decode(value, type=WireChunk)
-        except (msgspec.DecodeError, UnicodeDecodeError) as error:
-            raise BackendFailure(f"{self._provider} sent a chunk that cannot be read: {error}") from error
-        events: list[Event] = []
-        if chunk.error:
-            failure = decode_wire_error(chunk.error)
-            broken = [number for number, result in self._results.items() if not result.is_finished]
-            aborted = [finished.result for finished in self._finished if finished.native_reason == FAILED_WORD]
-            self._finished = [finished for finished in self._finished if finished.result not in aborted]
-            if not self._has_started:
-                raise failure
-            return [Failed(error=failure, result=number) for number in broken + aborted]
-        if not self._has_started:
-            self._has_started = True
-            served_by = ServedBy(provider=self._provider, model=chunk.model, fingerprint=chunk.system_fingerprint or "")
-            events.append(Started(served_by=served_by))
-        for choice in chunk.choices:
-            result = self._results.setdefault(choice.index, _Reading())
-            events.extend(self._delta(choice.index, result, choice.delta or WireMessage(), choice.logprobs))
-            if choice.finish_reason is not None and not result.is_finished:
-                events.extend(self._leave(choice.index, result))
-                result.is_finished = True
-                self._finished.append(decode_finish(choice.finish_reason, choice.index))
-        if chunk.usage is not None:
-            events.append(UsageReported(usage=decode_usage(chunk.usage)))
-            # A failed result waits for the error object that follows its last chunk.
-            events.extend(finished for finished in self._finished if finished.native_reason != FAILED_WORD)
-            self._finished = [finished for finished in self._finished if finished.native_reason == FAILED_WORD]
-        return events
-
-    def _delta(self, index: int, result: _Reading, delta: WireMessage, logprobs: WireLogprobs | None) -> list[Event]:
-        logprobs = logprobs or WireLogprobs()
-        events: list[Event] = []
-        trace = decode_trace(delta)
-        if trace or logprobs.reasoning_content:
-            events += self._enter(index, result, ReasoningBlock())
-            events.append(self._piece(index, result, trace or "", logprobs.reasoning_content))
-        if delta.content or logprobs.content:
-            events += self._enter(index, result, TextBlock())
-            events.append(self._piece(index, result, delta.content or "", logprobs.content))
-        for call in delta.tool_calls or ():
-            function = call.function or WireFunction()
-            number = call.index if isinstance(call.index, int) else (result.call_index or 0)
-            if number != result.call_index:
-                block = ToolCallBlock(id=call.id or "", name=function.name or "")
-                events += self._leave(index, result)
-                events += self._enter(index, result, block)
-                result.call_index = number
-            if function.arguments:
-                events.append(self._piece(index, result, function.arguments, None))
-        return events
-
-    def _piece(self, index: int, result: _Reading, text: str, logprobs: object) -> BlockDelta:
-        decoded = decode_logprobs(logprobs) if isinstance(logprobs, list) else ()
-        return BlockDelta(index=result.num_blocks - 1, text=text, logprobs=decoded, result=index)
-
-    def _enter(self, index: int, result: _Reading, block: Block) -> list[Event]:
-        """Open a block unless one of its kind is open."""
-        if type(result.block) is type(block):
-            return []
-        events = self._leave(index, result)
-        result.block = block
-        events.append(BlockOpened(index=result.num_blocks, block=block, result=index))
-        result.num_blocks += 1
-        return events
-
-    def _leave(self, index: int, result: _Reading) -> list[Event]:
-        if result.block is None:
-            return []
-        result.block, result.call_index = None, None
-        return [BlockClosed(index=result.num_blocks - 1, result=index)]

@@ -1,15 +1,12 @@
 """The bodies of answers as they stand on the wire; the order of members is the vendor's.
 
-Members that a service leaves out are UNSET, which is not null. Reading is tolerant: everything a reseller may forget
-has a default, and unknown members are skipped.
+Members that a service leaves out are UNSET, which is not null. Other services' answers are read by `upstream_wire`.
 """
 
 from __future__ import annotations
 
 import msgspec
 from msgspec import UNSET, UnsetType
-
-from deepserve.dialects.vendor_errors import WireError
 
 
 class WireFunction(msgspec.Struct):
@@ -90,18 +87,4 @@ class WireCompletion(msgspec.Struct):
     choices: list[WireChoice] = []
     usage: WireUsage | None = None
     system_fingerprint: str | None = None
-    x_deepserve_validated: str | UnsetType = UNSET
-
-
-class WireChunk(msgspec.Struct):
-    """One frame of a stream; an error frame has nothing else."""
-
-    id: str = ""
-    object: str = "chat.completion.chunk"
-    created: int = 0
-    model: str = ""
-    system_fingerprint: str | None = None
-    choices: list[WireChoice] = []
-    usage: WireUsage | None = None
-    error: WireError | UnsetType = UNSET
     x_deepserve_validated: str | UnsetType = UNSET
