@@ -61,8 +61,7 @@ class TaskEndpoint:
         logins = [task for task in tasks if task.get("taskType") == "authentication"]
         tasks = [task for task in tasks if task.get("taskType") != "authentication"]
         visit = await self._identify(scope, logins)
-        greeting = Handled(items=[{"taskType": "authentication", "connectionSessionUUID": str(self._new_id())}])
-        greetings = [greeting] if logins else []
+        greetings = [Handled(items=[self._greeting()])] if logins else []
         if Headers(scope=scope).get("x-runware-dry-run", "0") != "0":
             await self._whole(asyncio.gather(*(self._desk.estimate(task, visit) for task in tasks)), greetings, send)
             return
@@ -71,6 +70,9 @@ class TaskEndpoint:
             return
         work = asyncio.gather(*(self._desk.handle(task, visit, patience_s=PATIENCE_S) for task in tasks))
         await self._whole(work, greetings, send)
+
+    def _greeting(self) -> Json:
+        return {"taskType": "authentication", "connectionSessionUUID": str(self._new_id())}
 
     async def _identify(self, scope: Scope, logins: list[Json]) -> Visit:
         """By the header, else by the first authentication task. Raises AuthenticationFailed."""
