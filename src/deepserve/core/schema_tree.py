@@ -6,7 +6,7 @@ not lead into the document itself leads nowhere.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Final
 from urllib.parse import unquote, urldefrag, urljoin
 
@@ -90,6 +90,24 @@ def children(schema: Json) -> Iterator[tuple[str, Json]]:
             for name, inner in argument.items():
                 if isinstance(inner, (Mapping, bool)):  # `dependencies` may list names instead
                     yield step(keyword) + step(name), inner
+
+
+def over_children(schema: Mapping[str, Json], rewrite: Callable[[Json], Json]) -> dict[str, Json]:
+    """A schema with every schema directly inside it rewritten."""
+    out: dict[str, Json] = {}
+    for keyword, argument in schema.items():
+        if keyword in _ONE and isinstance(argument, (Mapping, bool)):
+            out[keyword] = rewrite(argument)
+        elif keyword in _SEVERAL and isinstance(argument, Sequence) and not isinstance(argument, str):
+            out[keyword] = [rewrite(inner) for inner in argument]
+        elif keyword in _NAMED and isinstance(argument, Mapping):
+            out[keyword] = {
+                name: rewrite(inner) if isinstance(inner, (Mapping, bool)) else inner
+                for name, inner in argument.items()
+            }
+        else:
+            out[keyword] = argument
+    return out
 
 
 class Place(msgspec.Struct, frozen=True):

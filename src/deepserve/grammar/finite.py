@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from deepserve.core.messages import Json
-from deepserve.grammar.logic import over_children
+from deepserve.core.schema_tree import over_children
 
 
 def prune_endless(

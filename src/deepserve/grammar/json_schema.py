@@ -18,9 +18,9 @@ import msgspec
 from deepserve.core.errors import InvalidField, UnsupportedFeature
 from deepserve.core.messages import Json
 from deepserve.core.schema_reading import read_schema
-from deepserve.core.schema_tree import ASSERTIONS, children, step
+from deepserve.core.schema_tree import ASSERTIONS, children, over_children, step
 from deepserve.grammar.finite import prune_endless
-from deepserve.grammar.logic import over_children, without_logic
+from deepserve.grammar.logic import without_logic
 from deepserve.grammar.mask_compiler import Problem, contradicts, problem_with
 from deepserve.grammar.numbers import spell_numbers
 from deepserve.grammar.plain_schema import PlainSchema, plain_schema

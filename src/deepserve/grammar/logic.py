@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
 from deepserve.core.messages import Json
+from deepserve.core.schema_tree import over_children
 from deepserve.grammar.plain_schema import ORIGIN, PlainSchema
 from deepserve.grammar.unenforceable import Unenforceable
 
@@ -133,22 +134,6 @@ class _Rewriting:
                 pointer,
                 f"`{failure}` cannot be turned round; use anyOf, with a `const` member that tells them apart.",
             ) from failure
-
-
-def over_children(schema: Mapping[str, Json], rewrite: Callable[[Json], Json]) -> dict[str, Json]:
-    """A plain schema with every schema directly inside it rewritten."""
-    out: dict[str, Json] = {}
-    for keyword, argument in schema.items():
-        match keyword:
-            case "properties" | "patternProperties":
-                out[keyword] = {name: rewrite(inner) for name, inner in argument.items()}
-            case "prefixItems" | "allOf" | "anyOf" | "oneOf":
-                out[keyword] = [rewrite(inner) for inner in argument]
-            case "additionalProperties" | "items" | "not" | "if" | "then" | "else":
-                out[keyword] = rewrite(argument)
-            case _:
-                out[keyword] = argument
-    return out
 
 
 def _wider(schema: Json) -> Json:

@@ -12,8 +12,7 @@ from decimal import Decimal
 from math import ceil, floor, lcm
 
 from deepserve.core.messages import Json
-from deepserve.core.schema_tree import children
-from deepserve.grammar.logic import over_children
+from deepserve.core.schema_tree import children, over_children
 
 _BOUNDS = ("minimum", "exclusiveMinimum", "maximum", "exclusiveMaximum")
 
