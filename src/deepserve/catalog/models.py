@@ -9,6 +9,7 @@ from importlib import resources
 
 import msgspec
 
+from deepserve.catalog.presets import PresetCatalog, load_presets
 from deepserve.core.errors import UnknownModel
 from deepserve.core.model import ModelName
 
@@ -47,6 +48,11 @@ class ModelCatalog(msgspec.Struct, frozen=True, kw_only=True):
     models: tuple[ModelRow, ...]
     aliases: tuple[AliasRow, ...]
     families: tuple[FamilyRow, ...] = ()
+    presets: PresetCatalog = PresetCatalog(rows=())
+
+    def without_presets(self) -> ModelCatalog:
+        """For dialects that tell the price of an answer by the model that was asked for."""
+        return msgspec.structs.replace(self, presets=PresetCatalog(rows=()))
 
     def resolve(self, requested: str) -> ModelName:
         """Raises UnknownModel with the names that exist, in the vendor's words, which clients match on."""
@@ -63,6 +69,9 @@ class ModelCatalog(msgspec.Struct, frozen=True, kw_only=True):
                     retired_at=alias.retired_at,
                     replacement=alias.id if alias.retired_at is not None else None,
                 )
+        preset = self.presets.resolve(requested)
+        if preset is not None:
+            return preset
         raise self.unknown(requested)
 
     def resolve_family(self, requested: str) -> ModelName | None:
@@ -96,4 +105,5 @@ def load_models() -> ModelCatalog:
         models=msgspec.convert(tuple(rows["model"]), tuple[ModelRow, ...]),
         aliases=msgspec.convert(tuple(rows["alias"]), tuple[AliasRow, ...]),
         families=msgspec.convert(tuple(rows["family"]), tuple[FamilyRow, ...]),
+        presets=load_presets(),
     )

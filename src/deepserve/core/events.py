@@ -106,6 +106,7 @@ class Started(msgspec.Struct, frozen=True, kw_only=True):
     past_reasoning  None when past traces play no part (no tools, or not thinking)
     relaxed         what the schemas of tools that are not strict demand and nobody enforces
     checked         where the form was checked before anything was sent
+    route           which rule chose the model, where the server chose it
     """
 
     served_by: ServedBy
@@ -113,6 +114,7 @@ class Started(msgspec.Struct, frozen=True, kw_only=True):
     past_reasoning: PastReasoning | None = None
     relaxed: tuple[str, ...] = ()
     checked: Checked | None = None
+    route: str | None = None
 
 
 class BlockOpened(msgspec.Struct, frozen=True, kw_only=True):

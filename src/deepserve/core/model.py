@@ -15,6 +15,7 @@ class ModelName(msgspec.Struct, frozen=True, kw_only=True):
     thinking         the alias fixes thinking on or off; None leaves the dialect's default
     retired_at       from then on the vendor refuses the name; we answer with a deprecation header
     replacement      the id to use instead of a retired one
+    is_automatic     the server chooses the model for each request
     """
 
     id: str
@@ -22,3 +23,4 @@ class ModelName(msgspec.Struct, frozen=True, kw_only=True):
     thinking: bool | None = None
     retired_at: datetime | None = None
     replacement: str | None = None
+    is_automatic: bool = False

@@ -9,6 +9,7 @@ from typing import Literal, NewType
 import msgspec
 
 from deepserve.core.messages import Json, Message
+from deepserve.core.routing import RoutingWishes
 from deepserve.core.sampling import Sampling
 from deepserve.core.server_tool import ToolKind
 from deepserve.core.tenant import LOCAL_TENANT, Tenant
@@ -35,8 +36,9 @@ class Thinking(msgspec.Struct, frozen=True, kw_only=True):
 class ServerTool(msgspec.Struct, frozen=True, kw_only=True):
     """A tool the server is asked to run itself; options are the dialect's, decoded.
 
-    name        under which the model is to call it; for mcp the name of the operator's server, all of whose
-                functions are meant
+    name        under which the model is to call it; for mcp the name of the operator's server
+    functions   of an mcp server: those alone, by the names it gives them; empty: none, even of one that all requests
+                get; None: all
     max_uses    more calls are answered by an error
     is_first    it is not the model that calls the tool: it is run once, on what the user said, before the answer
     preface     of such a tool: what the model is told before what was found; None: the server's own words
@@ -46,6 +48,7 @@ class ServerTool(msgspec.Struct, frozen=True, kw_only=True):
 
     tool: ToolKind
     name: str
+    functions: tuple[str, ...] | None = None
     max_uses: int | None = None
     options: Mapping[str, Json] = {}
     is_first: bool = False
@@ -125,6 +128,7 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
     infill          set instead of messages for plain completions
     schema_fields   `response_format` and `tools[NAME]` -> where the client wrote their schemas, for refusals that only
                     compiling them brings
+    routing         what the client says about who is to answer, where `model` leaves it open
     is_strict       reproduce the vendor's refusals instead of serving what can be served
     arrived_at      the instant that decides the price
     """
@@ -153,4 +157,5 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
     provider: ProviderPreferences = ProviderPreferences()
     metadata: Mapping[str, Json] = {}
     schema_fields: Mapping[str, str] = {}
+    routing: RoutingWishes = RoutingWishes()
     is_strict: bool = False

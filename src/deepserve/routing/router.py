@@ -1,0 +1,145 @@
+"""Finds the facts of a request, lets the policy decide, and turns the request into one for the chosen model."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from decimal import Decimal
+from typing import Final
+
+import msgspec
+
+from deepserve.catalog.presets import LaneThinking, PresetCatalog, PresetRow, load_presets
+from deepserve.catalog.prices import Prices, cost_usd
+from deepserve.core.errors import InvalidField
+from deepserve.core.messages import Text
+from deepserve.core.provider import ServedModel
+from deepserve.core.request import Request, Thinking
+from deepserve.core.usage import Usage
+from deepserve.dialects.deepseek import default_output_tokens
+from deepserve.routing.difficulty import Ask, DifficultyEstimator, SignEstimator, TaggedEstimator
+from deepserve.routing.facts import Candidate, Facts
+from deepserve.routing.policy import Decision, Policy, policy_of
+
+_OWN_PROVIDERS: Final = frozenset(("deepserve",))
+"""Who `ServedBy.provider` says runs inside this server."""
+
+_COUNTED_BYTES: Final = 200_000
+"""No token is shorter than a byte: a prompt of fewer bytes has fewer tokens than any rule asks about."""
+
+_TURN_TOKENS: Final = 8
+"""Special tokens around a message, at most."""
+
+_EXPECTED_OUTPUT_TOKENS: Final = 4_096
+"""Of an answer to which the client sets no limit; what a budget reserves for one, too."""
+
+
+class Router:
+    """One for the whole server. estimator: how difficulty is found where the client does not say."""
+
+    def __init__(
+        self,
+        prices: Prices,
+        *,
+        presets: PresetCatalog | None = None,
+        estimator: DifficultyEstimator | None = None,
+    ) -> None:
+        self._prices = prices
+        self._presets = load_presets() if presets is None else presets
+        self._policies: Mapping[str, Policy] = {row.id: policy_of(row) for row in self._presets.rows}
+        self._estimator = TaggedEstimator(estimator or SignEstimator())
+
+    def handles(self, model: str) -> bool:
+        """Whether a name leaves the choice open."""
+        return model in self._policies
+
+    def models(self, served: Sequence[ServedModel]) -> tuple[ServedModel, ...]:
+        """The names that leave the choice open, as lists show them; limits are those of the usual lane."""
+        if not served:
+            return ()
+        by_id = {model.id: model for model in served}
+        return tuple(_listed(row, by_id.get(row.usual.model, served[0])) for row in self._presets.rows)
+
+    async def decide(
+        self,
+        request: Request,
+        served: Sequence[ServedModel],
+        *,
+        ask: Ask,
+        count: Callable[[Request], Awaitable[int]],
+    ) -> Decision:
+        """Raises InvalidField and UnsupportedFeature for wishes that nobody can meet."""
+        wanted = request.routing.model
+        if wanted is not None and wanted not in [model.id for model in served]:
+            names = ", ".join(model.id for model in served)
+            raise InvalidField(f"`{wanted[:200]}` is none of the models to choose from: {names}.", field="model")
+        policy = self._policies[request.model]
+        tokens, is_bound = _most_tokens(request), True
+        if tokens > _COUNTED_BYTES or request.routing.max_cost_usd is not None:
+            tokens, is_bound = await count(msgspec.structs.replace(request, model=served[0].id)), False
+        estimate = await self._estimator.estimate(request, ask)
+        return policy.decide(
+            Facts(
+                candidates=tuple(self._candidate(request, model, tokens) for model in served),
+                prompt_tokens=tokens,
+                is_bound=is_bound,
+                has_tools=bool(request.tools or request.server_tools) and request.tool_choice.mode != "none",
+                thinking=request.thinking if request.routing.has_thinking else None,
+                difficulty=estimate.difficulty,
+                difficulty_why=estimate.why,
+                wishes=request.routing,
+            )
+        )
+
+    def _candidate(self, request: Request, served: ServedModel, prompt_tokens: int) -> Candidate:
+        price = self._prices.price_at(served.id, request.arrived_at)
+        output_tokens = request.max_output_tokens or _EXPECTED_OUTPUT_TOKENS
+        usage = Usage(miss_tokens=prompt_tokens, answer_tokens=output_tokens * request.num_results)
+        cost: Decimal | None = None if price is None else cost_usd(usage, price).total_usd
+        return Candidate(model=served.id, is_own=served.served_by.provider in _OWN_PROVIDERS, cost_usd=cost)
+
+
+def routed(request: Request, decision: Decision) -> Request:
+    """The request for the chosen model. What it says itself about thinking stays."""
+    route = decision.route
+    if route.thinking is None or request.routing.has_thinking or request.infill is not None:
+        return msgspec.structs.replace(request, model=route.model)
+    thinking = _thinking(request.thinking, route.thinking)
+    default = request.default_output_tokens
+    return msgspec.structs.replace(
+        request,
+        model=route.model,
+        thinking=thinking,
+        default_output_tokens=None if default is None else default_output_tokens(thinking),
+    )
+
+
+def _thinking(asked: Thinking, level: LaneThinking) -> Thinking:
+    if level == "off":
+        return Thinking(enabled=False)
+    return msgspec.structs.replace(asked, enabled=True, effort=level)
+
+
+def _listed(row: PresetRow, usual: ServedModel) -> ServedModel:
+    cost = row.expected_cost
+    note = f"{row.title}. The server chooses the model for each request; the header x-deepserve-route says why."
+    return msgspec.structs.replace(
+        usual,
+        id=row.id,
+        display_name=row.title,
+        note=note + (f" Expected: {cost}, by {row.source}." if cost is not None else ""),
+    )
+
+
+def _most_tokens(request: Request) -> int:
+    """A bound that needs no tokenizer."""
+    texts: list[str] = []
+    if request.infill is not None:
+        texts += [request.infill.prompt, request.infill.suffix or ""]
+    for message in request.messages:
+        texts += [message.text, message.reasoning or ""]
+        texts += [call.name + call.arguments for call in message.tool_calls]
+        for result in message.tool_results:
+            texts += [part.text for part in result.content if isinstance(part, Text)]
+    for tool in request.tools:
+        texts += [tool.name, tool.description, msgspec.json.encode(tool.parameters).decode()]
+    return sum(len(text.encode()) for text in texts) + _TURN_TOKENS * (len(request.messages) + len(request.tools) + 1)
