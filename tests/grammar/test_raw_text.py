@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
+from deepserve.core.formats import FORMATS
 from deepserve.core.schema import check_schema
 from deepserve.grammar.example_text import FORMAT_EXAMPLES, example, examples_in
-from deepserve.grammar.raw_text import FORMATS
 from tests.grammar.answers import admits, arguments_of, at_random, calls_form, compiler, json_form, read, tool, written
 
 

@@ -303,3 +303,118 @@ def test_an_optional_parameter_that_can_have_no_value_is_never_written() -> None
     form = compiled(tool(type="object", properties={"a": impossible, "b": INTEGER}))
     assert takes(form, other("b", "1"))
     assert not takes(form, other("a", "[1]"))
+
+
+@pytest.mark.parametrize("keyword", ["const", "enum"])
+def test_parameters_that_are_written_down_whole_are_those(keyword: str) -> None:
+    """Regression: `enum` and `const` at the root were read by nobody."""
+    values: list[Any] = [{"a": "x", "n": 1}, 7, {}]
+    known: dict[str, Any] = {keyword: values[0] if keyword == "const" else values}
+    form = compiled(tool(**known))
+    assert takes(form, text("a", "x"), other("n", "1"))
+    assert not takes(form, text("a", "y"), other("n", "1"))
+    assert not takes(form, text("a", "x"))
+    assert takes(form) is (keyword == "enum")
+    no_object: dict[str, Any] = {keyword: 2 if keyword == "const" else [2]}
+    with pytest.raises(InvalidField, match="No parameters satisfy"):
+        compiled(tool(**no_object))
+
+
+def test_members_of_several_parts_satisfy_all_of_them() -> None:
+    """Regression: what one part said of further members was not asked of another part's own."""
+    form = compiled(
+        tool(
+            type="object", additionalProperties=INTEGER, allOf=[{"properties": {"a": {"type": ["string", "integer"]}}}]
+        )
+    )
+    assert takes(form, other("a", "1"))
+    assert not takes(form, text("a", "x"))
+    with pytest.raises(InvalidField, match="No parameters satisfy"):
+        compiled(tool(allOf=[{"properties": {"a": STRING}, "additionalProperties": False}, {"required": ["b"]}]))
+
+
+def test_unevaluated_members_are_those_that_no_part_declares() -> None:
+    parts: dict[str, Any] = {"allOf": [{"properties": {"a": STRING}, "required": ["a"]}]}
+    form = compiled(tool(type="object", properties={"b": INTEGER}, unevaluatedProperties=False, **parts))
+    assert takes(form, other("b", "1"), text("a", "x"))
+    assert not takes(form, text("a", "x"), text("c", "x"))
+    form = compiled(tool(type="object", unevaluatedProperties=INTEGER, **parts))
+    assert takes(form, text("a", "x"), other("c", "1"))
+    assert not takes(form, text("a", "x"), text("c", "x"))
+
+
+def test_references_by_name_lead_where_they_say() -> None:
+    """Regression: `#name` was taken for the whole schema."""
+    definitions: dict[str, Any] = {
+        "$defs": {
+            "unit": {"$anchor": "unit", "enum": ["m", "km"]},
+            "pair": {"$id": "pair", "type": "array", "items": INTEGER, "minItems": 2, "maxItems": 2},
+        }
+    }
+    properties = {"u": {"$ref": "#unit"}, "p": {"$ref": "pair"}, "n": {"type": "array", "items": {"$ref": "#unit"}}}
+    form = compiled(tool(type="object", properties=properties, **definitions))
+    assert takes(form, text("u", "km"), other("p", "[1, 2]"), other("n", '["m"]'))
+    assert not takes(form, text("u", "x"))
+    assert not takes(form, other("p", "[1]"))
+    assert not takes(form, other("n", '["x"]'))
+
+
+def test_members_may_be_called_like_keywords() -> None:
+    """Regression: in a parameter, members called `definitions` or `$id` were dropped, and `enum` was not looked into."""
+    unit = {"$ref": "#/$defs/unit"}
+    inner = {
+        "type": "object",
+        "properties": {"definitions": INTEGER, "$id": INTEGER, "enum": unit},
+        "required": ["definitions", "$id", "enum"],
+        "additionalProperties": False,
+    }
+    form = compiled(
+        tool(type="object", properties={"a": inner}, **dict[str, Any]({"$defs": {"unit": {"enum": ["m"]}}}))
+    )
+    assert takes(form, other("a", '{"definitions": 1, "$id": 2, "enum": "m"}'))
+    assert not takes(form, other("a", '{"definitions": "x", "$id": 2, "enum": "m"}'))
+    assert not takes(form, other("a", '{"definitions": 1, "$id": 2, "enum": "x"}'))
+
+
+def test_exactly_one_alternative_of_a_raw_string_holds() -> None:
+    """Regression: strings of which two alternatives admitted some were held to any of them."""
+    form = compiled(
+        tool(
+            type="object",
+            properties={"a": {"oneOf": [{"type": "string", "minLength": 2}, {"type": "string", "maxLength": 4}]}},
+        )
+    )
+    for value, is_valid in (("x", True), ("abc", False), ("abcde", True)):
+        assert takes(form, text("a", value)) is is_valid, value
+    never = compiled(tool(type="object", properties={"a": {"oneOf": [STRING, STRING]}, "b": STRING}))
+    assert not takes(never, text("a", "x"))
+    assert takes(never, text("b", "x"))
+
+
+@pytest.mark.parametrize("keyword", ["anyOf", "oneOf", "allOf"])
+def test_references_that_name_each_other_again_and_again_take_no_time(keyword: str) -> None:
+    """Regression: each of thirty references was followed four times from the one before."""
+    leaf: dict[str, Any] = (
+        {"type": "string", "enum": ["x", "y"]} if keyword != "oneOf" else {"type": ["string", "null"]}
+    )
+    definitions: dict[str, Any] = {f"d{n}": {keyword: [{"$ref": f"#/$defs/d{n + 1}"}] * 4} for n in range(30)}
+    definitions["d30"] = leaf
+    root: dict[str, Any] = {"type": "object", "properties": {"a": {"$ref": "#/$defs/d0"}}, "$defs": definitions}
+    try:
+        compiled(tool(is_strict=False, **root))
+    except UnsupportedFeature as refusal:
+        assert "too large" in refusal.message or keyword == "oneOf"  # noqa: PT017
+
+
+def test_a_parameter_that_is_not_described_by_a_schema_may_be_anything_in_a_loose_tool() -> None:
+    """Tools of real clients say `required: true` of a parameter, as the third draft had it."""
+    properties: dict[str, Any] = {"a": {"type": "integer", "required": True}, "b": INTEGER, "c/d": {"pattern": "("}}
+    form = compiled(tool(is_strict=False, type="object", properties=properties))
+    assert takes(form, text("a", "x"), other("b", "1"))
+    assert not takes(form, text("b", "x"))
+    assert form.relaxed == (
+        "tools[0].parameters/properties/a: not a JSON schema",
+        "tools[0].parameters/properties/c~1d: not a JSON schema",
+    )
+    with pytest.raises(InvalidField, match="/properties/a/required"):
+        compiled(tool(type="object", properties=properties))
