@@ -188,6 +188,10 @@ CheckPolicy = Literal["off", "report", "repair", "retry", "fail"]
 """What is done about answers whose form the back end does not enforce; `backends.checked` says what each means."""
 
 
+EstimatorName = Literal["signs", "model"]
+"""How the difficulty of a request is found where its model is open; `routing.difficulty` says what each means."""
+
+
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """Counts of tokens and bytes carry their unit in the name; times are seconds.
 
@@ -218,6 +222,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     is_strict        reproduce the vendor's refusals for every request
     answer_checks    what to do about answers whose form the back end does not enforce; None: as suits the back end
     check_retries    how often such an answer may be asked for again
+    upstream         who answers for the back end `upstream`: a row of catalog/providers.toml, an address, or KIND=ADDRESS
+    upstream_key_file  holds the key for it; None: it is in the environment
+    upstream_models  our ids -> its names of the models, where they are not those of the row
+    difficulty       how the difficulty of a request is found where its model is open
     outgoing_allowed addresses of webhooks that may be called though they are not public: host:port, or a network
     outgoing_http    webhooks may be called without TLS
     search_folders   folders that models may search, by the names under which they are told
@@ -236,7 +244,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     host: str = "127.0.0.1"
     port: int = 8000
     runware_port: int | None = None
-    backend: Literal["embedded", "scripted"] = "embedded"
+    backend: Literal["embedded", "scripted", "upstream"] = "embedded"
     model_path: Path | None = None
     profile: str | None = None
     api_keys: tuple[str, ...] = ()
@@ -266,7 +274,11 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     is_strict: bool = False
     answer_checks: CheckPolicy | None = None
     check_retries: int = 1
+    difficulty: EstimatorName = "signs"
     script_path: Path | None = None
+    upstream: str | None = None
+    upstream_key_file: Path | None = None
+    upstream_models: Mapping[str, str] = {}
     limits: Limits = Limits()
     tasks: TaskLimits = TaskLimits()
     sockets: SocketLimits = SocketLimits()

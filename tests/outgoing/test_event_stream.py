@@ -53,3 +53,10 @@ def test_an_event_that_grows_without_end_is_refused(endless: bytes) -> None:
 def test_comments_may_come_for_ever() -> None:
     reader = EventStreamReader(max_bytes=100)
     assert [event for _ in range(1000) for event in reader.feed(b": keep-alive\n\n")] == []
+
+
+def test_events_before_one_that_is_too_large_are_not_lost() -> None:
+    reader = EventStreamReader(max_bytes=100)
+    assert reader.feed(b"data: a\n\ndata: " + b"x" * 200) == [b"a"]
+    with pytest.raises(InvalidAnswer):
+        reader.feed(b"")

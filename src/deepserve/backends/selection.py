@@ -27,6 +27,10 @@ def select_backend(settings: Settings, progress: Progress | None = None, *, turn
 
             # Scripts are exact unless somebody asks: they are there to send every kind of answer, wrong ones too.
             return _checked(ScriptedBackend.load(settings), settings, default="off")
+        case "upstream":
+            from deepserve.backends.upstream.opening import open_upstream
+
+            return _checked(open_upstream(settings), settings, default="retry")
         case _:
             assert_never(settings.backend)
 

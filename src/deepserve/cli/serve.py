@@ -24,6 +24,7 @@ from deepserve.cli.settings import (
 )
 from deepserve.cli.table import format_table
 from deepserve.cli.tool_options import tool_options
+from deepserve.cli.upstream_options import upstream_options
 from deepserve.config import CheckPolicy, Settings
 from deepserve.core.provider import ServedModel
 from deepserve.engine.native.shared_library import HOW_TO_GET_IT, find_library
@@ -52,6 +53,7 @@ from deepserve.store.writer import Writer
     help="A key clients must send; may be repeated. Better kept in DEEPSERVE_API_KEYS or made by `deepserve keys`.",
 )
 @model_options
+@upstream_options
 @state_option
 @disk_cache_option
 @keep_turns_option
@@ -101,6 +103,12 @@ def serve(state_dir: Path, log_level: str, **options: Any) -> None:  # Any: the 
     Stop:     Ctrl-C; answers in flight are finished first
     """
     logging.basicConfig(level=log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    if options["upstream"] is not None:
+        if click.get_current_context().get_parameter_source("backend") is not click.core.ParameterSource.DEFAULT:
+            raise click.UsageError("--upstream and --backend both say who answers: leave one out.")
+        options["backend"] = "upstream"
+    elif options["upstream_models"] or options["upstream_key_file"]:
+        raise click.UsageError("--upstream-model and --upstream-key-file say something about --upstream: name it.")
     settings = settings_from(state_dir=state_dir, **options)
     database = open_database(state_dir)
     keys = open_key_store(database)

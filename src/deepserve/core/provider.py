@@ -23,7 +23,10 @@ class ServedBy(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ServedModel(msgspec.Struct, frozen=True, kw_only=True):
-    """A model id clients may ask for, and what stands behind it on this server. Limits in tokens."""
+    """A model id clients may ask for, and what stands behind it on this server. Limits in tokens.
+
+    counts_by_estimate  prompt tokens are estimated when they are asked for, because the tokenizer is elsewhere
+    """
 
     id: str
     display_name: str
@@ -35,3 +38,4 @@ class ServedModel(msgspec.Struct, frozen=True, kw_only=True):
     input_modalities: tuple[str, ...] = ("text",)
     output_modalities: tuple[str, ...] = ("text",)
     note: str = ""
+    counts_by_estimate: bool = False

@@ -109,14 +109,14 @@ class OutgoingClient:
             family, kind, protocol, _, sockaddr = info
             reason = self.policy.refusal(host, sockaddr)
             if reason is not None:
-                refused.append(f"{_spell(sockaddr)} {reason}")
-                raise PermissionError(f"{_spell(sockaddr)} {reason}")
-            tried.append(_spell(sockaddr))
+                refused.append(f"{spell_address(sockaddr)} {reason}")
+                raise PermissionError(f"{spell_address(sockaddr)} {reason}")
+            tried.append(spell_address(sockaddr))
             return socket.socket(family=family, type=kind, proto=protocol)
 
         connector = aiohttp.TCPConnector(
             socket_factory=open_socket,
-            resolver=_Resolver(self._lookup, self._threads),
+            resolver=ThreadedResolver(self._lookup, self._threads),
             use_dns_cache=False,
             force_close=True,
         )
@@ -146,7 +146,7 @@ class OutgoingClient:
                     address=tried[-1] if tried else None,
                 )
         except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
-            raise _explain(error, host, tried, refused) from error
+            raise explain(error, host, tried, refused) from error
 
 
 async def _read(response: aiohttp.ClientResponse, max_bytes: int, deadline: asyncio.Timeout) -> tuple[bytes, bool]:
@@ -165,7 +165,8 @@ async def _read(response: aiohttp.ClientResponse, max_bytes: int, deadline: asyn
     return bytes(content[:max_bytes]), True
 
 
-def _explain(error: Exception, host: str, tried: list[str], refused: list[str]) -> OutgoingError:
+def explain(error: Exception, host: str, tried: list[str], refused: list[str]) -> OutgoingError:
+    """What went wrong with a call. tried, refused: the addresses it came to."""
     address = tried[-1] if tried else None
     if refused:
         _log.warning("A call to %s was refused: %s", host, "; ".join(refused))
@@ -184,12 +185,14 @@ def _explain(error: Exception, host: str, tried: list[str], refused: list[str]) 
             return InvalidAnswer(f"{host} did not answer as a web server does: {error}.", address=address)
 
 
-def _spell(sockaddr: tuple[Any, ...]) -> str:
+def spell_address(sockaddr: tuple[Any, ...]) -> str:
     host, port = sockaddr[0], sockaddr[1]
     return f"[{host}]:{port}" if ":" in str(host) else f"{host}:{port}"
 
 
-class _Resolver(AbstractResolver):
+class ThreadedResolver(AbstractResolver):
+    """Looks names up in threads of its own."""
+
     def __init__(self, lookup: Lookup, threads: ThreadPoolExecutor) -> None:
         self._lookup = lookup
         self._threads = threads

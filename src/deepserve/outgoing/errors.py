@@ -4,6 +4,7 @@ OutgoingError
 ├── InvalidUrl         it can never be called
 ├── AddressRefused     the policy forbids the address; the operator may allow it
 ├── ConnectionFailed   no address of the name took the connection, or it broke
+│   ├── NotConnected   nothing was sent, so the call can safely be made again
 │   └── BadCertificate
 ├── OutgoingTimedOut
 └── InvalidAnswer      what came back is not HTTP
@@ -38,6 +39,10 @@ class AddressRefused(OutgoingError):
 
 class ConnectionFailed(OutgoingError):
     code = "connection_failed"
+
+
+class NotConnected(ConnectionFailed):
+    """Has its parent's code: records do not tell them apart."""
 
 
 class BadCertificate(ConnectionFailed):

@@ -16,7 +16,7 @@ _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 class EventStreamReader:
     """`feed` with bytes however they are cut, then `finish` once. max_bytes: of one event.
 
-    Raises InvalidAnswer for an event that is larger.
+    Raises InvalidAnswer for an event that is larger, once the events before it have been handed out.
     """
 
     def __init__(self, *, max_bytes: int) -> None:
@@ -26,16 +26,27 @@ class EventStreamReader:
         self._size_bytes = 0
         self._is_first_line = True
         self._may_skip_newline = False
+        self._error: InvalidAnswer | None = None
 
     def feed(self, data: bytes) -> list[bytes]:
         """The data of all events that are complete."""
+        found: list[bytes] = []
+        self._raise()
+        try:
+            self._read(data, found)
+        except InvalidAnswer as error:
+            if not found:
+                raise
+            self._error = error
+        return found
+
+    def _read(self, data: bytes, found: list[bytes]) -> None:
         if not data:
-            return []
+            return
         if self._may_skip_newline and data[:1] == b"\n":
             data = data[1:]  # the second half of a line's end
         self._may_skip_newline = data.endswith(b"\r")
         *lines, rest = _LINE_END.split(data)
-        found: list[bytes] = []
         for line in lines:
             if self._line:
                 self._line += line
@@ -46,10 +57,14 @@ class EventStreamReader:
                 found.append(event)
         self._line += rest
         self._check(len(self._line))
-        return found
+
+    def _raise(self) -> None:
+        if self._error is not None:
+            raise self._error
 
     def finish(self) -> list[bytes]:
         """What stands at the end without the empty line that ends an event; the standard drops it, many write it."""
+        self._raise()
         last = self._take(bytes(self._line)) if self._line else None
         self._line.clear()
         rest = last if last is not None else self._take(b"")

@@ -198,11 +198,14 @@ class AnswerDecoder:
         has_something = bool(events) or any(result.finished is not None for result in self._results)
         if has_something and not self.has_begun:
             self.has_begun = True
-            events.insert(0, Started(served_by=self._served_by or self._says_itself(answer)))
+            events.insert(0, Started(served_by=self._who_answers(answer)))
         return events
 
-    def _says_itself(self, answer: ReadAnswer) -> ServedBy:
-        return ServedBy(provider=self._provider, model=answer.model or "", fingerprint=answer.system_fingerprint or "")
+    def _who_answers(self, answer: ReadAnswer) -> ServedBy:
+        fingerprint = answer.system_fingerprint or ""
+        if self._served_by is not None:
+            return msgspec.structs.replace(self._served_by, fingerprint=self._served_by.fingerprint or fingerprint)
+        return ServedBy(provider=self._provider, model=answer.model or "", fingerprint=fingerprint)
 
     # Blocks
 

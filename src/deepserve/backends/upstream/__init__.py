@@ -1,0 +1,1 @@
+"""Answers from other services that speak Chat Completions: DeepSeek, its resellers, clusters, another deepserve."""

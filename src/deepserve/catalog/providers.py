@@ -1,0 +1,64 @@
+"""Services that can answer in our place: rows of `providers.toml`."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping
+from importlib import resources
+
+import msgspec
+
+from deepserve.core.errors import ConfigurationError
+
+GENERIC = "openai"
+"""The kind of a server of which nothing but its address is known."""
+
+
+class Provider(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One service.
+
+    flavour       how it is spoken to
+    base_url      None: a kind of server, whose address the operator gives
+    key_variable  of the environment, which holds the key
+    models        our canonical id -> the service's name for it
+    source        who says all this, and when it was read
+    """
+
+    id: str
+    title: str
+    flavour: str
+    key_variable: str
+    models: Mapping[str, str]
+    source: str
+    base_url: str | None = None
+    needs_key: bool = True
+    context_tokens: int | None = None
+    max_output_tokens: int | None = None
+
+
+def load_providers() -> Mapping[str, Provider]:
+    """The rows that ship with the package, by id."""
+    text = resources.files("deepserve.catalog").joinpath("providers.toml").read_text(encoding="utf-8")
+    return {row.id: row for row in msgspec.convert(tomllib.loads(text)["provider"], list[Provider])}
+
+
+def find_provider(wanted: str, providers: Mapping[str, Provider]) -> Provider:
+    """What an operator means by `openrouter`, by an address, or by `deepserve=http://10.0.0.7:8000/v1`.
+
+    The row with its address. Raises ConfigurationError.
+    """
+    kind, is_assigned, address = wanted.partition("=")
+    if "://" in kind or not is_assigned:
+        kind, address = (GENERIC, wanted) if "://" in wanted else (wanted, "")
+    provider = providers.get(kind.strip().lower())
+    if provider is None:
+        raise ConfigurationError(
+            f"{kind!r} is no upstream that is known: {', '.join(providers)}. "
+            "Name one of these, an address (https://…/v1), or what stands at an address (vllm=http://…/v1)."
+        )
+    address = address.strip() or provider.base_url or ""
+    if not address:
+        raise ConfigurationError(
+            f"{provider.id} stands nowhere of its own: add its address, as in {provider.id}=http://10.0.0.7:8000/v1."
+        )
+    return msgspec.structs.replace(provider, base_url=address)
