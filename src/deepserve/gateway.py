@@ -1,4 +1,4 @@
-"""The life of a request, in order: model, sealed traces, tools, back end, meter. Read this first.
+"""The life of a request, in order: route, model, sealed traces, tools, back end, meter. Read this first.
 
     dialect decodes -> Gateway.answer -> tool loop -> back end -> events -> dialect encodes
 
@@ -12,11 +12,14 @@ from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing
 from typing import Protocol
 
+import msgspec
+
 from deepserve.backends.backend import Backend
 from deepserve.core.errors import BackendFailure, DeepserveError, EngineFailure, UnknownModel
-from deepserve.core.events import Event, Failed, Finished
+from deepserve.core.events import Event, Failed, Finished, Started
 from deepserve.core.provider import ServedModel
 from deepserve.core.request import Request
+from deepserve.routing.router import Router, routed
 from deepserve.store.sealed_reasoning import OpenedTraces, TraceSealer, open_traces
 from deepserve.store.sealing import Sealer
 from deepserve.tools.tool_loop import ToolLoop
@@ -47,19 +50,25 @@ class Gateway:
         observers: tuple[Observer, ...] = (),
         sealer: Sealer | None = None,
         tools: ToolLoop | None = None,
+        router: Router | None = None,
     ) -> None:
         """sealer: seals the traces that leave and opens those that come back; None: traces are text or nothing.
 
         tools: asks the back end as often as the tools that the server runs need it; None: it runs none.
+
+        router: chooses the model where a request leaves that open; None: every request must name one.
         """
         self._backend = backend
+        self._router = router
         self._tools = tools or ToolLoop()
         self._observers = observers
         self._sealer = sealer
         self._num_opened = self._num_refused = 0
 
     def models(self) -> tuple[ServedModel, ...]:
-        return self._backend.models()
+        """Every name that may be asked for, those that leave the choice open last."""
+        served = self._backend.models()
+        return served if self._router is None else (*served, *self._router.models(served))
 
     def is_ready(self) -> bool:
         return self._backend.is_ready()
@@ -74,6 +83,7 @@ class Gateway:
 
         Closing the generator cancels the work. A stream never ends silently: each result gets its terminal event.
         """
+        request, route = await self._routed(request)
         self._check_model(request)
         opened = self._open_traces(request)
         request = opened.request
@@ -87,6 +97,8 @@ class Gateway:
             async with aclosing(self._tools.answer(request, self._backend.answer)) as events:
                 async for event in events:
                     has_begun = True
+                    if route is not None and isinstance(event, Started):
+                        event = msgspec.structs.replace(event, route=route)
                     if seals is not None:
                         event = seals.seal(event)
                     if isinstance(event, Finished | Failed):
@@ -120,7 +132,9 @@ class Gateway:
                 observer.on_ended(request, error)
 
     async def count(self, request: Request) -> int:
-        """Prompt tokens the request would be billed for."""
+        """Prompt tokens the request would be billed for; where the choice of the model is open, in its usual lane."""
+        if self._router is not None:
+            request = self._router.in_usual_lane(request)
         self._check_model(request)
         return await self._backend.count(self._tools.prepare(self._open_traces(request).request).request)
 
@@ -128,6 +142,15 @@ class Gateway:
     def toolbox(self) -> Toolbox:
         """The tools that the server runs."""
         return self._tools.toolbox
+
+    async def _routed(self, request: Request) -> tuple[Request, str | None]:
+        """The request for the model that the rules chose, and what they say about it."""
+        if self._router is None or not self._router.handles(request.model):
+            return request, None
+        decision = await self._router.decide(
+            request, self._backend.models(), ask=self.answer, count=self._backend.count
+        )
+        return routed(request, decision), decision.route.label
 
     def _open_traces(self, request: Request) -> OpenedTraces:
         if self._sealer is None:

@@ -18,7 +18,8 @@ from deepserve.backends.script import Reply, Rule, Script
 from deepserve.backends.scripted import ScriptedBackend
 from deepserve.catalog.models import load_models
 from deepserve.config import Settings
-from deepserve.gateway import Gateway
+from deepserve.gateway import Gateway, Observer
+from deepserve.routing.router import Router
 from deepserve.server.access import ConfiguredKeys, KeyLookup
 from deepserve.server.app import create_app
 from deepserve.server.closing import Closing
@@ -118,6 +119,8 @@ def live_server(
     lookups: Sequence[KeyLookup] = (),
     toolbox: Toolbox = EMPTY,
     alive: AbstractAsyncContextManager[object] | None = None,
+    router: Router | None = None,
+    observers: Sequence[Observer] = (),
 ) -> Iterator[LiveServer]:
     """Serve for the length of a block; the port is free, whatever the settings say. alive: kept open meanwhile."""
     backend = backend or ScriptedBackend()
@@ -136,9 +139,10 @@ def live_server(
             settings,
             Gateway(
                 backend,
-                observers=(metrics,),
+                observers=(metrics, *observers),
                 sealer=open_sealer(settings.state_dir),
                 tools=ToolLoop(toolbox, settings.tool_limits),
+                router=router,
             ),
             names=load_models(),
             metrics=metrics,

@@ -25,7 +25,7 @@ from deepserve.cli.settings import (
 from deepserve.cli.table import format_table
 from deepserve.cli.tool_options import tool_options
 from deepserve.cli.upstream_options import upstream_options
-from deepserve.config import CheckPolicy, Settings
+from deepserve.config import CheckPolicy, EstimatorName, Settings
 from deepserve.core.provider import ServedModel
 from deepserve.engine.native.shared_library import HOW_TO_GET_IT, find_library
 from deepserve.server.run import serve as run_server
@@ -87,6 +87,13 @@ from deepserve.store.writer import Writer
     default=1,
     show_default=True,
     help="How often an answer that misses its form may be asked for again.",
+)
+@click.option(
+    "--difficulty",
+    type=click.Choice(get_args(EstimatorName)),
+    default="signs",
+    show_default=True,
+    help="How deepseek-v4-auto tells hard requests: by signs in the question, or by asking the model, which costs.",
 )
 @click.option("--strict", "is_strict", is_flag=True, help="Reproduce every refusal of the vendor's API.")
 @click.option(

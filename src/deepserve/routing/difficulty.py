@@ -6,10 +6,11 @@ import hashlib
 import re
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
-from typing import Final, Protocol
+from typing import Final, Protocol, assert_never
 
 import msgspec
 
+from deepserve.config import EstimatorName
 from deepserve.core.answer import collect
 from deepserve.core.errors import CapacityError, ServingError
 from deepserve.core.events import Event
@@ -132,6 +133,17 @@ class TaggedEstimator:
         if tag is not None:
             return Estimate(difficulty=tag, why="the client says so")
         return await self._other.estimate(request, ask)
+
+
+def make_estimator(name: EstimatorName) -> DifficultyEstimator:
+    """The estimator of the settings."""
+    match name:
+        case "signs":
+            return SignEstimator()
+        case "model":
+            return ModelEstimator()
+        case _:
+            assert_never(name)
 
 
 def question_of(request: Request) -> str:

@@ -59,6 +59,13 @@ class Router:
         by_id = {model.id: model for model in served}
         return tuple(_listed(row, by_id.get(row.usual.model, served[0])) for row in self._presets.rows)
 
+    def in_usual_lane(self, request: Request) -> Request:
+        """The request as it is answered unless something speaks against it; any other request unchanged."""
+        row = self._presets.find(request.model)
+        if row is None:
+            return request
+        return _in_lane(request, row.usual.model, row.usual.thinking)
+
     async def decide(
         self,
         request: Request,
@@ -77,7 +84,7 @@ class Router:
         if tokens > _COUNTED_BYTES or request.routing.max_cost_usd is not None:
             tokens, is_bound = await count(msgspec.structs.replace(request, model=served[0].id)), False
         estimate = await self._estimator.estimate(request, ask)
-        return policy.decide(
+        decision = policy.decide(
             Facts(
                 candidates=tuple(self._candidate(request, model, tokens) for model in served),
                 prompt_tokens=tokens,
@@ -89,6 +96,9 @@ class Router:
                 wishes=request.routing,
             )
         )
+        if not _keeps_thinking(request):
+            return decision
+        return msgspec.structs.replace(decision, route=msgspec.structs.replace(decision.route, thinking=None))
 
     def _candidate(self, request: Request, served: ServedModel, prompt_tokens: int) -> Candidate:
         price = self._prices.price_at(served.id, request.arrived_at)
@@ -99,15 +109,23 @@ class Router:
 
 
 def routed(request: Request, decision: Decision) -> Request:
-    """The request for the chosen model. What it says itself about thinking stays."""
-    route = decision.route
-    if route.thinking is None or request.routing.has_thinking or request.infill is not None:
-        return msgspec.structs.replace(request, model=route.model)
-    thinking = _thinking(request.thinking, route.thinking)
+    """The request for the chosen model."""
+    return _in_lane(request, decision.route.model, decision.route.thinking)
+
+
+def _keeps_thinking(request: Request) -> bool:
+    """Whether the request says itself how to think, or cannot think at all."""
+    return request.routing.has_thinking or request.infill is not None
+
+
+def _in_lane(request: Request, model: str, level: LaneThinking | None) -> Request:
+    if level is None or _keeps_thinking(request):
+        return msgspec.structs.replace(request, model=model)
+    thinking = _thinking(request.thinking, level)
     default = request.default_output_tokens
     return msgspec.structs.replace(
         request,
-        model=route.model,
+        model=model,
         thinking=thinking,
         default_output_tokens=None if default is None else default_output_tokens(thinking),
     )

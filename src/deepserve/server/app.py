@@ -60,6 +60,7 @@ def create_app(
     closing: Closing | None = None,
     kept: ResponseStore | None = None,
     answers: AnswerRecord | None = None,
+    prices: PriceBook | None = None,
     new_id: Callable[[], UUID] = uuid4,
     now: Callable[[], datetime] = lambda: datetime.now(UTC),
     clock: Callable[[], float] = time.monotonic,
@@ -67,6 +68,7 @@ def create_app(
     """lookups: where keys are found; none means that everybody on this machine is one tenant.
 
     metrics must also observe the gateway. kept: None keeps responses in memory only. answers: None has no record.
+    prices: None reads those of the settings.
     tasks: to be started by the caller once the application is made, for that registers what carries them out.
     """
     site = Site(
@@ -75,7 +77,7 @@ def create_app(
         access=Access(lookups),
         names=names,
         listings=load_listings(),
-        prices=PriceBook(settings.prices_file, clock=clock),
+        prices=prices or PriceBook(settings.prices_file, clock=clock),
         answers=answers or AnswerRecord(None),
         closing=closing or Closing(),
         replays=ReplayMemory(settings, clock=clock),

@@ -237,6 +237,8 @@ class Delivery:
         served_by = self._served_by if started is None else started.served_by.label
         past = (None if started is None else started.past_reasoning) or self._exchange.past_reasoning
         headers = answer_headers(served_by, past, () if started is None else started.relaxed)
+        if started is not None and started.route is not None:
+            headers.append((b"x-deepserve-route", started.route.encode("ascii", "replace")))
         if self._exchange.is_stream:
             headers += [
                 (b"content-type", b"text/event-stream; charset=utf-8"),

@@ -70,7 +70,7 @@ class Endpoint:
         if key is None:
             claiming = nullcontext(Claim(head=head, events=start()))
         else:
-            digest = await work_on(raw, partial(self._digest, raw, is_strict=visit.is_strict))
+            digest = await work_on(raw, partial(self._digest, raw, exchange.request))
             claiming = site.replays.claim(visit.tenant.id, key, digest=digest, head=head, start=start)
         with claiming as claim:
             if claim.is_replay:
@@ -87,9 +87,9 @@ class Endpoint:
             )
             await delivery.run(receive, send)
 
-    def _digest(self, raw: bytes, *, is_strict: bool) -> bytes:
+    def _digest(self, raw: bytes, request: Request) -> bytes:
         """Equal for equal requests: the body, and what else decides how it is read."""
-        digest = hashlib.sha256(f"{self._name} {is_strict}\n".encode())
+        digest = hashlib.sha256(f"{self._name} {request.is_strict} {request.routing}\n".encode())
         digest.update(raw)
         return digest.digest()
 

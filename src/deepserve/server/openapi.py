@@ -89,15 +89,16 @@ class OpenApi:
     def _bodies(self) -> dict[str, Callable[[], Schema]]:
         limits = self._site.settings.limits
         names = [row.id for row in self._site.names.models] + [row.name for row in self._site.names.aliases]
+        presets = [row.id for row in self._site.names.presets.rows]
         slugs = [listing.name for listing in self._site.listings.openrouter]
         return {
-            "ChatRequest": lambda: chat.request_schema(DEEPSEEK, limits, names),
+            "ChatRequest": lambda: chat.request_schema(DEEPSEEK, limits, [*names, *presets]),
             "OpenRouterChatRequest": lambda: chat.request_schema(
                 OPENROUTER, limits, [*slugs, *names], ignored=OPENROUTER_IGNORED
             ),
-            "CompletionRequest": lambda: completions.request_schema(limits, names),
-            "MessagesRequest": lambda: messages.request_schema(limits, names),
-            "ResponsesRequest": lambda: responses.request_schema(limits, names),
+            "CompletionRequest": lambda: completions.request_schema(limits, [*names, *presets]),
+            "MessagesRequest": lambda: messages.request_schema(limits, [*names, *presets]),
+            "ResponsesRequest": lambda: responses.request_schema(limits, [*names, *presets]),
             "SearchRequest": raw_web.search_schema,
             "FetchRequest": raw_web.fetch_schema,
             "Tasks": lambda: runware.request_schema(limits, names),

@@ -22,7 +22,7 @@ BASE = "/api/v1"
 
 
 def routes(site: Site) -> list[BaseRoute]:
-    slugs = Slugs(site.listings.openrouter, site.names)
+    slugs = Slugs(site.listings.openrouter, site.names.without_presets())
     limits, charge = site.settings.limits, Charges(site.prices).cost
     directory = Directory(
         slugs=slugs,

@@ -50,7 +50,7 @@ Item = dict[str, Any]
 
 def routes(site: Site) -> list[BaseRoute]:
     charges = Charges(site.prices)
-    decode = oxen_decoder(names=site.names, limits=site.settings.limits, charge=charges.cost)
+    decode = oxen_decoder(names=site.names.without_presets(), limits=site.settings.limits, charge=charges.cost)
     chat = Endpoint(site, decode, name="oxen chat")
     models, history, queue = _Models(site), _History(site, charges), _Queue(site)
     found: list[BaseRoute] = [Route(f"{base}{_CHAT}", chat, methods=["POST"]) for base in (BASE, f"{BASE}/v1", "/api")]
@@ -88,7 +88,7 @@ class _Models:
 
     def __init__(self, site: Site) -> None:
         self._site = site
-        self._names = OxenNames(site.names)
+        self._names = OxenNames(site.names.without_presets())
 
     async def list(self, request: Request) -> Response:
         """All models, or those that the query leaves."""
@@ -279,7 +279,7 @@ class _Queue:
 
     def __init__(self, site: Site) -> None:
         self._site = site
-        self._names = OxenNames(site.names)
+        self._names = OxenNames(site.names.without_presets())
 
     async def submit(self, request: Request) -> Response:
         """Always refused: for its model, or because that model writes text."""

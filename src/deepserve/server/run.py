@@ -20,9 +20,12 @@ from typing_extensions import override
 
 from deepserve.backends.backend import Backend
 from deepserve.catalog.models import ModelCatalog, load_models
+from deepserve.catalog.price_book import PriceBook
 from deepserve.config import Settings
 from deepserve.core.errors import ConfigurationError
 from deepserve.gateway import Gateway, Observer
+from deepserve.routing.difficulty import make_estimator
+from deepserve.routing.router import Router
 from deepserve.server.access import ConfiguredKeys, KeyLookup, is_loopback
 from deepserve.server.app import create_app
 from deepserve.server.closing import Closing
@@ -143,11 +146,13 @@ async def _serve(
             metrics = Metrics(
                 [model.id for model in backend.models()], clock=time.monotonic, gauges=lambda: gateway.gauges()
             )
+            prices = PriceBook(settings.prices_file)
             gateway = Gateway(
                 backend,
                 observers=(metrics, *observers),
                 sealer=open_sealer(settings.state_dir),
                 tools=ToolLoop(tools.toolbox, settings.tool_limits),
+                router=Router(prices, presets=names.presets, estimator=make_estimator(settings.difficulty)),
             )
             kept = ResponseStore(database, limits=ShelfLimits.of(settings), now=lambda: datetime.now(UTC))
             tasks = make_task_runner(settings, database, listening=listening)
@@ -161,6 +166,7 @@ async def _serve(
                 closing=closing,
                 kept=kept,
                 answers=AnswerRecord(database),
+                prices=prices,
             )
             server = Server(server_config(app, settings), closing, settings.shutdown_grace_s, on_ready=on_ready)
             try:

@@ -33,6 +33,7 @@ class AnswerRow(msgspec.Struct, frozen=True, kw_only=True):
 
     outcome  a finish reason, `client_left`, or the code of the error that ended it
     checked  what was found and done about its form, as in `x-deepserve-validated`; None: nothing was checked
+    route    which rule chose the model, as in `x-deepserve-route`; None: the client did
     """
 
     request_id: RequestId
@@ -43,6 +44,7 @@ class AnswerRow(msgspec.Struct, frozen=True, kw_only=True):
     usage: Usage
     outcome: str
     checked: str | None = None
+    route: str | None = None
 
 
 class AnswerSum(msgspec.Struct, frozen=True, kw_only=True):
@@ -59,6 +61,7 @@ class _Running(msgspec.Struct):
     usage: Usage = Usage()
     outcome: str = "client_left"
     checked: Checked | None = None
+    route: str | None = None
 
 
 class AnswerLog:
@@ -79,6 +82,7 @@ class AnswerLog:
             running.served_by = event.served_by
             running.usage = event.prompt_usage or running.usage
             running.checked = event.checked
+            running.route = event.route
         elif isinstance(event, UsageReported):
             running.usage = event.usage
         elif isinstance(event, Finished):
@@ -106,6 +110,7 @@ class AnswerLog:
                 "num_results": request.num_results,
                 "outcome": running.outcome if error is None else error.code,
                 "checked": None if running.checked is None else running.checked.label,
+                "route": running.route,
             },
         )
 
@@ -163,9 +168,10 @@ class AnswerRecord:
                     arrived_at=_in_utc(arrived_at),
                     outcome=outcome,
                     checked=checked,
+                    route=route,
                     usage=_usage(counts),
                 )
-                for request_id, model, served_by, fingerprint, arrived_at, outcome, checked, *counts in rows
+                for request_id, model, served_by, fingerprint, arrived_at, outcome, checked, route, *counts in rows
             ]
 
 
@@ -184,7 +190,7 @@ def _in_utc(at: datetime) -> datetime:
 
 
 def _rows() -> Select[Any]:  # Any: the columns of a row have no common printable type
-    names = ("request_id", "model", "served_by", "fingerprint", "arrived_at", "outcome", "checked")
+    names = ("request_id", "model", "served_by", "fingerprint", "arrived_at", "outcome", "checked", "route")
     return select(*(answers.c[name] for name in (*names, *_COUNTS)))
 
 

@@ -17,7 +17,7 @@ from deepserve.store.tables import metadata
 Database = Engine
 """What `open_database` returns, for signatures above the store."""
 
-HEAD = "0005"
+HEAD = "0006"
 """The newest migration; a test compares it with the scripts."""
 
 

@@ -14,6 +14,7 @@ from sqlalchemy import (
     MetaData,
     String,
     Table,
+    Text,
 )
 
 metadata = MetaData()
@@ -36,6 +37,8 @@ answers = Table(
     Column("outcome", String(64), nullable=False),
     # what was found and done where the answer's form could only be checked, as in the response header
     Column("checked", String(64)),
+    # which rule chose the model, where the request left that open, as in the response header
+    Column("route", Text),
     Index("answers_by_tenant_and_time", "tenant_id", "arrived_at"),
 )
 """One row for each request that reached a back end. Content is never stored."""

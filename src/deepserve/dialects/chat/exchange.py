@@ -47,6 +47,7 @@ def chat_decoder(flavour: Flavour, *, names: Names, limits: Limits, is_beta: boo
                 tenant=arrival.tenant,
                 is_strict=arrival.is_strict,
                 is_beta=is_beta,
+                headers=arrival.headers,
             )
         )
 

@@ -7,7 +7,7 @@ client as ignored (`fields`).
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import datetime
 from typing import Protocol
 
@@ -34,6 +34,7 @@ from deepserve.dialects.knobs import read_num_results
 from deepserve.dialects.node import Node, not_json
 from deepserve.dialects.past_traces import count_traces
 from deepserve.dialects.request_members import read_include_usage, read_user_id
+from deepserve.dialects.routing_wishes import read_wishes
 
 
 class Names(Protocol):
@@ -61,9 +62,10 @@ def decode_request(
     tenant: Tenant,
     is_strict: bool = False,
     is_beta: bool = False,
+    headers: Mapping[str, str] = {},
 ) -> ChatRequest:
     """Read a body. Raises RequestError; is_beta: it came to a `/beta` address, where strict tools are checked."""
-    arrival = Arrival(id=request_id, at=arrived_at, tenant=tenant, is_strict=is_strict)
+    arrival = Arrival(id=request_id, at=arrived_at, tenant=tenant, is_strict=is_strict, headers=headers)
     root = read_root(raw, limits)
     return decode_root(root, arrival, flavour=flavour, names=names, limits=limits, is_beta=is_beta)
 
@@ -102,6 +104,10 @@ def decode_root(
         raise names.unknown(requested)
     resolved = decode_thinking(root, flavour, default=model.thinking, is_strict=is_strict)
     thinking = resolved.thinking
+
+    def is_thinking(default: bool) -> bool:
+        return decode_thinking(root, flavour, default=default, is_strict=is_strict).thinking.enabled
+
     for path in resolved.overruled:
         reading.ignore(path)
     is_stream = reading.flag("stream")
@@ -132,6 +138,7 @@ def decode_root(
         tenant=arrival.tenant,
         user_id=read_user_id(reading),
         schema_fields=reading.schema_fields,
+        routing=read_wishes(arrival.headers, model, is_thinking=is_thinking),
         is_strict=is_strict,
     )
     include_usage = read_include_usage(reading, is_stream=is_stream)

@@ -6,6 +6,7 @@ only the server may write.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import datetime
 from typing import Protocol
 
@@ -37,6 +38,7 @@ from deepserve.dialects.knobs import (
 from deepserve.dialects.node import Node, not_json
 from deepserve.dialects.reading import Reading
 from deepserve.dialects.request_members import read_include_usage, read_user_id
+from deepserve.dialects.routing_wishes import read_wishes
 
 
 class Names(Protocol):
@@ -63,9 +65,10 @@ def decode_request(
     arrived_at: datetime,
     tenant: Tenant,
     is_strict: bool = False,
+    headers: Mapping[str, str] = {},
 ) -> CompletionRequest:
     """Read a body. Raises RequestError."""
-    arrival = Arrival(id=request_id, at=arrived_at, tenant=tenant, is_strict=is_strict)
+    arrival = Arrival(id=request_id, at=arrived_at, tenant=tenant, is_strict=is_strict, headers=headers)
     return decode_root(read_root(raw, limits), arrival, names=names, limits=limits)
 
 
@@ -112,6 +115,7 @@ def decode_root(
         num_results=read_num_results(reading),
         tenant=arrival.tenant,
         user_id=read_user_id(reading),
+        routing=read_wishes(arrival.headers, model, is_thinking=None),
         is_strict=is_strict,
     )
     include_usage = read_include_usage(reading, is_stream=is_stream)

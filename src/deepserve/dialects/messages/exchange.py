@@ -44,6 +44,7 @@ def messages_decoder(*, names: Names, limits: Limits) -> Decode:
                 arrived_at=arrival.at,
                 tenant=arrival.tenant,
                 is_strict=arrival.is_strict,
+                headers=arrival.headers,
             )
         )
 

@@ -7,6 +7,7 @@ for this dialect. In both, a field is honoured, refused by name, or named to the
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from datetime import datetime
 from typing import Protocol
 
@@ -31,6 +32,7 @@ from deepserve.dialects.messages.tools import decode_tool_choice, decode_tools
 from deepserve.dialects.node import Node, not_json
 from deepserve.dialects.past_traces import count_traces
 from deepserve.dialects.reading import Reading
+from deepserve.dialects.routing_wishes import read_wishes
 
 _CONTEXT_SUFFIX = re.compile(r"\[\d+[mk]\]\s*\Z", re.IGNORECASE)
 """`deepseek-v4-pro[1m]`: how users of Claude Code ask for the long context, which every request here has."""
@@ -64,6 +66,7 @@ def decode_request(
     arrived_at: datetime,
     tenant: Tenant,
     is_strict: bool = False,
+    headers: Mapping[str, str] = {},
 ) -> MessagesRequest:
     """Read a body. Raises RequestError."""
     try:
@@ -99,6 +102,9 @@ def decode_request(
         tenant=tenant,
         user_id=_user_id(reading),
         schema_fields=reading.schema_fields,
+        routing=read_wishes(
+            headers, model, is_thinking=lambda default: decode_thinking(reading, default=default).enabled
+        ),
         is_strict=is_strict,
     )
     is_stream = reading.flag("stream")

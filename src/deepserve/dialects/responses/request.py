@@ -34,6 +34,7 @@ from deepserve.dialects.responses.tools import (
     decode_tool_choice,
     decode_tools,
 )
+from deepserve.dialects.routing_wishes import read_wishes
 
 _MAX_METADATA = 16
 _MAX_METADATA_KEY = 64
@@ -121,6 +122,9 @@ def decode_request(raw: bytes, arrival: Arrival, *, names: Names, limits: Limits
         tenant=arrival.tenant,
         user_id=_user(reading),
         schema_fields=reading.schema_fields,
+        routing=read_wishes(
+            arrival.headers, model, is_thinking=lambda default: _thinking(reading, default=default).enabled
+        ),
         is_strict=arrival.is_strict,
     )
     store, background = reading.extension("store"), reading.extension("background")

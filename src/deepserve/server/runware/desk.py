@@ -147,7 +147,7 @@ class Desk:
         site = self._site
         inference = decode_inference(
             task,
-            names=site.names,
+            names=site.names.without_presets(),
             limits=site.settings.limits,
             request_id=RequestId(self._new_id().hex),
             arrived_at=site.now(),

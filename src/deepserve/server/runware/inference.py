@@ -110,7 +110,7 @@ class InferencePerformer(Performer):
         try:
             inference = decode_inference(
                 stored.task,
-                names=self._site.names,
+                names=self._site.names.without_presets(),
                 limits=self._site.settings.limits,
                 request_id=RequestId(self._new_id().hex),
                 arrived_at=task.arrived_at,
