@@ -22,9 +22,11 @@ MODULES = (
     "bench.engine_python",
     "bench.constrained",
     "bench.constrained_compile",
+    "bench.random_answers",
     "bench.flash_layer",
     "bench.engine_reference",
     "bench.server",
+    "bench.dialects",
     "bench.sandbox",
 )
 
