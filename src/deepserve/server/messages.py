@@ -21,6 +21,7 @@ from deepserve.dialects.messages.exchange import messages_decoder
 from deepserve.server.body import read_body
 from deepserve.server.endpoint import Endpoint, arrival_of, headers_of, work_on
 from deepserve.server.site import Site
+from deepserve.server.token_counts import count_headers
 from deepserve.tools.toolbox import Toolbox
 
 PREFIXES = ("/anthropic/v1", "/anthropic", "/v1", "")
@@ -76,7 +77,7 @@ class _TokenCount:
         raw = await read_body(scope, receive, self._site.settings.limits)
         exchange = await work_on(raw, partial(self._decode, raw, arrival_of(self._site, scope)))
         response = _json({"input_tokens": await self._site.gateway.count(exchange.request)})
-        response.raw_headers.extend(headers_of(exchange))
+        response.raw_headers.extend([*headers_of(exchange), *count_headers(self._site.gateway.models())])
         await response(scope, receive, send)
 
 

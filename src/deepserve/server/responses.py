@@ -21,6 +21,7 @@ from deepserve.server.endpoint import Endpoint, arrival_of, headers_of
 from deepserve.server.replay import idempotency_key
 from deepserve.server.site import Site
 from deepserve.server.summaries import Summaries
+from deepserve.server.token_counts import count_headers
 from deepserve.server.visit import visit_of
 from deepserve.store.sealing import Sealer, open_sealer
 
@@ -100,7 +101,7 @@ class _TokenCount:
         exchange = await asyncio.to_thread(self._decoders.response, raw, arrival_of(self._site, scope))
         num_tokens = await self._site.gateway.count(exchange.request)
         response = _json({"object": "response.input_tokens", "input_tokens": num_tokens})
-        response.raw_headers.extend(headers_of(exchange))
+        response.raw_headers.extend([*headers_of(exchange), *count_headers(self._site.gateway.models())])
         await response(scope, receive, send)
 
 
