@@ -18,6 +18,7 @@ _COMMANDS = {
     "keys": "Create, list and revoke API keys.",
     "cost": "Say what a piece of work would cost, everywhere.",
     "usage": "Show what has been answered, in tokens.",
+    "route": "Show which model the rules choose, and why.",
     "tasks": "Show tasks that are answered later.",
     "webhooks": "Show and repeat webhook calls; make their secrets.",
 }
