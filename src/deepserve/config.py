@@ -222,7 +222,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     is_strict        reproduce the vendor's refusals for every request
     answer_checks    what to do about answers whose form the back end does not enforce; None: as suits the back end
     check_retries    how often such an answer may be asked for again
-    upstream         who answers for the back end `upstream`: a row of catalog/providers.toml, an address, or KIND=ADDRESS
+    upstream         who answers for the back end `upstream`: a row of catalog/providers.toml, an address, KIND=ADDRESS
     upstream_key_file  holds the key for it; None: it is in the environment
     upstream_models  our ids -> its names of the models, where they are not those of the row
     difficulty       how the difficulty of a request is found where its model is open

@@ -168,7 +168,7 @@ def test_old_drafts_name_places_by_id() -> None:
 
 
 def test_a_schema_at_the_size_limit_is_refused_quickly() -> None:
-    """The limit for a request over a limit is 50 ms; only this thread's own time counts, for the machine may be busy."""
+    """A request over a limit has 50 ms; only this thread's own time counts, for the machine may be busy."""
     many = {"properties": {f"p{i}": {"enum": list(range(25))} for i in range(2001)}}
 
     def once() -> float:
