@@ -242,9 +242,14 @@ void draw_token(const float *logits, int vocab_size, const ds_draw &draw, const 
   const bool is_adjusted = draw.repetition_penalty != 1.0 || draw.frequency_penalty != 0.0 ||
                            draw.presence_penalty != 0.0 || draw.num_biases;
   const bool is_masked = draw.has_mask || draw.late_mask;
-  if (!is_adjusted && !is_masked && draw.temperature == 0.0 && draw.num_top_logprobs < 0) {
-    drawn.token = static_cast<int32_t>(std::find(logits, logits + vocab_size, top) - logits);
-    return;
+  const uint8_t *mask = draw.mask;
+  if (!is_adjusted && draw.temperature == 0.0 && draw.num_top_logprobs < 0) {
+    const auto likeliest = static_cast<int32_t>(std::find(logits, logits + vocab_size, top) - logits);
+    if (draw.late_mask) mask = arrived(*draw.late_mask, vocab_size);
+    if (!is_masked || (mask && mask[likeliest / 8] >> likeliest % 8 & 1)) {  // as it nearly always is
+      drawn.token = likeliest;
+      return;
+    }
   }
   const Scratch::Mark mark = scratch.mark();
   double *scores = scratch.take<double>(static_cast<size_t>(vocab_size));
@@ -253,7 +258,7 @@ void draw_token(const float *logits, int vocab_size, const ds_draw &draw, const 
   int32_t *tokens = nullptr;  // of the scores; null: all of them
   int num_tokens = vocab_size;
   if (is_masked) {
-    const uint8_t *mask = draw.late_mask ? arrived(*draw.late_mask, vocab_size) : draw.mask;
+    if (draw.late_mask) mask = arrived(*draw.late_mask, vocab_size);
     if (!mask) {
       drawn.fault = DS_ROW_NO_MASK;
       scratch.release(mark);

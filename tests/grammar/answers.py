@@ -68,7 +68,6 @@ def guide_of(
         max_tokens=max_tokens,
         beginning=beginning,
         end_think=tokenizer().special_id(END_THINK),
-        has_tools=form is not None and form.form.calls != "none",
     )
     return AnswerGuide(form, vocabulary(), msgspec.structs.replace(known, **rules), mark=tokenizer().special_id(DSML))
 

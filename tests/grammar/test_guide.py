@@ -30,6 +30,7 @@ from tests.grammar.answers import (
 EOS = tokenizer().eos_id
 END = tokenizer().special_id(END_THINK)
 MARK = tokenizer().special_id(DSML)
+TEXT = sum(1 << token for token in {*vocabulary().plain_ids, EOS})
 NAME: dict[str, Any] = {
     "type": "object",
     "properties": {"name": {"type": "string"}},
@@ -68,7 +69,7 @@ def test_plain_text_is_free_but_for_its_first_word() -> None:
     assert not allows(guide, MARK)
     assert not allows(guide, vocabulary().num_tokens - 1), "the tokenizer has no such token"
     write(guide, "Hi")
-    assert guide.mask() is None
+    assert mask_of(guide) == TEXT
     assert not guide.forced()
 
 
@@ -83,11 +84,11 @@ def test_an_answer_is_not_blank() -> None:
 
 
 def test_a_continued_text_may_be_complete_already() -> None:
-    assert guide_of(None, may_be_empty=True).mask() is None
+    assert mask_of(guide_of(None, may_be_empty=True)) == TEXT
 
 
 def test_where_tools_may_not_be_called_their_markup_cannot_be_written() -> None:
-    guide = guide_of(None, has_tools=True)
+    guide = guide_of(None)
     write(guide, "a <")
     assert not allows(guide, MARK)
     assert not allows(guide, END)
@@ -99,9 +100,9 @@ def test_where_tools_may_not_be_called_their_markup_cannot_be_written() -> None:
 
 def test_thinking_is_free_and_its_end_begins_the_answer() -> None:
     guide = guide_of(JSON, beginning="thinking")
-    assert guide.mask() is None
+    assert mask_of(guide) == TEXT | 1 << END
     write(guide, "Hm {<User> ")
-    assert guide.mask() is None
+    assert mask_of(guide) == TEXT | 1 << END
     guide.accept(END)
     assert guide.forced() == ids_of('{"name')
 

@@ -360,7 +360,7 @@ def test_references_by_name_lead_where_they_say() -> None:
 
 
 def test_members_may_be_called_like_keywords() -> None:
-    """Regression: in a parameter, members called `definitions` or `$id` were dropped, and `enum` was not looked into."""
+    """Regression: in a parameter, members called `definitions` or `$id` were dropped; `enum` was not looked into."""
     unit = {"$ref": "#/$defs/unit"}
     inner = {
         "type": "object",

@@ -60,7 +60,7 @@ from deepserve.engine.scheduler import Scheduler
 from deepserve.engine.step_loop import GenerationStream, StepLoop
 from deepserve.grammar.answer_form import AnswerForm
 from deepserve.grammar.compiler import CompiledForm, GrammarCompiler
-from deepserve.grammar.guide import AnswerGuide
+from deepserve.grammar.guide import AnswerGuide, text_mask
 from deepserve.prompt.decoder import mint_call_id
 from deepserve.prompt.encoder import SampledTurn, encode
 from deepserve.prompt.known_texts import KnownTexts
@@ -122,6 +122,7 @@ class EmbeddedBackend:
         self._memory = TurnMemory(store=turns, vocabulary=model.fingerprint)
         self._texts = KnownTexts(model.tokenizer)
         self._vocabulary = vocabulary_of(model.tokenizer, model.stop_tokens, info.vocab_size)
+        self._text_mask = text_mask(self._vocabulary)
         self._markup = call_markup(model.tokenizer)
         self._grammars = GrammarCompiler(self._vocabulary, self._markup)
         self._warming = threading.Thread(target=self._grammars.warm, name="deepserve-vocabulary", daemon=True)
@@ -283,6 +284,9 @@ class EmbeddedBackend:
             request, self._model.defaults, vocab_size=self._engine_info.vocab_size, draw_seed=self._draw_seed
         )
         compiled = await self._compile(form)
+        result_guides = self._guides(request, form, compiled, start, max_tokens=max_tokens)
+        if not result_guides:
+            draws = tuple(msgspec.structs.replace(draw, allowed=self._text_mask) for draw in draws)
         return _Work(
             generation=Generation(
                 prompt=ids,
@@ -291,7 +295,7 @@ class EmbeddedBackend:
                 stop_tokens=self._model.stop_tokens,
                 # Earlier turns left their snapshots when they were made; this one is what the next turn shares.
                 boundaries=boundaries[-1:],
-                guides=self._guides(request, form, compiled, start, max_tokens=max_tokens),
+                guides=result_guides,
                 cache_key=CacheKey(
                     tenant=request.tenant.id,
                     user_id=request.user_id,

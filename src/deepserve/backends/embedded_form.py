@@ -111,7 +111,7 @@ def _content(request: Request) -> Content | None:
 
 
 def needs_guide(request: Request, form: AnswerForm) -> bool:
-    """Plain completions have no form unless one is asked for."""
+    """Plain completions have no form unless one is asked for; that they are text is a mask that never changes."""
     return request.infill is None or not form.is_free
 
 
@@ -137,7 +137,6 @@ def guide_rules(
         end_think=tokenizer.special_id(END_THINK),
         begun=begun,
         may_be_empty=start.stage == "text_continued",
-        has_tools=bool(request.tools) or start.offers_tools,
         skips_ahead=request.sampling.num_top_logprobs is None,
     )
 

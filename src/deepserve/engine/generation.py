@@ -46,7 +46,8 @@ class Generation(msgspec.Struct, frozen=True, kw_only=True):
     """One prompt and the results wanted of it.
 
     prompt       at least one token
-    draws        one for each result, with its own seed; the scheduler fills in position, penalty counts and mask
+    draws        one for each result, with its own seed; the scheduler fills in position, penalty counts and, from its
+                 guide if it has one, the mask
     max_tokens   most tokens of a result, at least 1
     stop_tokens  end a result; reported as its last token
     boundaries   positions in the prompt that later prompts are likely to share: worth a snapshot

@@ -4,8 +4,8 @@
              -> form                      calls, JSON, a pattern, a choice; or calls begun within thinking or text
 
 Thinking is free, but it is not the whole answer: an end token within it ends the thinking, and it is closed when its
-budget is spent. In text, the special token
-of tool markup may only stand where a block of calls can begin, and from there on the block's grammar is followed.
+budget is spent. Neither thinking nor text holds special tokens: that of tool markup may only stand where a block of
+calls can begin, and from there on the block's grammar is followed.
 
 In a form, the library's masks say what may come next. Near the output limit the guide keeps a completion at hand that
 fits; a token after which no known completion would fit is replaced by the next token of that completion. So the model
@@ -47,7 +47,6 @@ class GuideRules(msgspec.Struct, frozen=True, kw_only=True):
     end_think        the token that ends thinking
     begun            text of the answer that the prompt already holds
     may_be_empty     the answer continues somebody's text, and may be nothing
-    has_tools        tools are in play: their markup must not appear in text, whether or not they may be called
     skips_ahead      tokens without alternative are written without asking the model; off where log-probabilities are
                      wanted, because the model's own tokenization of them is its choice
     """
@@ -58,7 +57,6 @@ class GuideRules(msgspec.Struct, frozen=True, kw_only=True):
     end_think: int
     begun: tuple[int, ...] = ()
     may_be_empty: bool = False
-    has_tools: bool = False
     skips_ahead: bool = True
 
 
@@ -100,12 +98,12 @@ class AnswerGuide:
             case "thinking":
                 if self._thinking_left <= 0:
                     return self._vocabulary.mask((self._rules.end_think,))
-                return masks.without_mark if self._rules.has_tools and not self._may_call() else None
+                return masks.thinking(self._rules.end_think, may_call=self._may_call())
             case "text":
                 if not self._has_text:
                     is_urgent = self._num_blanks >= _MOST_BLANKS or self._left <= 1
                     return masks.opening(may_call=self._may_call(), may_be_blank=not is_urgent)
-                return masks.text(may_call=self._may_call()) if self._rules.has_tools else None
+                return masks.text(may_call=self._may_call())
             case "form":
                 if self._plan is not None and self._left <= len(self._plan):
                     return self._vocabulary.mask(self._plan[:1])
@@ -305,30 +303,46 @@ class AnswerGuide:
 
 
 class _Masks:
-    """The masks that do not depend on any grammar."""
+    """The masks that do not depend on any grammar: text may be anything but special tokens."""
 
     def __init__(self, vocabulary: Vocabulary, mark: int) -> None:
-        never = vocabulary.special_ids | vocabulary.empty_ids
+        self._vocabulary = vocabulary
         stops = frozenset(vocabulary.stop_ids)
-        text = never - stops
         blank = vocabulary.blank_ids
-        self.without_mark = vocabulary.mask_without((mark,))
-        self._text = {
-            may_call: vocabulary.mask_without(text - ({mark} if may_call else set())) for may_call in (False, True)
-        }
+        marks = {True: frozenset((mark,)), False: frozenset[int]()}
+        self._text = {may_call: _text_mask(vocabulary, may=marks[may_call]) for may_call in (False, True)}
         self._opening = {
-            (may_call, may_be_blank): vocabulary.mask_without(
-                (never | stops | (frozenset() if may_be_blank else blank)) - ({mark} if may_call else set())
+            (may_call, may_be_blank): _text_mask(
+                vocabulary, may=marks[may_call], may_not=stops if may_be_blank else stops | blank
             )
             for may_call in (False, True)
             for may_be_blank in (False, True)
         }
+        self._marks = marks
+        self._thinking: dict[tuple[int, bool], bytes] = {}
 
     def text(self, *, may_call: bool) -> bytes:
         return self._text[may_call]
 
     def opening(self, *, may_call: bool, may_be_blank: bool) -> bytes:
         return self._opening[may_call, may_be_blank]
+
+    def thinking(self, end_think: int, *, may_call: bool) -> bytes:
+        found = self._thinking.get((end_think, may_call))
+        if found is None:
+            may = self._marks[may_call] | {end_think}
+            found = self._thinking[end_think, may_call] = _text_mask(self._vocabulary, may=may)
+        return found
+
+
+def text_mask(vocabulary: Vocabulary) -> bytes:
+    """The tokens that text is made of, and those that end it."""
+    return _text_mask(vocabulary, may=frozenset())
+
+
+def _text_mask(vocabulary: Vocabulary, *, may: frozenset[int], may_not: frozenset[int] = frozenset()) -> bytes:
+    never = (vocabulary.special_ids | vocabulary.empty_ids) - frozenset(vocabulary.stop_ids)
+    return vocabulary.mask_without((never - may) | may_not)
 
 
 def _masks(vocabulary: Vocabulary, mark: int) -> _Masks:
