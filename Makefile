@@ -61,7 +61,18 @@ $(INSTRUCTOR)/.venv/.installed: $(INSTRUCTOR)/requirements.txt | .venv/.created
 	  echo "instructor could not be installed: its test will be skipped."; \
 	fi
 
-test: .venv/.dev .venv/.core $(JS_CLIENTS)/node_modules/.installed $(INSTRUCTOR)/.venv/.installed
+# Runware's newest SDK has the same import name as the one before it, so it has an environment of its own, too.
+RUNWARE := tests/clients/runware_sdk
+$(RUNWARE)/.venv/.installed: $(RUNWARE)/requirements.txt | .venv/.created
+	@if $(BIN)/python -m venv $(@D) && $(@D)/bin/python -m pip --quiet --disable-pip-version-check install -r $<; then \
+	  touch $@; \
+	else \
+	  echo "runware-sdk could not be installed: its test will be skipped."; \
+	fi
+
+OWN_ENVIRONMENTS := $(INSTRUCTOR)/.venv/.installed $(RUNWARE)/.venv/.installed
+
+test: .venv/.dev .venv/.core $(JS_CLIENTS)/node_modules/.installed $(OWN_ENVIRONMENTS)
 	$(BIN)/python -m pytest
 
 check: .venv/.dev

@@ -26,7 +26,7 @@ def test_every_javascript_package_of_the_tests_is_on_the_page() -> None:
 def test_every_package_on_the_page_is_installed_for_the_tests() -> None:
     javascript = json.loads((ROOT / "tests" / "clients" / "js" / "package.json").read_text())["dependencies"]
     extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]["dev"]
-    apart = (ROOT / "tests" / "clients" / "instructor" / "requirements.txt").read_text().splitlines()
+    apart = [line for path in ROOT.glob("tests/clients/*/requirements.txt") for line in path.read_text().splitlines()]
     python = {re.split(r"[<>=\[]", requirement)[0] for requirement in [*extras, *apart]}
     assert len(named_packages()) > 10
     assert named_packages() <= {*javascript, *python}
