@@ -89,6 +89,18 @@ def test_a_second_turn_is_a_hit_in_the_cache_behind_the_front(front: LiveServer)
     assert ask(front, SPEAKERS[0], first, is_stream=True, key=key).hit_tokens > 0
 
 
+def test_the_models_are_those_of_the_server_behind(origin: LiveServer, front: LiveServer) -> None:
+    """With their limits, and with who really answers there."""
+
+    def listed(server: LiveServer) -> list[tuple[object, ...]]:
+        models = server.get("/v1/models", authorization=f"Bearer {KEYS[0]}").json()["data"]
+        members = ("id", "context_window", "max_output_tokens", "served_by")
+        return [tuple(model[name] for name in members) for model in models if model["id"].startswith("deepseek-v4")]
+
+    behind = [row for row in listed(origin) if row[0] != "deepseek-v4-auto"]
+    assert [row for row in listed(front) if row in behind] == behind
+
+
 def test_the_server_that_really_answers_is_named(front: LiveServer) -> None:
     answer = httpx.post(
         f"{front.address}/v1/chat/completions",

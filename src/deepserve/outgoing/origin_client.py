@@ -87,15 +87,16 @@ class OriginClient:
         self._session: aiohttp.ClientSession | None = None
         self._refused: list[str] = []
 
-    async def post(self, path: str, *, body: bytes, headers: Mapping[str, str]) -> OriginAnswer:
-        """Any status is an answer, a redirect too. Raises OutgoingError."""
+    async def call(self, path: str, *, body: bytes | None = None, headers: Mapping[str, str]) -> OriginAnswer:
+        """A POST of the body, or a GET. Any status is an answer, a redirect too. Raises OutgoingError."""
         url = self._url.with_path(self._url.path.rstrip("/") + path)
         sent = {"User-Agent": self._user_agent, "Accept-Encoding": "identity", **headers}
         self._refused.clear()
         try:
-            response = await self._opened().post(
+            response = await self._opened().request(
+                "GET" if body is None else "POST",
                 url,
-                data=io.BytesIO(body),  # sent in pieces, however large
+                data=None if body is None else io.BytesIO(body),  # sent in pieces, however large
                 headers=sent,
                 allow_redirects=False,
             )

@@ -24,7 +24,14 @@ from tests.outgoing.receiver import Receiver, Respond
 ARRIVED_AT = datetime(2026, 11, 20, 12, 0, tzinfo=UTC)
 KEY = "sk-0123456789abcdef"
 QUICK = UpstreamLimits(
-    connect_s=2.0, first_event_s=2.0, idle_s=2.0, total_s=4.0, linger_s=0.05, error_s=0.2, event_bytes=1000
+    connect_s=2.0,
+    first_event_s=2.0,
+    idle_s=2.0,
+    total_s=4.0,
+    linger_s=0.05,
+    error_s=0.2,
+    learn_s=0.2,
+    event_bytes=1000,
 )
 
 
@@ -56,6 +63,7 @@ async def upstream(
     provider: str = "openai",
     key: str | None = KEY,
     sleep: Pauses | None = None,
+    learns_models: bool = False,
 ) -> AsyncIterator[UpstreamBackend]:
     """address: `host:port`."""
     row = msgspec.structs.replace(load_providers()[provider], base_url=f"http://{address}/v1", title="Upstream")
@@ -71,6 +79,7 @@ async def upstream(
         client=client,
         key=key,
         limits=limits,
+        learns_models=learns_models,
         sleep=sleep or Pauses(),
         jitter=lambda: 0.5,
         now=lambda: ARRIVED_AT,

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from deepserve.backends.upstream.backend import UNPUBLISHED_TOKENS
 from deepserve.backends.upstream.limits import UpstreamLimits
 from deepserve.backends.upstream.retries import REPEATABLE_STATUSES
 from deepserve.catalog.providers import Provider, load_providers
@@ -32,6 +33,7 @@ def test_the_limits_are_those_of_the_code() -> None:
         f"| an answer that does not begin; keep-alives do not count | {limits.first_event_s:g} s |",
         f"| an answer that stops in the middle | {limits.idle_s:g} s |",
         f"| an answer that never ends | {limits.total_s:,.0f} s, or {limits.answer_bytes // 1024**2} MiB |",
+        f"a context of {UNPUBLISHED_TOKENS:,} tokens",
         f"up to {limits.num_retries} times",
         f"kept to up to {limits.max_wait_s:g} s",
     ):

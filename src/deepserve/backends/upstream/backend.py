@@ -32,6 +32,7 @@ from deepserve.core.usage import Usage
 from deepserve.dialects.chat.errors import decode_error
 from deepserve.dialects.chat.upstream_answer import AnswerDecoder
 from deepserve.dialects.chat.upstream_flavour import UPSTREAM_FLAVOURS
+from deepserve.dialects.chat.upstream_models import ListedModel, decode_models
 from deepserve.dialects.chat.upstream_request import UpstreamRequest, encode_upstream_request
 from deepserve.outgoing.errors import AddressRefused, NotConnected, OutgoingError, OutgoingTimedOut
 from deepserve.outgoing.event_stream import EventStreamReader
@@ -40,7 +41,7 @@ from deepserve.prompt.decoder import mint_call_id
 
 _log = logging.getLogger(__name__)
 
-_UNPUBLISHED_TOKENS = 65_536
+UNPUBLISHED_TOKENS = 65_536
 """What is claimed of a context whose size the service does not publish."""
 
 _STREAM_BEGINNINGS = (b":", b"data:", b"event:", b"id:", b"retry:")
@@ -51,6 +52,7 @@ class UpstreamBackend:
 
     client  calls the provider's address
     key     is sent there and nowhere else, and never told to anybody
+    learns_models  ask it at start how large its models are, and who answers there
     sleep, jitter, now  where time and chance come from, so that tests can hold them
     """
 
@@ -61,6 +63,7 @@ class UpstreamBackend:
         client: OriginClient,
         key: str | None,
         limits: UpstreamLimits | None = None,
+        learns_models: bool = False,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
         jitter: Callable[[], float] = random.random,
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
@@ -71,6 +74,8 @@ class UpstreamBackend:
         self._client = client
         self._key = key
         self._limits = limits or UpstreamLimits()
+        self._learns_models = learns_models
+        self._listed: Mapping[str, ListedModel] = {}
         self._sleep = sleep
         self._jitter = jitter
         self._now = now
@@ -79,23 +84,42 @@ class UpstreamBackend:
         self._counts = dict.fromkeys(("running", "requests", "retries", "failures"), 0)
 
     def models(self) -> tuple[ServedModel, ...]:
-        context_tokens = self._provider.context_tokens or _UNPUBLISHED_TOKENS
-        return tuple(
-            ServedModel(
-                id=model_id,
-                display_name=name,
-                served_by=ServedBy(provider=self._provider.id, model=name, fingerprint=""),
-                context_tokens=context_tokens,
-                max_output_tokens=self._provider.max_output_tokens or context_tokens,
-                note=f"Answers come from {self._provider.title}, at {self._client.host}.",
-                counts_by_estimate=True,
-            )
-            for model_id, name in self._provider.models.items()
+        return tuple(self._served(model_id, name) for model_id, name in self._provider.models.items())
+
+    def _served(self, model_id: str, name: str) -> ServedModel:
+        listed = self._listed.get(name, ListedModel())
+        context_tokens = listed.context_tokens or self._provider.context_tokens or UNPUBLISHED_TOKENS
+        return ServedModel(
+            id=model_id,
+            display_name=name,
+            served_by=listed.served_by or ServedBy(provider=self._provider.id, model=name, fingerprint=""),
+            context_tokens=context_tokens,
+            max_output_tokens=listed.max_output_tokens or self._provider.max_output_tokens or context_tokens,
+            note=f"Answers come from {self._provider.title}, at {self._client.host}.",
+            counts_by_estimate=True,
         )
 
     async def start(self) -> None:
-        """Nothing is called: an upstream that is down now may be up when the first request comes."""
+        """An upstream that is down now may be up when the first request comes: that is not a reason not to start."""
+        if self._learns_models:
+            try:
+                async with asyncio.timeout(self._limits.learn_s):
+                    await self._learn_models()
+            except (OutgoingError, DeepserveError, TimeoutError) as error:
+                _log.warning("%s did not say what its models are: %s", self._provider.id, error or "it took too long")
         self._is_ready = True
+
+    async def _learn_models(self) -> None:
+        answer = await self._client.call("/models", headers=self._headers("application/json"))
+        try:
+            if answer.status != 200:
+                raise BackendFailure(f"the status is {answer.status}")
+            self._listed = decode_models(await answer.read(), title=self._provider.title)
+        finally:
+            answer.close()
+        for name in self._provider.models.values():
+            if self._listed and name not in self._listed:
+                _log.warning("%s lists no model %s; requests for it may fail there", self._provider.id, name)
 
     async def close(self) -> None:
         self._is_ready = False
@@ -188,17 +212,19 @@ class UpstreamBackend:
             answer.close()
 
     async def _opened(self, asked: UpstreamRequest, clock: _Clock) -> OriginAnswer:
-        headers = {"Content-Type": "application/json", "Accept": "text/event-stream, application/json"}
-        if self._key is not None:
-            headers["Authorization"] = f"Bearer {self._key}"
+        headers = {"Content-Type": "application/json", **self._headers("text/event-stream, application/json")}
         try:
             async with asyncio.timeout_at(clock.first_event_at):
-                return await self._client.post(asked.path, body=asked.body, headers=headers)
+                return await self._client.call(asked.path, body=asked.body, headers=headers)
         except OutgoingError as error:
             _log.warning("%s: %s", self._provider.id, error.message)
             raise _NotAnswered(self._explained(error), may_repeat=isinstance(error, NotConnected)) from error
         except TimeoutError as error:
             raise _NotAnswered(self._too_late(), may_repeat=False) from error
+
+    def _headers(self, accepted: str) -> dict[str, str]:
+        key = {} if self._key is None else {"Authorization": f"Bearer {self._key}"}
+        return {"Accept": accepted, **key}
 
     async def _refusal(self, answer: OriginAnswer) -> _NotAnswered:
         """Why a status other than 200 came, in words."""

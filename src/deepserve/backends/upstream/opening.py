@@ -46,7 +46,9 @@ def open_upstream(settings: Settings, *, environment: Mapping[str, str] | None =
         )
     except OutgoingError as error:
         raise ConfigurationError(f"The upstream {provider.base_url} cannot be called: {error.message}") from error
-    return UpstreamBackend(provider, client=client, key=key, limits=limits)
+    return UpstreamBackend(
+        provider, client=client, key=key, limits=limits, learns_models=provider.context_tokens is None
+    )
 
 
 def _policy(provider: Provider, settings: Settings) -> AddressPolicy:
