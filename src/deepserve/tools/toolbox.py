@@ -83,7 +83,8 @@ class Toolbox:
         return bool(self._always)
 
     def has(self, wanted: ServerTool) -> bool:
-        return wanted.name in self._sources if wanted.tool == "mcp" else wanted.tool in self._runners
+        """Whether it can be used now: servers of the operator's come and go."""
+        return bool(self._functions_of(wanted)) if wanted.tool == "mcp" else wanted.tool in self._runners
 
     def offer(self, request: Request) -> tuple[OfferedTool, ...]:
         """The tools that the server runs for a request, in order. Where calls are forbidden only those remain that the
@@ -98,7 +99,8 @@ class Toolbox:
         for name in self._always:
             if name not in asked_for and request.num_results == 1 and request.infill is None:
                 # A client that brings functions of the same names runs them itself.
-                offered += [tool for tool in self._functions_of(name) if tool.function.name not in taken]
+                every = self._functions_of(ServerTool(tool="mcp", name=name))
+                offered += [tool for tool in every if tool.function.name not in taken]
         called = [tool for tool in offered if not tool.wanted.is_first]
         if request.tool_choice.mode == "none":
             return tuple(tool for tool in offered if tool.wanted.is_first)
@@ -113,12 +115,13 @@ class Toolbox:
         return tuple(
             f"tools[].{wanted.tool}"
             for wanted in request.server_tools
-            if wanted.if_missing == "skip" and not self.has(wanted)
+            if wanted.if_missing == "skip" and wanted.functions != () and not self.has(wanted)
         )
 
     def _offer(self, wanted: ServerTool) -> Sequence[OfferedTool]:
-        if wanted.tool == "mcp" and wanted.name in self._sources:
-            return self._functions_of(wanted.name)
+        functions = self._functions_of(wanted) if wanted.tool == "mcp" else []
+        if functions:
+            return functions
         runner = self._runners.get(wanted.tool)
         if runner is not None:
             return (OfferedTool(wanted=wanted, function=runner.offer(wanted), runner=runner),)
@@ -129,17 +132,25 @@ class Toolbox:
                 return (OfferedTool(wanted=wanted, function=_placeholder(wanted), runner=None),)
             case "refuse":
                 raise UnsupportedFeature(
-                    f"The tool `{wanted.name}` cannot be run by this server: {self._reasons[wanted.tool]}. "
+                    f"The tool `{wanted.name}` cannot be run by this server: {self._why_missing(wanted)}. "
                     "Offer a function of your own instead.",
                     field="tools",
                 )
 
-    def _functions_of(self, name: str) -> list[OfferedTool]:
-        source = self._sources[name]
+    def _functions_of(self, wanted: ServerTool) -> list[OfferedTool]:
+        """What is wanted of a server of the operator's and is there now."""
+        source = self._sources.get(wanted.name)
+        names = None if wanted.functions is None else {f"mcp__{wanted.name}__{name}" for name in wanted.functions}
         return [
             OfferedTool(wanted=ServerTool(tool="mcp", name=function.name), function=function, runner=runner)
-            for function, runner in source.functions()
+            for function, runner in (() if source is None else source.functions())
+            if names is None or function.name in names
         ]
+
+    def _why_missing(self, wanted: ServerTool) -> str:
+        if wanted.tool == "mcp" and wanted.name in self._sources:
+            return "its MCP server offers no such function at the moment"
+        return self.reason(wanted.tool)
 
     def reason(self, tool: ToolKind) -> str:
         return self._reasons[tool]

@@ -365,6 +365,18 @@ def test_servers_of_the_operators_are_asked_for_by_name() -> None:
     assert isinstance(refusal(body(mcp_servers=[given, given])), InvalidField)
 
 
+def test_functions_of_an_operators_server_can_be_left_out() -> None:
+    """All of them were offered, and the client was told in a header."""
+    narrowed = {"type": "url", "name": "docs", "tool_configuration": {"enabled": True, "allowed_tools": ["find"]}}
+    disabled = {"type": "url", "name": "wiki", "tool_configuration": {"enabled": False}}
+    decoded = decode(body(mcp_servers=[narrowed, disabled]))
+    assert decoded.request.server_tools == (
+        ServerTool(tool="mcp", name="docs", functions=("find",), if_missing="skip"),
+        ServerTool(tool="mcp", name="wiki", functions=(), if_missing="skip"),
+    )
+    assert decoded.ignored == ()
+
+
 @pytest.mark.parametrize(
     ("tool", "output"),
     [

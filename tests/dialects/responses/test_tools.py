@@ -103,6 +103,30 @@ def test_programs_and_operators_servers_are_asked_of_the_server() -> None:
     assert decode(body(tools=tools), is_strict=True).request.server_tools == ()
 
 
+def test_functions_of_an_operators_server_can_be_left_out() -> None:
+    server = {"type": "mcp", "server_label": "docs", "require_approval": "never"}
+    for allowed in (["find"], {"tool_names": ["find"]}):
+        asked = decode(body(tools=[{**server, "allowed_tools": allowed}]))
+        assert [tool.functions for tool in asked.request.server_tools] == [("find",)]
+        assert asked.ignored == ()
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"require_approval": "always"},
+        {"require_approval": {"never": {"tool_names": ["find"]}}},
+        {"allowed_tools": {"read_only": True}},
+    ],
+)
+def test_conditions_of_calls_that_cannot_be_kept_are_refused(fields: dict[str, Any]) -> None:  # Any: JSON
+    """Calls that the client wanted to be asked about were made without asking."""
+    error = refusal(body(tools=[{"type": "mcp", "server_label": "docs", **fields}]))
+    assert isinstance(error, UnsupportedFeature)
+    assert error.field is not None
+    assert error.field.startswith(f"tools[0].{next(iter(fields))}")
+
+
 def test_a_tool_of_the_servers_is_declared_once() -> None:
     assert "twice" in refusal(body(tools=[{"type": "web_search"}, {"type": "web_search_preview"}])).message
 

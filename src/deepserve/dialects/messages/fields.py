@@ -22,7 +22,6 @@ IGNORED: Mapping[str, str] = {
     "fallbacks": "the model that was asked for answers",
     "inference_geo": "the answer comes from this server",
     "mcp_servers[].authorization_token": "only servers that the operator has added are called, with the operator's key",
-    "mcp_servers[].tool_configuration": "all functions of the server are offered",
     "mcp_servers[].url": "only servers that the operator has added are called; they are asked for by name",
     "messages[].content[].citations": "what was cited stands in the text and in the search results",
     "messages[].content[].is_error": "the prompt format has no mark for a failed call; the result's text says it",

@@ -174,8 +174,17 @@ def decode_mcp_servers(reading: Reading) -> tuple[ServerTool, ...]:
         return ()
     wanted: list[ServerTool] = []
     for item in node.items():
-        reading.ignore_others(item, ("type", "name"), "mcp_servers[]")
-        wanted.append(ServerTool(tool="mcp", name=item.required("name").string(), if_missing="skip"))
+        reading.ignore_others(item, ("type", "name", "tool_configuration"), "mcp_servers[]")
+        configuration = item.optional("tool_configuration")
+        enabled = allowed = None
+        if configuration is not None:
+            reading.ignore_others(configuration, ("enabled", "allowed_tools"), "mcp_servers[].tool_configuration")
+            enabled, allowed = configuration.optional("enabled"), configuration.optional("allowed_tools")
+        functions = None if allowed is None else tuple(name.string() for name in allowed.items())
+        if enabled is not None and not enabled.boolean():
+            functions = ()
+        name = item.required("name").string()
+        wanted.append(ServerTool(tool="mcp", name=name, functions=functions, if_missing="skip"))
     if len({one.name for one in wanted}) < len(wanted):
         raise InvalidField("mcp_servers: names must be unique.", field="mcp_servers")
     return tuple(wanted)

@@ -15,6 +15,7 @@ from typing import assert_never
 
 import msgspec
 
+from deepserve.core.errors import UnsupportedFeature
 from deepserve.core.messages import UNNAMED, Json, ServerToolCall, ServerToolResult
 from deepserve.core.request import ServerTool
 from deepserve.core.server_tool import (
@@ -77,9 +78,35 @@ def decode_server_tool(reading: Reading, node: Node, kind: str) -> ServerTool | 
             reading.ignore_others(container, ("type",), "tools[].container")
         return ServerTool(tool="code_interpreter", name="code_interpreter", if_missing="skip")
     if kind == "mcp":
-        reading.ignore_others(node, ("type", "server_label", "require_approval"), "tools[]")
-        return ServerTool(tool="mcp", name=node.required("server_label").string(), if_missing="skip")
+        return _mcp_server(reading, node)
     return None
+
+
+def _mcp_server(reading: Reading, node: Node) -> ServerTool:
+    """Raises UnsupportedFeature where calls are to wait for the client's consent, which nobody here would ask for."""
+    reading.ignore_others(node, ("type", "server_label", "require_approval", "allowed_tools"), "tools[]")
+    approval = node.optional("require_approval")
+    if approval is not None and approval.value != "never":
+        raise UnsupportedFeature(
+            f"`{approval.field}` must be `never`: the operator's functions are called without asking the client. "
+            "Leave out with `allowed_tools` what must not be called.",
+            field=approval.field,
+        )
+    allowed = node.optional("allowed_tools")
+    if allowed is not None and isinstance(allowed.value, dict):
+        if allowed.optional("read_only") is not None:
+            raise UnsupportedFeature(
+                f"`{allowed.field}.read_only` is not supported: name the functions in `tool_names`.",
+                field=allowed.field,
+            )
+        reading.ignore_others(allowed, ("tool_names",), "tools[].allowed_tools")
+        allowed = allowed.optional("tool_names")
+    return ServerTool(
+        tool="mcp",
+        name=node.required("server_label").string(),
+        functions=None if allowed is None else tuple(name.string() for name in allowed.items()),
+        if_missing="skip",
+    )
 
 
 def _search(node: Node) -> Mapping[str, Json]:
