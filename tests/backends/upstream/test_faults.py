@@ -387,3 +387,16 @@ def test_many_requests_run_side_by_side() -> None:
 
     assert asyncio.run(ask()) == 50
     assert _text(asyncio.run(events_from(GOOD))) == "Hello there"
+
+
+@pytest.mark.parametrize("before", [b"", HELLO])
+def test_a_key_that_an_upstream_quotes_in_its_answer_is_not_told(before: bytes) -> None:
+    quoted = frame({"error": {"message": f"bad key {KEY}"}})
+    said = (_failure if before else _error)(head() + before + quoted).message
+    assert "bad key [key]" in said
+    assert KEY not in said
+
+
+def test_a_refusal_is_read_up_to_a_limit() -> None:
+    endless = _then(head("application/json", status=400), repeats=b"x" * 100_000)
+    assert isinstance(_error(endless, limits=msgspec.structs.replace(QUICK, error_s=5.0)), RequestError)

@@ -1,0 +1,225 @@
+"""One call to the upstream: a request out, and events or the reason why there are none."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncGenerator, Callable
+from contextlib import aclosing
+from datetime import datetime
+
+from deepserve.backends.upstream.account import Account
+from deepserve.backends.upstream.limits import UpstreamLimits
+from deepserve.backends.upstream.patience import Patience
+from deepserve.backends.upstream.retries import REPEATABLE_STATUSES, read_retry_after
+from deepserve.catalog.providers import Provider
+from deepserve.core.errors import BackendFailure, CapacityError, DeepserveError, RequestTimedOut
+from deepserve.core.events import Event, Failed
+from deepserve.core.provider import ServedBy
+from deepserve.core.request import Request
+from deepserve.dialects.chat.errors import decode_error
+from deepserve.dialects.chat.upstream_answer import AnswerDecoder
+from deepserve.dialects.chat.upstream_flavour import UPSTREAM_FLAVOURS
+from deepserve.dialects.chat.upstream_request import UpstreamRequest
+from deepserve.outgoing.errors import AddressRefused, NotConnected, OutgoingError, OutgoingTimedOut
+from deepserve.outgoing.event_stream import EventStreamReader
+from deepserve.outgoing.origin_client import OriginAnswer, OriginClient
+
+_log = logging.getLogger(__name__)
+
+_STREAM_BEGINNINGS = (b":", b"data:", b"event:", b"id:", b"retry:")
+_MAX_REFUSAL_BYTES = 64 * 1024
+
+
+class NotAnswered(Exception):
+    """An attempt that told nothing. may_repeat: the same request can be made again without harm."""
+
+    def __init__(self, error: DeepserveError, *, may_repeat: bool, retry_after_s: float | None = None) -> None:
+        super().__init__(error.message)
+        self.error = error
+        self.may_repeat = may_repeat
+        self.retry_after_s = retry_after_s
+
+
+class UpstreamCaller:
+    """Asks once. key: is sent to the client's address and nowhere else, and never told to anybody."""
+
+    def __init__(
+        self,
+        provider: Provider,
+        *,
+        client: OriginClient,
+        key: str | None,
+        limits: UpstreamLimits,
+        now: Callable[[], datetime],
+        call_id: Callable[[int], str],
+    ) -> None:
+        self._provider = provider
+        self._flavour = UPSTREAM_FLAVOURS[provider.flavour]
+        self._client = client
+        self._key = key
+        self._limits = limits
+        self._now = now
+        self._call_id = call_id
+
+    async def ask(self, request: Request, asked: UpstreamRequest) -> AsyncGenerator[Event]:
+        """Raises NotAnswered before the first event; afterwards a failure is an event."""
+        patience = Patience(self._limits)
+        answer = await self._opened(asked, patience)
+        try:
+            if answer.status != 200:
+                raise await self._refusal(answer)
+            decoder = AnswerDecoder(
+                provider=self._provider.id,
+                title=self._provider.title,
+                call_id=self._call_id,
+                num_results=request.num_results,
+                stop=request.stop,
+                served_by=self._named_server(answer),
+            )
+            left_out = tuple(f"{name} (not known to {self._provider.title})" for name in asked.left_out)
+            account = Account(request, decoder, left_out)
+            try:
+                async with aclosing(self._events(answer, decoder, patience)) as events:
+                    async for event in events:
+                        yield account.note(event)
+            except (DeepserveError, OutgoingError) as raised:
+                error = self._explained(raised)
+                if not decoder.has_begun:
+                    raise NotAnswered(
+                        error,
+                        may_repeat=isinstance(error, CapacityError),
+                        retry_after_s=None,
+                    ) from raised
+                # Where all ends were heard, only the usage can be missing.
+                last = decoder.finish(None if decoder.has_all_ends else error)
+            else:
+                last = self._last(decoder)
+            for event in account.settle(last):
+                if isinstance(event, Failed):
+                    self._hide_key(event.error)
+                yield event
+            await self._drain(answer)
+        finally:
+            answer.close()
+
+    async def _opened(self, asked: UpstreamRequest, patience: Patience) -> OriginAnswer:
+        headers = {"Content-Type": "application/json", **self.headers("text/event-stream, application/json")}
+        try:
+            async with asyncio.timeout_at(patience.first_event_at):
+                return await self._client.call(asked.path, body=asked.body, headers=headers)
+        except OutgoingError as error:
+            _log.warning("%s: %s", self._provider.id, error.message)
+            raise NotAnswered(self._explained(error), may_repeat=isinstance(error, NotConnected)) from error
+        except TimeoutError as error:
+            raise NotAnswered(self._too_late(), may_repeat=False) from error
+
+    def headers(self, accepted: str) -> dict[str, str]:
+        key = {} if self._key is None else {"Authorization": f"Bearer {self._key}"}
+        return {"Accept": accepted, **key}
+
+    async def _refusal(self, answer: OriginAnswer) -> NotAnswered:
+        """Why a status other than 200 came, in words."""
+        body = bytearray()
+        try:
+            async with asyncio.timeout(self._limits.error_s):
+                while len(body) < _MAX_REFUSAL_BYTES and (piece := await answer.piece()):
+                    body += piece
+        except (OutgoingError, TimeoutError):
+            pass  # the status tells enough
+        retry_after_s = read_retry_after(answer.headers, now=self._now())
+        error = decode_error(answer.status, bytes(body), title=self._provider.title, retry_after_s=retry_after_s)
+        self._hide_key(error)
+        _log.warning("%s refused a request with status %d", self._provider.id, answer.status)
+        return NotAnswered(error, may_repeat=answer.status in REPEATABLE_STATUSES, retry_after_s=retry_after_s)
+
+    async def _events(self, answer: OriginAnswer, decoder: AnswerDecoder, patience: Patience) -> AsyncGenerator[Event]:
+        """Everything before the terminal events. Raises OutgoingError, DeepserveError."""
+        if "html" in answer.headers.get("content-type", ""):
+            raise BackendFailure(f"{self._provider.title} answered with a web page. Is its address right?")
+        piece = await self._piece(answer, decoder, patience)
+        is_stream = "event-stream" in answer.headers.get("content-type", "")
+        if not is_stream and not piece.lstrip().startswith(_STREAM_BEGINNINGS):
+            body = bytearray(piece)
+            while piece:
+                piece = await self._piece(answer, decoder, patience)
+                body += piece
+            for event in decoder.whole(bytes(body)):
+                yield event
+            return
+        reader = EventStreamReader(max_bytes=self._limits.event_bytes)
+        while piece:
+            for data in reader.feed(piece):
+                for event in decoder.chunk(data):
+                    patience.advance()
+                    yield event
+                if decoder.is_complete:
+                    return
+            piece = await self._piece(answer, decoder, patience)
+        for data in reader.finish():
+            for event in decoder.chunk(data):
+                yield event
+
+    async def _piece(self, answer: OriginAnswer, decoder: AnswerDecoder, patience: Patience) -> bytes:
+        try:
+            async with asyncio.timeout_at(patience.deadline(decoder)):
+                return await answer.piece()
+        except TimeoutError as error:
+            if decoder.has_begun:
+                raise RequestTimedOut(
+                    f"{self._provider.title} stopped in the middle of its answer. Please retry."
+                ) from error
+            raise self._too_late() from error
+
+    def _last(self, decoder: AnswerDecoder) -> list[Event]:
+        try:
+            return decoder.finish()
+        except DeepserveError as error:
+            self._hide_key(error)
+            raise NotAnswered(error, may_repeat=False) from error
+
+    async def _drain(self, answer: OriginAnswer) -> None:
+        """Read what still comes, so that the connection can be used again; not for long."""
+        try:
+            async with asyncio.timeout(self._limits.linger_s):
+                await answer.read()
+        except (OutgoingError, TimeoutError):
+            pass  # then it is closed
+
+    # Words
+
+    def _named_server(self, answer: OriginAnswer) -> ServedBy | None:
+        named = answer.headers.get("x-deepserve-served-by") if self._flavour.names_server else None
+        if not named:
+            return None
+        provider, _, model = named.partition("/")
+        return ServedBy(provider=provider, model=model, fingerprint="")
+
+    def _too_late(self) -> RequestTimedOut:
+        return RequestTimedOut(
+            f"{self._provider.title} did not begin to answer within {self._limits.first_event_s:.0f} s. Please retry."
+        )
+
+    def _explained(self, error: DeepserveError | OutgoingError) -> DeepserveError:
+        title = self._provider.title
+        match error:
+            case NotConnected():
+                found: DeepserveError = BackendFailure(f"{title} cannot be reached. Please retry.")
+            case AddressRefused():
+                _log.error("%s: %s", self._provider.id, error.message)
+                found = BackendFailure(f"{title} stands where this server must not call. Its operator knows more.")
+            case OutgoingTimedOut():
+                found = RequestTimedOut(f"{title} did not answer in time. Please retry.")
+            case OutgoingError():
+                _log.warning("%s: %s", self._provider.id, error.message)
+                found = BackendFailure(f"The connection to {title} failed in the middle of its answer. Please retry.")
+            case _:
+                found = error
+        self._hide_key(found)
+        return found
+
+    def _hide_key(self, error: DeepserveError) -> None:
+        """Whatever an upstream quotes, its key stays here."""
+        if self._key and self._key in error.message:
+            error.message = error.message.replace(self._key, "[key]")
+            error.args = (error.message,)
