@@ -88,7 +88,9 @@ def _check_size(schema: Json, field: str, limits: SchemaLimits) -> None:
     layer: list[Json] = [schema]
     for _ in range(_JSON_DEPTH):
         layer = [inner for outer in layer for inner in _contents(outer)]
-    if layer:
+        if not layer:
+            break
+    else:
         raise _fault(field, "", f"it is nested more than {_JSON_DEPTH} levels deep.")
     try:
         size = len(msgspec.json.encode(schema))

@@ -4,6 +4,7 @@ both at once; here it is taken apart."""
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import cache
 from typing import Final
 
 import msgspec
@@ -57,7 +58,9 @@ class ParameterValues:
         at  JSON pointer of the schema
         """
         terminal = self._strings(schema, at)
-        return None if terminal is None or ("&" in terminal and not is_possible(terminal)) else terminal
+        if terminal is None or "&" not in terminal or terminal in map(_format_terminal, FORMATS):
+            return terminal
+        return terminal if is_possible(terminal) else None
 
     def others(self, schema: Json, at: str) -> Json | None:
         """The schema of the values that are no strings; None when there are none."""
@@ -99,7 +102,7 @@ class ParameterValues:
                     return terminal
                 self._note(at, keyword)
             case "format" if argument in FORMATS:
-                return _all_of(map(pattern_terminal, FORMATS[argument]))
+                return _format_terminal(argument)
             case "minLength":
                 most = int(schema["maxLength"]) if "maxLength" in schema else ""
                 return f"/(?s:.){{{int(argument)},{most}}}/"
@@ -165,6 +168,11 @@ class ParameterValues:
         if part.num_characters > _MAX_CHARACTERS:
             raise _too_large(at)
         return part
+
+
+@cache
+def _format_terminal(name: str) -> str | None:
+    return _all_of(map(pattern_terminal, FORMATS[name]))
 
 
 def _too_large(at: str) -> UnsupportedFeature:

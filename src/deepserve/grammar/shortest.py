@@ -11,6 +11,7 @@ from __future__ import annotations
 import re
 from bisect import bisect_left
 from collections.abc import Collection, Sequence
+from functools import cached_property, lru_cache
 from typing import Final
 
 from deepserve.grammar.matcher import Matcher
@@ -41,6 +42,7 @@ _MAX_REJOINED: Final = 6
 _FILLER_BYTES: Final = 8
 _UNFORCED: Final = 3
 _MAX_ENDS: Final = 600
+_MAX_REMEMBERED_TEXTS: Final = 2_048
 
 
 class TokenKinds:
@@ -52,6 +54,7 @@ class TokenKinds:
     fillers   masks of tokens of letters and digits, the longest first
     numbers   which tokens go on with a number
     nesting   which tokens open brackets
+    ids_of    a text as the model would cut it; quick for those of formats, which many forms name
     many      where more tokens than these may follow, the inside of a string is
     """
 
@@ -66,6 +69,7 @@ class TokenKinds:
         self.fillers = _fillers(vocabulary)
         self.numbers = NumberRule(vocabulary)
         self.nesting = NestingRule(vocabulary)
+        self.ids_of = lru_cache(_MAX_REMEMBERED_TEXTS)(lambda text: tuple(vocabulary.encode(text)))
         self.many = min(max(_FEWEST_IN_TEXT, len(vocabulary.plain_ids) // 4), _MOST_OUTSIDE)
 
 
@@ -82,7 +86,13 @@ class Shortest:
         self._kinds = kinds
         self._vocabulary = kinds.vocabulary
         self._required = tuple(sorted(name.encode() + b'"' for name in required_names))
-        self._example_ends = _ends(kinds.vocabulary, examples)
+        self._examples = tuple(examples)
+
+    @cached_property
+    def _example_ends(self) -> list[tuple[int, ...]]:
+        """The examples from every place in them, the shortest first: what stands before may be written already."""
+        texts = dict.fromkeys(text[start:] for text in self._examples for start in range(len(text)))
+        return [self._kinds.ids_of(text) for text in sorted(texts, key=len)[:_MAX_ENDS]]
 
     def complete(self, matcher: Matcher, *, max_tokens: int, known: Sequence[int] = ()) -> list[int] | None:
         """Tokens that complete the answer, its end token included; None when none of at most `max_tokens` is found.
@@ -213,12 +223,6 @@ class Shortest:
             if allowed & bits:
                 return (allowed & bits & -(allowed & bits)).bit_length() - 1
         return (allowed & -allowed).bit_length() - 1
-
-
-def _ends(vocabulary: Vocabulary, examples: Sequence[str]) -> list[tuple[int, ...]]:
-    """The examples from every place in them, the shortest first: what stands before may be written already."""
-    texts = dict.fromkeys(text[start:] for text in examples for start in range(len(text)))
-    return [tuple(vocabulary.encode(text)) for text in sorted(texts, key=len)[:_MAX_ENDS]]
 
 
 def _matching(vocabulary: Vocabulary, patterns: Sequence[re.Pattern[bytes]]) -> list[int]:
