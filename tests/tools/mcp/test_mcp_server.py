@@ -14,15 +14,17 @@ from typing import Any
 
 import pytest
 import uvicorn
+from mcp.client.client import Client
 from mcp.server.mcpserver import MCPServer
 
 from deepserve.core.errors import ConfigurationError
 from deepserve.core.request import ServerTool
 from deepserve.core.server_tool import PlainOutput, ToolFault
 from deepserve.core.tenant import TenantId
+from deepserve.core.tool import Tool
 from deepserve.tools.mcp.mcp_config import McpServerConfig
-from deepserve.tools.mcp.mcp_server import McpServer, start_servers
-from deepserve.tools.runner import CallContext
+from deepserve.tools.mcp.mcp_server import McpServer
+from deepserve.tools.runner import CallContext, ToolRunner
 from tests.outgoing.receiver import Receiver, answer
 
 HERE = Path(__file__).parent
@@ -361,11 +363,63 @@ def test_one_server_that_hangs_does_not_hold_up_another() -> None:
             McpServer("a", silent, environment=environment, pauses_s=NEVER),
             McpServer("b", McpServerConfig(command=TINY), environment=environment, pauses_s=NEVER),
         ]
-        await start_servers(servers)
+        await asyncio.gather(*(server.start() for server in servers))
         assert [bool(server.functions()) for server in servers] == [False, True]
         await asyncio.gather(*(server.close() for server in servers))
 
     asyncio.run(run())
+
+
+def test_a_connection_that_ends_in_an_unusual_way_is_followed_by_another(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the SDK cancels or raises in groups ended the task that starts the server again, without a word."""
+    ends: list[BaseException] = [asyncio.CancelledError(), BaseExceptionGroup("all", [GeneratorExit()])]
+    problems: list[str | None] = []
+
+    async def run() -> None:
+        server = McpServer("x", McpServerConfig(command=("x",)), environment={}, pauses_s=(0.0,))
+        is_back = asyncio.Event()
+
+        async def connect() -> bool:
+            problems.append(server.problem)
+            if ends:
+                raise ends.pop(0)
+            is_back.set()
+            return await asyncio.Event().wait()
+
+        monkeypatch.setattr(server, "_run", connect)
+        await server.start()
+        async with asyncio.timeout(10):
+            await is_back.wait()
+        await server.close()
+
+    asyncio.run(run())
+    assert problems == ["it has not been started", "the connection was cancelled", "GeneratorExit:"]
+
+
+def test_what_is_left_out_is_told_once(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each minute, when the server was asked again, it was written down again."""
+    listed = [{"name": "bad name", "inputSchema": {"type": "object"}}]
+
+    async def run() -> None:
+        config = McpServerConfig(command=liar(tools_list={"result": {"tools": listed}}), tools=("bad name",))
+        server = McpServer("x", config, environment={"PATH": os.environ["PATH"]}, pauses_s=NEVER, refresh_s=0.01)
+        lists: list[int] = []
+        list_once = server._list
+
+        async def counted(client: Client) -> list[tuple[Tool, ToolRunner]]:
+            lists.append(1)
+            return await list_once(client)
+
+        monkeypatch.setattr(server, "_list", counted)
+        await server.start()
+        async with asyncio.timeout(10):
+            await until(lambda: len(lists) > 3)
+        await server.close()
+
+    asyncio.run(run())
+    told = [record.getMessage() for record in caplog.records if "bad name" in record.getMessage()]
+    assert len(told) == 2
+    assert told[0] == "The MCP server x: a function is left out: 'bad name' is not a name that models can call"
 
 
 @pytest.mark.parametrize("url", ["", "x", "ftp://x/", "https://u:p@x/", "http://[broken"])

@@ -7,7 +7,7 @@ import contextlib
 import logging
 import os
 import re
-from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import asynccontextmanager
 
 import httpx2
@@ -86,6 +86,7 @@ class McpServer:
         self._is_broken = asyncio.Event()
         self._has_tried = asyncio.Event()
         self._num_silent = 0
+        self._told: frozenset[str] = frozenset()
         self.problem: str | None = "it has not been started"
 
     def functions(self) -> Sequence[tuple[Tool, ToolRunner]]:
@@ -139,10 +140,21 @@ class McpServer:
                 if not connection.done():
                     connection.cancel()
                     await asyncio.wait({connection}, timeout=_CLOSING_S)
-            attempt = 0 if connection.result() else attempt + 1
+            attempt = 0 if self._has_been_there(connection) else attempt + 1
             self._has_tried.set()
             _log.warning("The MCP server %s is not there: %s", self.name, self.problem)
             await asyncio.sleep(self._pauses_s[min(attempt, len(self._pauses_s) - 1)])
+
+    def _has_been_there(self, connection: asyncio.Task[bool]) -> bool:
+        """What `_run` has returned; however it came to its end, there will be another one."""
+        if connection.cancelled():
+            self.problem = "the connection was cancelled"
+            return False
+        error = connection.exception()
+        if error is not None:
+            self.problem = _first_reason(error)
+            return False
+        return connection.result()
 
     async def _run(self) -> bool:
         """One connection, until it breaks. Whether there ever was one."""
@@ -210,12 +222,13 @@ class McpServer:
             if not cursor or len(listed) > MAX_FUNCTIONS:
                 break
         functions: dict[str, tuple[Tool, ToolRunner]] = {}
+        complaints: list[str] = []
         for tool in listed:
             if self.config.tools is not None and tool.name not in self.config.tools:
                 continue
             problem = _problem(self.name, tool, functions)
             if problem is not None:
-                _log.warning("A function of the MCP server %s is left out: %s", self.name, problem)
+                complaints.append(f"a function is left out: {problem}")
                 continue
             function = Tool(
                 name=f"mcp__{self.name}__{tool.name}",
@@ -224,9 +237,16 @@ class McpServer:
             )
             functions[tool.name] = (function, McpFunction(self, tool.name, function))
         missing = set(self.config.tools or ()) - functions.keys()
-        if missing:
-            _log.warning("The MCP server %s does not have: %s", self.name, ", ".join(sorted(missing)))
+        complaints += [f"it does not have {name}" for name in sorted(missing)]
+        self._tell(complaints)
         return list(functions.values())
+
+    def _tell(self, complaints: Sequence[str]) -> None:
+        """Once: the server is asked every minute, and mostly says the same."""
+        for complaint in complaints:
+            if complaint not in self._told:
+                _log.warning("The MCP server %s: %s", self.name, complaint)
+        self._told = frozenset(complaints)
 
 
 class McpFunction(ToolRunner):
@@ -327,8 +347,3 @@ def _first_reason(error: BaseException) -> str:
             return f"there is no program {error.filename}"
         case _:
             return " ".join(f"{type(error).__name__}: {error}".split())[:300]
-
-
-async def start_servers(servers: Iterable[McpServer]) -> None:
-    """All at once: one that hangs costs its own time only."""
-    await asyncio.gather(*(server.start() for server in servers))
