@@ -5,16 +5,18 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import httpx
+import msgspec
 import pytest
 
 from deepserve.backends.embedded import EmbeddedBackend
 from deepserve.backends.scripted import ScriptedBackend
 from deepserve.backends.selection import select_backend
 from deepserve.config import Settings
+from deepserve.core.messages import Message
 from deepserve.core.request import ResponseFormat, ToolChoice
 from deepserve.engine.native.shared_library import find_library
 from tests.dialects.speakers import ELSEWHERE, SPEAKERS, Conversation, Told, wishes
-from tests.dialects.test_same_everywhere import CONVERSATIONS, QUESTION, SYSTEM, WEATHER, ask
+from tests.dialects.test_same_everywhere import CALL, CONVERSATIONS, QUESTION, RESULT, SYSTEM, WEATHER, ask
 from tests.server.live import LiveServer, live_server
 
 CASES = [(speaker, is_stream) for speaker in SPEAKERS + ELSEWHERE for is_stream in (False, True)]
@@ -109,6 +111,74 @@ def test_the_server_that_really_answers_is_named(front: LiveServer) -> None:
         timeout=60,
     )
     assert answer.headers["x-deepserve-served-by"] == "deepserve/mini-flash"
+
+
+# Spoken to as other services are
+
+SPOKEN = {
+    "deepseek": ("", "DEEPSEEK_API_KEY"),
+    "openrouter": ("/api/v1", "OPENROUTER_API_KEY"),
+    "oxen": ("/api/ai", "OXEN_API_KEY"),
+    "fireworks": ("/v1", "FIREWORKS_API_KEY"),
+    "vllm": ("/v1", "DEEPSERVE_UPSTREAM_KEY"),
+    "openai": ("/v1", "DEEPSERVE_UPSTREAM_KEY"),
+}
+"""Kind -> where this server speaks its dialect, or one that takes it; and where the key is."""
+
+
+@pytest.fixture(scope="module")
+def strict_origin() -> Iterator[LiveServer]:
+    """Refuses whatever api.deepseek.com refuses."""
+    settings = Settings(is_strict=True, api_keys=("sk-front", *KEYS))
+    with live_server(EmbeddedBackend.load(settings), settings) as live:
+        yield live
+
+
+@pytest.fixture(scope="module", params=SPOKEN)
+def dressed_front(
+    request: pytest.FixtureRequest, origin: LiveServer, strict_origin: LiveServer
+) -> Iterator[LiveServer]:
+    """A server that takes ours for another service."""
+    kind: str = request.param
+    path, variable = SPOKEN[kind]
+    behind = strict_origin if kind == "deepseek" else origin
+    settings = Settings(
+        backend="upstream",
+        upstream=f"{kind}={behind.address}{path}",
+        upstream_models={"deepseek-v4-flash": "deepseek-v4-flash"},
+        api_keys=KEYS,
+    )
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(variable, "sk-front")
+        with live_server(select_backend(settings), settings) as live:
+            yield live
+
+
+@pytest.mark.parametrize("name", ["a question, cut off", "tools offered", "a tool's result"])
+def test_an_answer_is_the_same_whichever_service_the_server_behind_is_taken_for(
+    origin: LiveServer, dressed_front: LiveServer, name: str
+) -> None:
+    """Its spelling of thinking, of traces and of tools; usage and hits as that service tells them."""
+    key = KEYS[list(HELD).index(name)]
+    direct = ask(origin, SPEAKERS[0], HELD[name], is_stream=True, key=key)
+    told = ask(dressed_front, SPEAKERS[0], HELD[name], is_stream=True, key=key)
+
+    def comparable(one: Told) -> Told:
+        # All these fronts are one tenant behind: what is a hit depends on the order of the tests.
+        prompt_tokens = one.hit_tokens + one.miss_tokens
+        return msgspec.structs.replace(one.without_names(), hit_tokens=0, miss_tokens=prompt_tokens)
+
+    assert comparable(told) == comparable(direct)
+
+
+def test_a_lost_trace_is_no_refusal_of_a_strict_service(strict_origin: LiveServer, dressed_front: LiveServer) -> None:
+    called = Message(role="assistant", parts=(CALL,))
+    forgetful = Conversation(messages=(QUESTION, called, RESULT), tools=(WEATHER,), max_tokens=20)
+    body = SPEAKERS[0].body(forgetful, is_stream=False)
+    headers = {"authorization": f"Bearer {KEYS[0]}"}
+    for server, status in ((strict_origin, 400), (dressed_front, 200)):
+        answer = httpx.post(f"{server.address}/v1/chat/completions", json=body, headers=headers, timeout=60)
+        assert answer.status_code == status, answer.text
 
 
 @pytest.fixture

@@ -20,6 +20,7 @@ from deepserve.core.errors import (
     TooManyRequests,
 )
 from deepserve.core.events import BlockDelta, Event, Failed, Finished, Started, UsageReported
+from deepserve.core.sampling import Sampling
 from deepserve.core.usage import Usage
 from tests.backends.upstream.setup import (
     DONE,
@@ -400,3 +401,10 @@ def test_a_key_that_an_upstream_quotes_in_its_answer_is_not_told(before: bytes) 
 def test_a_refusal_is_read_up_to_a_limit() -> None:
     endless = _then(head("application/json", status=400), repeats=b"x" * 100_000)
     assert isinstance(_error(endless, limits=msgspec.structs.replace(QUICK, error_s=5.0)), RequestError)
+
+
+def test_what_the_upstream_does_not_take_is_told_with_the_answer() -> None:
+    asked = request(sampling=Sampling(top_k=5, temperature=0.5))
+    started = told(GOOD, asked=asked, provider="deepseek")[0]
+    assert isinstance(started, Started)
+    assert started.relaxed == ("temperature (not taken by Upstream)", "top_k (not taken by Upstream)")

@@ -77,7 +77,7 @@ class UpstreamCaller:
                 stop=request.stop,
                 served_by=self._named_server(answer),
             )
-            left_out = tuple(f"{name} (not known to {self._provider.title})" for name in asked.left_out)
+            left_out = tuple(f"{name} (not taken by {self._provider.title})" for name in asked.left_out)
             account = Account(request, decoder, left_out)
             try:
                 async with aclosing(self._events(answer, decoder, patience)) as events:
