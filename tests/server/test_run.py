@@ -55,7 +55,7 @@ class Told(ScriptedBackend):
         await super().close()
         print("closed", flush=True)
 
-serve(Settings(port=0), Told(), on_ready=lambda address: print(address, flush=True))
+serve(Settings(port=0), Told(), on_ready=lambda address, _: print(address, flush=True))
 print("returned", flush=True)
 """
 

@@ -61,6 +61,7 @@ def test_without_walls_programs_are_not_run_and_the_reason_is_told(monkeypatch: 
     monkeypatch.setattr(opening, "choose_sandbox", lambda *_, **__: refused)
     reason = _available(Settings(runs_code=True))["code_interpreter"]
     assert reason == "no sandbox holds on this machine (bubblewrap: no namespaces)"
+    assert open_tools(Settings(runs_code=True), environment={}).report() == [("code_interpreter", f"missing: {reason}")]
 
 
 def test_settings_that_cannot_be_used_are_refused(tmp_path: Path) -> None:

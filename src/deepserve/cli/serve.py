@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, get_args
@@ -33,6 +34,7 @@ from deepserve.store.answers import AnswerLog
 from deepserve.store.database import Database, open_database
 from deepserve.store.turns import TurnLimits, TurnStore
 from deepserve.store.writer import Writer
+from deepserve.tools.opening import OpenedTools
 
 
 @click.command()
@@ -127,9 +129,9 @@ def serve(state_dir: Path, log_level: str, **options: Any) -> None:  # Any: the 
         notice = "Reference engine only, which is slow: the native core is not part of this installation."
         click.echo(f"{notice} {HOW_TO_GET_IT}\n", err=True)
 
-    def announce(address: str) -> None:
+    def announce(address: str, tools: OpenedTools) -> None:
         access = "keys required" if stored_keys or settings.api_keys else "any key works, from this machine only"
-        click.echo(_banner(address, backend.models(), access))
+        click.echo(_banner(address, backend.models(), tools.report(), access))
 
     try:
         run_server(
@@ -139,6 +141,7 @@ def serve(state_dir: Path, log_level: str, **options: Any) -> None:  # Any: the 
             observers=(AnswerLog(writer),),
             database=database,
             on_ready=announce,
+            on_progress=lambda words: click.echo(words, err=True),
         )
     finally:
         writer.close()
@@ -156,8 +159,8 @@ def _lacks_core(settings: Settings) -> bool:
     return settings.backend == "embedded" and settings.engine == "auto" and find_library() is None
 
 
-def _banner(address: str, models: tuple[ServedModel, ...], access: str) -> str:
-    """What a person should know at start: where, who may, and what really answers."""
+def _banner(address: str, models: tuple[ServedModel, ...], tools: Sequence[tuple[str, str]], access: str) -> str:
+    """What a person should know at start: where, who may, what really answers, and which tools it can use."""
     notes = dict.fromkeys(model.note for model in models if model.note)
     return "\n".join(
         [
@@ -168,6 +171,7 @@ def _banner(address: str, models: tuple[ServedModel, ...], access: str) -> str:
                 [(model.id, model.served_by.label, f"{model.context_tokens:,}") for model in models],
             ),
             "",
+            *((format_table(("tool", "run by the server"), tools), "") if tools else ()),
             *(f"{note}\n" for note in notes),
             f"Try: curl {address}/v1/chat/completions -H 'Content-Type: application/json' \\",
             f'       -d \'{{"model": "{models[0].id}", "messages": [{{"role": "user", "content": "Hello!"}}]}}\'',

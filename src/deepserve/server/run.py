@@ -55,13 +55,15 @@ def serve(
     observers: Sequence[Observer] = (),
     names: ModelCatalog | None = None,
     database: Database | None = None,
-    on_ready: Callable[[str], None] = lambda _: None,
+    on_ready: Callable[[str, OpenedTools], None] = lambda _address, _tools: None,
+    on_progress: Callable[[str], None] = _log.info,
 ) -> None:
     """Serve until SIGINT or SIGTERM. Blocks; call it in the main thread for the signals to work.
 
-    lookups   where keys are found besides the settings
-    database  keeps what must survive a restart; None: nothing does
-    on_ready  called with the base address once requests are answered
+    lookups      where keys are found besides the settings
+    database     keeps what must survive a restart; None: nothing does
+    on_ready     called with the base address and the tools that the server runs, once requests are answered
+    on_progress  hears in words of what takes long, such as indexing folders
 
     Raises ConfigurationError for an address that cannot be used, and what `backend.start` raises.
     """
@@ -72,7 +74,7 @@ def serve(
             listening.append(bind(settings, port=settings.runware_port, has_keys=bool(found)))
         # Before the event loop: walls for programs are tried, and processes are not begun beside other threads.
         tools = open_tools(
-            settings, environment=os.environ, own_addresses=addresses_of(listening), on_progress=_log.info
+            settings, environment=os.environ, own_addresses=addresses_of(listening), on_progress=on_progress
         )
         loop_factory = uvicorn.Config(app="", loop="auto", log_config=None).get_loop_factory()
         # What is loaded by now stays. Walking over it took each full collection 16 ms, in the middle of some step.
@@ -137,7 +139,7 @@ async def _serve(
     observers: Sequence[Observer],
     names: ModelCatalog,
     database: Database | None,
-    on_ready: Callable[[str], None],
+    on_ready: Callable[[str, OpenedTools], None],
 ) -> None:
     closing = Closing()
     await backend.start()
@@ -168,7 +170,12 @@ async def _serve(
                 answers=AnswerRecord(database),
                 prices=prices,
             )
-            server = Server(server_config(app, settings), closing, settings.shutdown_grace_s, on_ready=on_ready)
+            server = Server(
+                server_config(app, settings),
+                closing,
+                settings.shutdown_grace_s,
+                on_ready=lambda address: on_ready(address, tools),
+            )
             try:
                 await tasks.start()
                 await server.serve(sockets=list(listening))

@@ -32,6 +32,7 @@ class OpenedTools:
     """A toolbox and what keeps its tools alive.
 
     details      how each tool does its work, for the operator
+    missing      tools that the settings ask for and this machine cannot run, with the reason
     mcp_servers  by name; they come and go while they are kept running
     """
 
@@ -42,10 +43,12 @@ class OpenedTools:
         code: CodeInterpreter | None,
         *,
         details: Mapping[ToolKind, str],
+        missing: Mapping[ToolKind, str],
         mcp_servers: Mapping[str, McpServer],
     ) -> None:
         self.toolbox = toolbox
         self.details = details
+        self.missing = missing
         self.mcp_servers = mcp_servers
         self._web = web
         self._code = code
@@ -59,6 +62,16 @@ class OpenedTools:
 
     async def __aexit__(self, *_: object) -> None:
         await self.close()
+
+    def report(self) -> list[tuple[str, str]]:
+        """What the operator has asked for, by name, with how it works or why it does not."""
+        rows: list[tuple[str, str]] = list(self.details.items())
+        rows += [(kind, f"missing: {reason}") for kind, reason in self.missing.items()]
+        for name, server in self.mcp_servers.items():
+            names = ", ".join(function.name for function, _ in server.functions())
+            state = f"offers {names or 'nothing'}" if server.problem is None else f"missing: {server.problem}"
+            rows.append((f"MCP {name}", state))
+        return rows
 
     async def close(self) -> None:
         """Also for tools that were not started."""
@@ -109,7 +122,7 @@ def open_tools(
         sources=servers,
         always=[name for name, server in servers.items() if server.config.always],
     )
-    return OpenedTools(toolbox, web, code, details=details, mcp_servers=servers)
+    return OpenedTools(toolbox, web, code, details=details, missing=reasons, mcp_servers=servers)
 
 
 def _mcp_servers(
