@@ -26,7 +26,7 @@ REFUSED: Mapping[str, str] = {
     "function_call": "use `tool_choice`",
     "functions": "use `tools`",
     "guided_grammar": "grammars are not taken from clients; use `response_format` of type `json_schema`",
-    "web_search_options": "this server has no search; offer a search function in `tools`",
+    "web_search_options": "a search by the server is asked for in other dialects; here, offer a function in `tools`",
 }
 """Fields that promise something this server cannot do, and what to use instead. Strict mode ignores them."""
 
