@@ -78,12 +78,29 @@ class Gateway:
         own = {"sealed_traces_opened": self._num_opened, "sealed_traces_refused": self._num_refused}
         return {**self._backend.gauges(), **own}
 
-    async def answer(self, request: Request) -> AsyncGenerator[Event]:
+    def answer(self, request: Request) -> AsyncGenerator[Event]:
         """Stream one answer. Raises before the first event; afterwards every fault is a `Failed` event.
 
         Closing the generator cancels the work. A stream never ends silently: each result gets its terminal event.
         """
-        request, route = await self._routed(request)
+        if self._router is not None and self._router.handles(request.model):
+            return self._answer_routed(request, self._router)
+        return self._attempt(request, None)
+
+    async def _answer_routed(self, request: Request, router: Router) -> AsyncGenerator[Event]:
+        """By the model that the rules choose, or two of them in turn."""
+        decision = await router.decide(request, self._backend.models(), ask=self.answer, count=self._backend.count)
+        escalation = router.escalation(request, decision)
+        if escalation is None:
+            answer = self._attempt(routed(request, decision), decision.route.label)
+        else:
+            answer = escalation.answer(self._attempt)
+        async with aclosing(answer) as events:
+            async for event in events:
+                yield event
+
+    async def _attempt(self, request: Request, route: str | None) -> AsyncGenerator[Event]:
+        """One answer by the model that the request names. route: which rule chose it, where the client did not."""
         self._check_model(request)
         opened = self._open_traces(request)
         request = opened.request
@@ -142,15 +159,6 @@ class Gateway:
     def toolbox(self) -> Toolbox:
         """The tools that the server runs."""
         return self._tools.toolbox
-
-    async def _routed(self, request: Request) -> tuple[Request, str | None]:
-        """The request for the model that the rules chose, and what they say about it."""
-        if self._router is None or not self._router.handles(request.model):
-            return request, None
-        decision = await self._router.decide(
-            request, self._backend.models(), ask=self.answer, count=self._backend.count
-        )
-        return routed(request, decision), decision.route.label
 
     def _open_traces(self, request: Request) -> OpenedTraces:
         if self._sealer is None:

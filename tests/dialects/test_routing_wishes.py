@@ -17,6 +17,8 @@ HEADERS = {
     "x-deepserve-max-cost-usd": "0.05",
     "x-deepserve-self-host": "1",
     "x-deepserve-residency": "EU, ch",
+    "x-deepserve-escalate": "confidence, Form, form",
+    "x-deepserve-test": "(?i)ok$",
 }
 
 
@@ -28,7 +30,14 @@ def test_every_header_is_read() -> None:
         max_cost_usd=Decimal("0.05"),
         is_self_host_only=True,
         residency=("eu", "ch"),
+        checks=("confidence", "form"),
+        test="(?i)ok$",
     )
+
+
+def test_checks_can_be_switched_off() -> None:
+    assert read_wishes({"x-deepserve-escalate": "never"}, AUTO, is_thinking=None).checks == ()
+    assert read_wishes({}, AUTO, is_thinking=None).checks is None
 
 
 def test_they_mean_nothing_to_a_client_that_chose_the_model() -> None:
@@ -54,6 +63,14 @@ def test_a_request_that_no_default_changes_has_said_whether_to_think() -> None:
         ("x-deepserve-max-cost-usd", "0." + "1" * 40),
         ("x-deepserve-self-host", "maybe"),
         ("x-deepserve-residency", " , "),
+        ("x-deepserve-escalate", "sometimes"),
+        ("x-deepserve-escalate", "form,"),
+        ("x-deepserve-test", ""),
+        ("x-deepserve-test", "("),
+        ("x-deepserve-test", "(a)\\1"),
+        ("x-deepserve-test", "a{9999}"),
+        ("x-deepserve-test", "((a{99}){99}){99}"),
+        ("x-deepserve-test", "a" * 2_000),
         ("x-deepserve-residency", ",".join("abcdefghijklmnopqrstu")),
     ],
 )

@@ -2,8 +2,11 @@
 
 import re
 from pathlib import Path
+from typing import get_args
 
 from deepserve.catalog.presets import AUTO, LaneRow, load_presets
+from deepserve.core.routing import CheckName
+from deepserve.routing import escalation
 from deepserve.routing.policy import policy_of
 
 PAGE = (Path(__file__).parents[2] / "docs" / "routing.md").read_text()
@@ -35,3 +38,13 @@ def test_every_header_of_the_page_is_one_that_is_read() -> None:
     code = (Path(__file__).parents[2] / "src/deepserve/dialects/routing_wishes.py").read_text()
     read = set(re.findall(r'"(x-deepserve-[a-z-]+)"', code))
     assert set(re.findall(r"x-deepserve-[a-z-]+", PAGE)) == read | {"x-deepserve-route"}
+
+
+def test_every_check_is_told_and_who_makes_it_unasked() -> None:
+    rows = [row[0].strip("`") for row in ROWS]
+    assert [name for name in rows if name in get_args(CheckName)] == list(get_args(CheckName))
+    unasked = {preset.id: preset.checks for preset in load_presets().rows if preset.checks}
+    assert unasked == {"auto:coding-agent": ("form", "arguments")}
+    assert "`auto:coding-agent` checks `form` and\n`arguments` by itself" in PAGE
+    assert f"below {escalation.LEAST_PROBABILITY}" in PAGE
+    assert f"{escalation.EXPECTED_OUTPUT_TOKENS:,} tokens" in PAGE

@@ -20,7 +20,7 @@ from deepserve.routing.router import Router
 from deepserve.store.answers import AnswerLog, AnswerRecord
 from deepserve.store.database import open_database
 from deepserve.store.writer import Writer
-from tests.server.live import LiveServer, live_server
+from tests.server.live import Gate, LiveServer, live_server
 
 FLASH, PRO = "deepseek-v4-flash", "deepseek-v4-pro"
 TURN = [{"role": "user", "content": "What is this?"}]
@@ -166,6 +166,38 @@ def test_one_key_with_two_wishes_is_two_requests(server: LiveServer) -> None:
     assert text_of(chat(server, headers=key)) == "Flash"
     assert text_of(chat(server, headers=key)) == "Flash"
     assert chat(server, headers={**key, "x-deepserve-difficulty": "hard"}).status_code >= 400
+
+
+def test_a_held_answer_waits_behind_keep_alives_and_names_what_failed() -> None:
+    gate = Gate()
+    rules = (
+        Rule(when=When(model=FLASH), reply=Reply(text="no json", delay_s=1.0)),
+        Rule(when=When(model=PRO), reply=Reply(text='{"ok": true}')),
+    )
+    backend = ScriptedBackend(Script(rules=rules), sleep=gate.sleep)
+    with live_server(backend, Settings(keep_alive_s=0.01), router=Router(load_prices())) as server:
+        body = {
+            "model": "auto:coding-agent",
+            "messages": [{"role": "user", "content": "What is this? json"}],
+            "response_format": {"type": "json_object"},
+            "stream": True,
+        }
+        text = ""
+        with httpx.stream("POST", f"{server.address}/v1/chat/completions", json=body, timeout=10) as response:
+            for line in response.iter_lines():
+                assert "no json" not in line
+                if line.startswith(": "):
+                    gate.open()
+                elif line.startswith("data: {"):
+                    text += json.loads(line[6:])["choices"][0]["delta"].get("content") or ""
+    assert json.loads(text) == {"ok": True}
+
+
+def test_an_escalated_answer_says_what_failed(server: LiveServer) -> None:
+    response = chat(server, headers={"x-deepserve-test": "Pro"})
+    assert text_of(response) == "Pro, thinking"
+    assert "rule=escalated" in response.headers["x-deepserve-route"]
+    assert "the text does not match x-deepserve-test" in response.headers["x-deepserve-route"]
 
 
 def test_the_record_has_the_model_that_answered_and_the_rule(tmp_path: Path) -> None:

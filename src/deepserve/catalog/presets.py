@@ -11,6 +11,7 @@ import msgspec
 
 from deepserve.core.errors import UnknownModel
 from deepserve.core.model import ModelName
+from deepserve.core.routing import CheckName
 
 AUTO = "deepseek-v4-auto"
 """The name whose rules are the whole decision flow."""
@@ -33,6 +34,7 @@ class PresetRow(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
 
     rules     decision-flow: every rule decides; lanes: only what is hard or very long leaves the usual lane
     hard      None: no request is too hard for the usual lane
+    checks    what an answer of the usual lane has to pass, or the hard lane answers instead
     cost_usd  the lowest and highest that one `unit` was expected to cost, without cached tokens; None: nobody said
     """
 
@@ -42,6 +44,7 @@ class PresetRow(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     usual: LaneRow
     source: str
     hard: LaneRow | None = None
+    checks: tuple[CheckName, ...] = ()
     cost_usd: tuple[Decimal, Decimal] | None = None
     unit: str | None = None
 

@@ -9,6 +9,10 @@ import msgspec
 
 Difficulty = Literal["easy", "normal", "hard"]
 
+CheckName = Literal["form", "arguments", "confidence"]
+"""What an answer of the usual lane may have to pass: the form that was asked for, arguments of calls that fit their
+tools, tokens that were likely."""
+
 
 class RoutingWishes(msgspec.Struct, frozen=True, kw_only=True):
     """Said besides the question itself; None and False: nothing was said.
@@ -19,6 +23,8 @@ class RoutingWishes(msgspec.Struct, frozen=True, kw_only=True):
     max_cost_usd       refuse what is expected to cost more
     is_self_host_only  only what runs on the operator's own machines may answer
     residency          regions in which the prompt may be processed; empty: anywhere
+    checks             what an answer has to pass, or the hard lane answers instead; None: as the preset has it
+    test               a regular expression that its text has to match besides, somewhere
     has_thinking       the request says itself whether to think, so that no rule decides it
     """
 
@@ -28,4 +34,6 @@ class RoutingWishes(msgspec.Struct, frozen=True, kw_only=True):
     max_cost_usd: Decimal | None = None
     is_self_host_only: bool = False
     residency: tuple[str, ...] = ()
+    checks: tuple[CheckName, ...] | None = None
+    test: str | None = None
     has_thinking: bool = False

@@ -8,7 +8,8 @@ from typing import Final, TypeVar, get_args
 
 from deepserve.core.errors import InvalidField
 from deepserve.core.model import ModelName
-from deepserve.core.routing import Difficulty, RoutingWishes
+from deepserve.core.regular_expression import judge_expression, repetitions
+from deepserve.core.routing import CheckName, Difficulty, RoutingWishes
 
 Value = TypeVar("Value")
 
@@ -18,8 +19,12 @@ MODEL: Final = "x-deepserve-model"
 MAX_COST: Final = "x-deepserve-max-cost-usd"
 SELF_HOST: Final = "x-deepserve-self-host"
 RESIDENCY: Final = "x-deepserve-residency"
+ESCALATE: Final = "x-deepserve-escalate"
+TEST: Final = "x-deepserve-test"
 
 _MAX_REGIONS = 20
+_MAX_TEST_CHARACTERS = 1_000
+_MAX_REPETITIONS = 1_000
 
 
 def read_wishes(
@@ -39,6 +44,8 @@ def read_wishes(
         max_cost_usd=_read(headers, MAX_COST, _dollars),
         is_self_host_only=_read(headers, SELF_HOST, _flag) or False,
         residency=_read(headers, RESIDENCY, _regions) or (),
+        checks=_read(headers, ESCALATE, _checks),
+        test=_read(headers, TEST, _expression),
         # What the default cannot change, the request has said itself.
         has_thinking=is_thinking is not None and is_thinking(True) == is_thinking(False),
     )
@@ -89,3 +96,24 @@ def _regions(text: str) -> tuple[str, ...]:
     if not regions or len(regions) > _MAX_REGIONS:
         raise ValueError(f"names 1 to {_MAX_REGIONS} regions, with commas between them.")
     return regions
+
+
+def _checks(text: str) -> tuple[CheckName, ...]:
+    names = [part.strip() for part in text.lower().split(",")]
+    if names == ["never"]:
+        return ()
+    known: dict[str, CheckName] = {name: name for name in get_args(CheckName)}
+    if not set(names) <= set(known):
+        raise ValueError(f"is never, or some of {', '.join(known)}, with commas between them.")
+    return tuple(known[name] for name in dict.fromkeys(names))
+
+
+def _expression(text: str) -> str:
+    if not text or len(text) > _MAX_TEST_CHARACTERS or max(repetitions(text)) > _MAX_REPETITIONS:
+        raise ValueError(
+            f"is a regular expression of 1 to {_MAX_TEST_CHARACTERS} characters and at most "
+            f"{_MAX_REPETITIONS} repetitions."
+        )
+    if judge_expression(text) != "linear":
+        raise ValueError("is no regular expression that can be matched in linear time.")
+    return text

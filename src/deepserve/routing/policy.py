@@ -80,7 +80,10 @@ class Told(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Decision(msgspec.Struct, frozen=True, kw_only=True):
+    """left: models that no limit took away."""
+
     route: Route
+    left: tuple[str, ...]
     told: tuple[Told, ...]
 
 
@@ -117,7 +120,7 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True):
             model = left[0]
             why += f"; {lane.model} may not or cannot answer here" + (f" ({'; '.join(reasons)})" if reasons else "")
         route = Route(preset=self.preset, model=model, thinking=lane.thinking, rule=name, why=why)
-        return Decision(route=route, told=tuple(told))
+        return Decision(route=route, left=tuple(left), told=tuple(told))
 
 
 def policy_of(preset: PresetRow) -> Policy:

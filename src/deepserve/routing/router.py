@@ -17,6 +17,7 @@ from deepserve.core.request import Request, Thinking
 from deepserve.core.usage import Usage
 from deepserve.dialects.deepseek import default_output_tokens
 from deepserve.routing.difficulty import Ask, DifficultyEstimator, SignEstimator, TaggedEstimator
+from deepserve.routing.escalation import AnswerChecks, Escalation, expected_usage
 from deepserve.routing.facts import Candidate, Facts
 from deepserve.routing.policy import Decision, Policy, policy_of
 
@@ -28,9 +29,6 @@ _COUNTED_BYTES: Final = 200_000
 
 _TURN_TOKENS: Final = 8
 """Special tokens around a message, at most."""
-
-_EXPECTED_OUTPUT_TOKENS: Final = 4_096
-"""Of an answer to which the client sets no limit; what a budget reserves for one, too."""
 
 
 class Router:
@@ -100,11 +98,33 @@ class Router:
             return decision
         return msgspec.structs.replace(decision, route=msgspec.structs.replace(decision.route, thinking=None))
 
+    def escalation(self, request: Request, decision: Decision) -> Escalation | None:
+        """How the chosen lane's answer is checked and, where it fails, given by the hard lane; None: not at all."""
+        row = self._presets.find(request.model)
+        route, wishes = decision.route, request.routing
+        if row is None or row.hard is None or wishes.model is not None:
+            return None
+        if row.hard.model == route.model or row.hard.model not in decision.left:
+            return None
+        names = row.checks if wishes.checks is None else wishes.checks
+        checks = AnswerChecks.of(request, names)
+        if checks is None:
+            return None
+        return Escalation(
+            routed(request, decision),
+            _in_lane(request, row.hard.model, row.hard.thinking),
+            route=route,
+            hard_thinking=None if _keeps_thinking(request) else row.hard.thinking,
+            checks=checks,
+            cost=self._cost_usd,
+        )
+
+    def _cost_usd(self, request: Request, usage: Usage) -> Decimal | None:
+        price = self._prices.price_at(request.model, request.arrived_at)
+        return None if price is None else cost_usd(usage, price).total_usd
+
     def _candidate(self, request: Request, served: ServedModel, prompt_tokens: int) -> Candidate:
-        price = self._prices.price_at(served.id, request.arrived_at)
-        output_tokens = request.max_output_tokens or _EXPECTED_OUTPUT_TOKENS
-        usage = Usage(miss_tokens=prompt_tokens, answer_tokens=output_tokens * request.num_results)
-        cost: Decimal | None = None if price is None else cost_usd(usage, price).total_usd
+        cost = self._cost_usd(msgspec.structs.replace(request, model=served.id), expected_usage(request, prompt_tokens))
         return Candidate(model=served.id, is_own=served.served_by.provider in _OWN_PROVIDERS, cost_usd=cost)
 
 

@@ -32,7 +32,7 @@ Value = TypeVar("Value")
 HeaderList = list[tuple[bytes, bytes]]
 
 
-_MAX_RELAXED_CHARACTERS = 1_000
+_MAX_TOLD_CHARACTERS = 1_000
 
 
 def answer_headers(served_by: str, past: PastReasoning, relaxed: tuple[str, ...] = ()) -> HeaderList:
@@ -43,10 +43,14 @@ def answer_headers(served_by: str, past: PastReasoning, relaxed: tuple[str, ...]
         (b"x-deepserve-reasoning", reasoning.encode()),
     ]
     if relaxed:
-        # Names in it are the client's: they may hold anything, and a header may not.
-        told = "".join(character if character.isprintable() else "?" for character in "; ".join(relaxed))
-        headers.append((b"x-deepserve-relaxed", told[:_MAX_RELAXED_CHARACTERS].encode("ascii", "replace")))
+        headers.append((b"x-deepserve-relaxed", _printable("; ".join(relaxed))))
     return headers
+
+
+def _printable(text: str) -> bytes:
+    """Names in it are the client's or the model's: they may hold anything, and a header may not."""
+    told = "".join(character if character.isprintable() else "?" for character in text[:_MAX_TOLD_CHARACTERS])
+    return told.encode("ascii", "replace")
 
 
 class Delivery:
@@ -238,7 +242,7 @@ class Delivery:
         past = (None if started is None else started.past_reasoning) or self._exchange.past_reasoning
         headers = answer_headers(served_by, past, () if started is None else started.relaxed)
         if started is not None and started.route is not None:
-            headers.append((b"x-deepserve-route", started.route.encode("ascii", "replace")))
+            headers.append((b"x-deepserve-route", _printable(started.route)))
         if self._exchange.is_stream:
             headers += [
                 (b"content-type", b"text/event-stream; charset=utf-8"),
