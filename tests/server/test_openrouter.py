@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import pytest
 
@@ -59,6 +60,41 @@ def test_anthropics_and_openais_dialects_are_spoken_there_too(live: LiveServer) 
     assert message["type"] == "message"
     response = live.post("/api/v1/responses", model=MODEL, messages=None, input="hi").json()
     assert response["object"] == "response"
+
+
+def last_usage(text: str, *path: str) -> Any:  # Any: JSON
+    """The usage in the last event of a stream that has one at this path."""
+    frames = [json.loads(line[6:]) for line in text.splitlines() if line.startswith("data: {")]
+    for name in path:
+        frames = [frame[name] for frame in frames if name in frame]
+    return [frame["usage"] for frame in frames if "usage" in frame][-1]
+
+
+def test_messages_cost_what_chat_costs_and_elsewhere_nothing_is_said(live: LiveServer) -> None:
+    chat = live.post("/api/v1/chat/completions", model=MODEL).json()["usage"]
+    usage = live.post("/api/v1/messages", model=MODEL, max_tokens=64).json()["usage"]
+    assert (usage["cost"], usage["is_byok"], usage["cost_details"]) == (chat["cost"], False, chat["cost_details"])
+    streamed = live.post("/api/v1/messages", model=MODEL, max_tokens=64, stream=True).text
+    assert last_usage(streamed) == usage
+    plain = live.post("/anthropic/v1/messages", model="deepseek-v4-pro", max_tokens=64).json()["usage"]
+    assert set(usage) - set(plain) == {"cost", "is_byok", "cost_details"}
+
+
+def test_responses_cost_what_chat_costs_and_elsewhere_nothing_is_said(live: LiveServer) -> None:
+    chat = live.post("/api/v1/chat/completions", model=MODEL).json()["usage"]
+    response = live.post("/api/v1/responses", model=MODEL, messages=None, input="hello").json()
+    usage = response["usage"]
+    assert (usage["cost"], usage["is_byok"]) == (chat["cost"], False)
+    assert usage["cost_details"] == {
+        "upstream_inference_input_cost": chat["cost_details"]["upstream_inference_prompt_cost"],
+        "upstream_inference_output_cost": chat["cost_details"]["upstream_inference_completions_cost"],
+        "upstream_inference_cost": None,
+    }
+    streamed = live.post("/api/v1/responses", model=MODEL, messages=None, input="hello", stream=True).text
+    assert last_usage(streamed, "response") == usage
+    assert live.get(f"/api/v1/responses/{response['id']}").json()["usage"] == usage
+    plain = live.post("/v1/responses", model="deepseek-v4-pro", messages=None, input="hello").json()["usage"]
+    assert set(usage) - set(plain) == {"cost", "is_byok", "cost_details"}
 
 
 def test_plain_completions_cost_what_chat_costs(live: LiveServer) -> None:

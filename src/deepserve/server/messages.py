@@ -16,6 +16,7 @@ from typing_extensions import override
 
 from deepserve.core.errors import InvalidField, RouteNotFound, UnknownModel
 from deepserve.core.provider import ServedModel
+from deepserve.dialects.charge import Charge
 from deepserve.dialects.exchange import Decode
 from deepserve.dialects.messages.exchange import messages_decoder
 from deepserve.server.body import read_body
@@ -47,9 +48,9 @@ def routes(site: Site) -> list[BaseRoute]:
     return [*found, Route("/anthropic", _greet), Route("/anthropic/", _greet)]
 
 
-def messages_routes(site: Site, prefixes: tuple[str, ...]) -> list[BaseRoute]:
-    """Answers and counts below base addresses."""
-    decode = messages_decoder(names=site.names, limits=site.settings.limits)
+def messages_routes(site: Site, prefixes: tuple[str, ...], *, charge: Charge | None = None) -> list[BaseRoute]:
+    """Answers and counts below base addresses. charge: for a service whose answers say what they cost."""
+    decode = messages_decoder(names=site.names, limits=site.settings.limits, charge=charge)
     answers, counts = Endpoint(site, decode, name="messages"), _TokenCount(site, decode)
     return [
         route

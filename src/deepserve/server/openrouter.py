@@ -37,7 +37,7 @@ def routes(site: Site) -> list[BaseRoute]:
     return [
         Route(f"{BASE}/chat/completions", chat, methods=["POST"]),
         Route(f"{BASE}/completions", completions, methods=["POST"]),
-        *messages_routes(site, (BASE,)),
+        *messages_routes(site, (BASE,), charge=charge),
         *catalogue_routes(site, slugs, BASE),
         *account_routes(site, BASE),
     ]

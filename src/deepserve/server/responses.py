@@ -17,6 +17,7 @@ from deepserve.dialects.responses.exchange import Decoders, is_background, may_b
 from deepserve.dialects.responses.memory import Keeper, Remembered, chain, listed
 from deepserve.server.background import Background
 from deepserve.server.body import read_body
+from deepserve.server.charge import Charges
 from deepserve.server.endpoint import Endpoint, arrival_of, headers_of
 from deepserve.server.replay import idempotency_key
 from deepserve.server.site import Site
@@ -28,6 +29,9 @@ from deepserve.store.sealing import Sealer, open_sealer
 PREFIXES = ("", "/v1", "/beta", "/beta/v1", "/api/v1")
 """Base addresses."""
 
+_CHARGED_PREFIX = "/api/v1"
+"""OpenRouter's, whose answers say what they cost, except those in the background, which that service has not."""
+
 _DEFAULT_PAGE = 20
 _MAX_PAGE = 100
 
@@ -38,7 +42,12 @@ def routes(site: Site) -> list[BaseRoute]:
         names=site.names, limits=site.settings.limits, memory=site.responses, sealing=sealer, now=site.now
     )
     background = Background(site, decoders)
-    answers = _Answers(site, Endpoint(site, decoders.response, name="responses", may_block=may_block), background)
+    charged = msgspec.structs.replace(decoders, charge=Charges(site.prices).cost)
+
+    def answers(prefix: str) -> _Answers:
+        decode = charged.response if prefix == _CHARGED_PREFIX else decoders.response
+        return _Answers(site, Endpoint(site, decode, name="responses", may_block=may_block), background)
+
     summaries = Summaries(site.gateway)
     compaction = Endpoint(
         site, decoders.compaction, name="responses compact", may_block=may_block, answer=summaries.answer
@@ -48,7 +57,7 @@ def routes(site: Site) -> list[BaseRoute]:
         route
         for prefix in PREFIXES
         for route in (
-            Route(f"{prefix}/responses", answers, methods=["POST"]),
+            Route(f"{prefix}/responses", answers(prefix), methods=["POST"]),
             Route(f"{prefix}/responses/compact", compaction, methods=["POST"]),
             Route(f"{prefix}/responses/input_tokens", counts, methods=["POST"]),
             Route(f"{prefix}/responses/{{id}}", kept.retrieve, methods=["GET"]),

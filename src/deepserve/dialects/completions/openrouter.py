@@ -12,6 +12,7 @@ from deepserve.core.answer import Answer
 from deepserve.core.errors import DeepserveError, UnsupportedFeature
 from deepserve.core.usage import Usage
 from deepserve.dialects.amounts import encode_amounts
+from deepserve.dialects.charge import Charge, CostOf
 from deepserve.dialects.completions.exchange import CompletionsExchange
 from deepserve.dialects.completions.request import decode_root, read_root
 from deepserve.dialects.completions.response import Service
@@ -22,7 +23,7 @@ from deepserve.dialects.openrouter.errors import encode_error
 from deepserve.dialects.openrouter.ids import generation_id
 from deepserve.dialects.openrouter.provider import refuse_unmet_parameters
 from deepserve.dialects.openrouter.routing import Chosen, Directory, read_route
-from deepserve.dialects.openrouter.usage import Charge, CostOf, encode_usage
+from deepserve.dialects.openrouter.usage import encode_usage
 
 _OWN_FIELDS = frozenset(("models", "provider"))
 KEEP_ALIVE = b": OPENROUTER PROCESSING\n\n"

@@ -8,6 +8,7 @@ from typing_extensions import override
 from deepserve.config import Limits
 from deepserve.core.answer import Answer
 from deepserve.core.errors import DeepserveError
+from deepserve.dialects.charge import Charge, cost_of
 from deepserve.dialects.exchange import AnswerHead, Arrival, Decode, ErrorCodec, OfAsked
 from deepserve.dialects.messages.errors import encode_error, form_of
 from deepserve.dialects.messages.request import MessagesRequest, Names, decode_request
@@ -16,23 +17,25 @@ from deepserve.dialects.messages.stream import PING, StreamEncoder
 
 
 class MessagesExchange(OfAsked, msgspec.Struct, frozen=True):
-    """Implements `dialects.exchange.Exchange`."""
+    """Implements `dialects.exchange.Exchange`. charge: None where answers do not say what they cost."""
 
     asked: MessagesRequest
+    charge: Charge | None = None
     keep_alive: bytes = PING
 
     def open_stream(self, head: AnswerHead) -> StreamEncoder:
-        return StreamEncoder(self.asked, head)
+        return StreamEncoder(self.asked, head, cost_of=cost_of(self.charge, self.request))
 
     def encode_answer(self, answer: Answer, head: AnswerHead, *, validated: str | None = None) -> bytes:
-        return encode_answer(answer, self.asked, head, validated=validated)
+        money = cost_of(self.charge, self.request)
+        return encode_answer(answer, self.asked, head, validated=validated, cost_of=money)
 
     def encode_error(self, error: DeepserveError) -> bytes:
         return encode_error(error, request_id=self.request.id, is_strict=self.request.is_strict)
 
 
-def messages_decoder(*, names: Names, limits: Limits) -> Decode:
-    """How bodies of this dialect are read."""
+def messages_decoder(*, names: Names, limits: Limits, charge: Charge | None = None) -> Decode:
+    """How bodies of this dialect are read. charge: for a service whose answers say what they cost."""
 
     def decode(raw: bytes, arrival: Arrival) -> MessagesExchange:
         return MessagesExchange(
@@ -45,7 +48,8 @@ def messages_decoder(*, names: Names, limits: Limits) -> Decode:
                 tenant=arrival.tenant,
                 is_strict=arrival.is_strict,
                 headers=arrival.headers,
-            )
+            ),
+            charge=charge,
         )
 
     return decode

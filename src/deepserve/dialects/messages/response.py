@@ -10,6 +10,7 @@ import msgspec
 from msgspec import UNSET
 
 from deepserve.core.answer import Answer
+from deepserve.core.cost import Cost
 from deepserve.core.events import FinishReason
 from deepserve.core.messages import (
     Citation,
@@ -27,6 +28,8 @@ from deepserve.core.messages import (
     ToolResult,
 )
 from deepserve.core.usage import Usage
+from deepserve.dialects.amounts import encode_amounts
+from deepserve.dialects.charge import CostOf, unsaid, wire_cost
 from deepserve.dialects.exchange import AnswerHead
 from deepserve.dialects.messages.content import INVALID_JSON
 from deepserve.dialects.messages.request import MessagesRequest
@@ -34,6 +37,7 @@ from deepserve.dialects.messages.server_tools import encode_call, encode_result,
 from deepserve.dialects.messages.wire import (
     WireBlock,
     WireContextManagement,
+    WireCostDetails,
     WireMessage,
     WireOutputDetails,
     WireServerToolUsage,
@@ -55,15 +59,20 @@ STOP_REASONS: Mapping[FinishReason, str] = {
 
 
 def encode_answer(
-    answer: Answer, messages: MessagesRequest, head: AnswerHead, *, validated: str | None = None
+    answer: Answer,
+    messages: MessagesRequest,
+    head: AnswerHead,
+    *,
+    validated: str | None = None,
+    cost_of: CostOf = unsaid,
 ) -> bytes:
     """The body of a whole answer.
 
-    Not carried, because the dialect has no word for it: log-probabilities, seeds, cost, and any
-    result but the first, of which there is only one here.
+    Not carried, because the dialect has no word for it: log-probabilities, seeds, cost (which
+    OpenRouter adds), and any result but the first, of which there is only one here.
     """
     result = answer.results[0]
-    return msgspec.json.encode(
+    return encode_amounts(
         WireMessage(
             id=message_id(head),
             role="assistant",
@@ -71,7 +80,7 @@ def encode_answer(
             content=list(_blocks(result.parts, messages, head)),
             stop_reason=STOP_REASONS[result.finished.reason],
             stop_sequence=result.finished.stop_string,
-            usage=encode_usage(answer.usage),
+            usage=encode_usage(answer.usage, cost_of(answer.usage)),
             context_management=context_management(messages),
             x_deepserve_validated=UNSET if validated is None else validated,
         )
@@ -91,8 +100,9 @@ def context_management(messages: MessagesRequest) -> WireContextManagement | msg
     return WireContextManagement() if messages.has_context_edits else UNSET
 
 
-def encode_usage(usage: Usage) -> WireUsage:
+def encode_usage(usage: Usage, cost: Cost | None = None) -> WireUsage:
     calls = dict(usage.server_tool_calls)
+    money = None if cost is None else wire_cost(cost)
     return WireUsage(
         input_tokens=usage.miss_tokens - usage.cache_write_tokens,
         cache_creation_input_tokens=usage.cache_write_tokens,
@@ -106,6 +116,9 @@ def encode_usage(usage: Usage) -> WireUsage:
             if calls
             else None
         ),
+        cost=UNSET if money is None else money.total,
+        is_byok=UNSET if money is None else False,
+        cost_details=UNSET if money is None else WireCostDetails(money.prompt, money.output),
     )
 
 

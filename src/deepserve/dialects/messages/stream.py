@@ -11,7 +11,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import assert_never
 
-import msgspec
 from msgspec import UNSET
 
 from deepserve.core.errors import DeepserveError
@@ -34,6 +33,8 @@ from deepserve.core.events import (
 from deepserve.core.messages import Citation, Part, ServerToolResult, Text, ToolCall
 from deepserve.core.usage import Usage
 from deepserve.core.verdict import is_judged, judge, validated_label
+from deepserve.dialects.amounts import encode_amounts
+from deepserve.dialects.charge import CostOf, unsaid
 from deepserve.dialects.exchange import AnswerHead
 from deepserve.dialects.messages.errors import encode_error
 from deepserve.dialects.messages.request import MessagesRequest
@@ -62,7 +63,7 @@ _BEFORE_ARGUMENTS = b'{"type":"input_json_delta","partial_json":'
 
 _STOPPED = b'event: message_stop\ndata: {"type":"message_stop"}\n\n'
 
-_encode = msgspec.json.Encoder().encode
+_encode = encode_amounts
 
 
 class StreamEncoder:
@@ -71,7 +72,9 @@ class StreamEncoder:
     Not carried: what `response.encode_answer` does not carry either.
     """
 
-    def __init__(self, messages: MessagesRequest, head: AnswerHead) -> None:
+    def __init__(self, messages: MessagesRequest, head: AnswerHead, *, cost_of: CostOf = unsaid) -> None:
+        """cost_of: for a service that says it, with the last usage."""
+        self._cost_of = cost_of
         self._messages = messages
         self._head = head
         self._keeps_parts = is_judged(messages.request)
@@ -204,7 +207,7 @@ class StreamEncoder:
                 stop_reason=STOP_REASONS[finished.reason],
                 stop_sequence=finished.stop_string,
             ),
-            usage=encode_usage(self._usage),
+            usage=encode_usage(self._usage, self._cost_of(self._usage)),
             context_management=context_management(self._messages),
             x_deepserve_validated=label or UNSET,
         )

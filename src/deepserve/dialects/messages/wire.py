@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from decimal import Decimal
+
 import msgspec
 from msgspec import UNSET, UnsetType
 
@@ -63,8 +65,17 @@ class WireServerToolUsage(msgspec.Struct):
     web_fetch_requests: int = 0
 
 
+class WireCostDetails(msgspec.Struct):
+    upstream_inference_prompt_cost: Decimal
+    upstream_inference_completions_cost: Decimal
+    upstream_inference_cost: None = None
+
+
 class WireUsage(msgspec.Struct):
-    """input_tokens are the prompt tokens that were neither read from the cache nor billed for being written to it."""
+    """input_tokens are the prompt tokens that were neither read from the cache nor billed for being written to it.
+
+    The cost is OpenRouter's addition, with its names.
+    """
 
     input_tokens: int
     cache_creation_input_tokens: int
@@ -73,6 +84,9 @@ class WireUsage(msgspec.Struct):
     output_tokens_details: WireOutputDetails
     server_tool_use: WireServerToolUsage | None = None
     service_tier: str = "standard"
+    cost: Decimal | UnsetType = UNSET
+    is_byok: bool | UnsetType = UNSET
+    cost_details: WireCostDetails | UnsetType = UNSET
 
 
 class WireContextManagement(msgspec.Struct):

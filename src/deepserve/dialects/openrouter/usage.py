@@ -5,8 +5,6 @@ Clients check it: without its details, or with a null cost, the official provide
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from datetime import datetime
 from decimal import Decimal
 
 import msgspec
@@ -15,13 +13,7 @@ from msgspec import UNSET, UnsetType
 from deepserve.core.cost import Cost
 from deepserve.core.usage import Usage
 from deepserve.dialects.amounts import plain
-
-CostOf = Callable[[Usage], Cost | None]
-"""What a usage costs at the price in force; None where there is none."""
-
-
-Charge = Callable[[str, datetime, Usage], Cost | None]
-"""The cost of a usage by a canonical model id and the instant that decides the price."""
+from deepserve.dialects.charge import CostOf
 
 
 class WirePromptDetails(msgspec.Struct):

@@ -15,6 +15,8 @@ from deepserve.core.events import PastReasoning
 from deepserve.core.messages import Text
 from deepserve.core.model import ModelName
 from deepserve.core.request import Request, ResponseFormat
+from deepserve.dialects.amounts import encode_amounts
+from deepserve.dialects.charge import Charge, cost_of
 from deepserve.dialects.exchange import AnswerHead, Arrival, OfAsked
 from deepserve.dialects.responses.compaction import ask_for_summary, kept_messages
 from deepserve.dialects.responses.errors import encode_error
@@ -29,30 +31,34 @@ class ResponsesExchange(OfAsked, msgspec.Struct, frozen=True, kw_only=True):
     """Implements `dialects.exchange.Exchange`. The response is kept where the request allows it.
 
     digest  see `Remembered`
+    charge  None where answers do not say what they cost
     """
 
     asked: ResponsesRequest
     keeper: Keeper
     now: Callable[[], datetime]
     digest: str | None = None
+    charge: Charge | None = None
     keep_alive: bytes = KEEP_ALIVE
 
     def open_stream(self, head: AnswerHead) -> StreamEncoder:
-        return StreamEncoder(self.asked, head, now=self.now, on_end=self.keep)
+        return StreamEncoder(
+            self.asked, head, now=self.now, on_end=self.keep, cost_of=cost_of(self.charge, self.request)
+        )
 
     def encode_answer(self, answer: Answer, head: AnswerHead, *, validated: str | None = None) -> bytes:
-        response = encode_answer(answer, self.asked, head, at=self.now())
+        response = encode_answer(answer, self.asked, head, at=self.now(), cost_of=cost_of(self.charge, self.request))
         if validated is not None:
             response.x_deepserve_validated = validated
         self.keep(response)
-        return msgspec.json.encode(response)
+        return encode_amounts(response)
 
     def encode_error(self, error: DeepserveError) -> bytes:
         return encode_error(error, is_strict=self.request.is_strict)
 
     def keep(self, response: WireResponse) -> None:
         if self.asked.is_kept:
-            record = msgspec.json.encode({"response": response, "input": self.asked.items, "digest": self.digest})
+            record = encode_amounts({"response": response, "input": self.asked.items, "digest": self.digest})
             self.keeper.keep(response.id, record)
 
 
@@ -114,18 +120,22 @@ class CompactExchange(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Decoders(msgspec.Struct, frozen=True, kw_only=True):
-    """How bodies are read. Both block while they look up a response that is continued."""
+    """How bodies are read. Both block while they look up a response that is continued.
+
+    charge: for a service whose answers say what they cost
+    """
 
     names: Names
     limits: Limits
     memory: ResponseMemory
     sealing: Sealing
     now: Callable[[], datetime]
+    charge: Charge | None = None
 
     def response(self, raw: bytes, arrival: Arrival) -> ResponsesExchange:
         keeper = Keeper(self.memory, self.sealing, arrival.tenant.id, max_bytes=self.limits.body_bytes)
         asked = decode_request(raw, arrival, names=self.names, limits=self.limits, keeper=keeper)
-        return ResponsesExchange(asked=asked, keeper=keeper, now=self.now)
+        return ResponsesExchange(asked=asked, keeper=keeper, now=self.now, charge=self.charge)
 
     def compaction(self, raw: bytes, arrival: Arrival) -> CompactExchange:
         exchange = self.response(raw, arrival)

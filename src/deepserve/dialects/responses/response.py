@@ -10,6 +10,7 @@ import msgspec
 from msgspec import UNSET, UnsetType
 
 from deepserve.core.answer import Answer
+from deepserve.core.cost import Cost
 from deepserve.core.errors import DeepserveError
 from deepserve.core.events import Finished, FinishReason, TokenLogprob
 from deepserve.core.messages import (
@@ -27,6 +28,7 @@ from deepserve.core.messages import (
     ToolResult,
 )
 from deepserve.core.usage import Usage
+from deepserve.dialects.charge import CostOf, unsaid, wire_cost
 from deepserve.dialects.exchange import AnswerHead
 from deepserve.dialects.responses.custom_input import whole_input
 from deepserve.dialects.responses.errors import wire_error
@@ -46,6 +48,7 @@ from deepserve.dialects.responses.wire import (
     ReasoningText,
     Status,
     WireAnnotation,
+    WireCostDetails,
     WireFailure,
     WireIncomplete,
     WireInputDetails,
@@ -158,7 +161,8 @@ def encode_logprob(token: TokenLogprob) -> WireLogprob:
     )
 
 
-def encode_usage(usage: Usage) -> WireUsage:
+def encode_usage(usage: Usage, cost: Cost | None = None) -> WireUsage:
+    money = None if cost is None else wire_cost(cost)
     return WireUsage(
         input_tokens=usage.prompt_tokens,
         input_tokens_details=WireInputDetails(
@@ -167,6 +171,9 @@ def encode_usage(usage: Usage) -> WireUsage:
         output_tokens=usage.output_tokens,
         output_tokens_details=WireOutputDetails(reasoning_tokens=usage.reasoning_tokens),
         total_tokens=usage.total_tokens,
+        cost=UNSET if money is None else money.total,
+        is_byok=UNSET if money is None else False,
+        cost_details=UNSET if money is None else WireCostDetails(money.prompt, money.output),
     )
 
 
@@ -217,7 +224,13 @@ def _shown_tool(tool: Json) -> Json:
 
 
 def finished_response(
-    response: WireResponse, finished: Finished, *, output: Sequence[Item], usage: Usage, at: datetime
+    response: WireResponse,
+    finished: Finished,
+    *,
+    output: Sequence[Item],
+    usage: Usage,
+    at: datetime,
+    cost_of: CostOf = unsaid,
 ) -> WireResponse:
     """The response with its end. at: when that was."""
     status, reason = OUTCOMES[finished.reason]
@@ -228,7 +241,7 @@ def finished_response(
         error=_ABORTED if status == "failed" else None,
         incomplete_details=None if reason is None else WireIncomplete(reason=reason),
         output=output,
-        usage=encode_usage(usage),
+        usage=encode_usage(usage, cost_of(usage)),
     )
 
 
@@ -245,11 +258,13 @@ def failed_response(
     )
 
 
-def encode_answer(answer: Answer, asked: ResponsesRequest, head: AnswerHead, *, at: datetime) -> WireResponse:
+def encode_answer(
+    answer: Answer, asked: ResponsesRequest, head: AnswerHead, *, at: datetime, cost_of: CostOf = unsaid
+) -> WireResponse:
     """The response of a whole answer.
 
-    Not carried, because the dialect has no word for it: signatures of reasoning, cost, seeds, which stop string was
-    met, and log-probabilities of reasoning.
+    Not carried, because the dialect has no word for it: signatures of reasoning, cost (which OpenRouter adds),
+    seeds, which stop string was met, and log-probabilities of reasoning.
     """
     [result] = answer.results
     form, items = ItemForm(asked, head), list[Item]()
@@ -284,4 +299,4 @@ def encode_answer(answer: Answer, asked: ResponsesRequest, head: AnswerHead, *, 
     if items and OUTCOMES[result.finished.reason][0] != "completed":
         items[-1].status = "incomplete"
     response = msgspec.structs.replace(open_response(asked, head), system_fingerprint=answer.served_by.fingerprint)
-    return finished_response(response, result.finished, output=items, usage=answer.usage, at=at)
+    return finished_response(response, result.finished, output=items, usage=answer.usage, at=at, cost_of=cost_of)

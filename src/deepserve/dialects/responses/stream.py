@@ -34,6 +34,8 @@ from deepserve.core.events import (
 from deepserve.core.messages import Citation, Json, Part, ServerToolCall, Text, ToolCall
 from deepserve.core.usage import Usage
 from deepserve.core.verdict import is_judged, judge, validated_label
+from deepserve.dialects.amounts import encode_amounts
+from deepserve.dialects.charge import CostOf, unsaid
 from deepserve.dialects.exchange import AnswerHead
 from deepserve.dialects.responses.custom_input import InputReader
 from deepserve.dialects.responses.request import ResponsesRequest
@@ -61,7 +63,7 @@ from deepserve.dialects.responses.wire import (
 
 KEEP_ALIVE = b": keep-alive\n\n"
 
-_encode = msgspec.json.Encoder().encode
+_encode = encode_amounts
 
 
 class _Open(msgspec.Struct):
@@ -95,6 +97,7 @@ class StreamEncoder:
 
     now     the wall clock, which says when the response was complete
     on_end  hears the response as the terminal event tells it
+    cost_of  for a service that says what an answer costs
     """
 
     def __init__(
@@ -104,7 +107,9 @@ class StreamEncoder:
         *,
         now: Callable[[], datetime],
         on_end: Callable[[WireResponse], None],
+        cost_of: CostOf = unsaid,
     ) -> None:
+        self._cost_of = cost_of
         self._asked = asked
         self._now = now
         self._on_end = on_end
@@ -163,7 +168,12 @@ class StreamEncoder:
 
     def _finish(self, finished: Finished) -> bytes:
         response = finished_response(
-            self._response, finished, output=self._output, usage=self._usage or Usage(), at=self._now()
+            self._response,
+            finished,
+            output=self._output,
+            usage=self._usage or Usage(),
+            at=self._now(),
+            cost_of=self._cost_of,
         )
         frames = self._close("completed" if response.status == "completed" else "incomplete")
         frames += self._give_up_hosted()

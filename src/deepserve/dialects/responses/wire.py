@@ -7,6 +7,7 @@ formats) is the client's own JSON.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from decimal import Decimal
 from typing import Literal
 
 import msgspec
@@ -132,12 +133,23 @@ class WireOutputDetails(msgspec.Struct):
     reasoning_tokens: int
 
 
+class WireCostDetails(msgspec.Struct):
+    upstream_inference_input_cost: Decimal
+    upstream_inference_output_cost: Decimal
+    upstream_inference_cost: None = None
+
+
 class WireUsage(msgspec.Struct):
+    """The cost is OpenRouter's addition, with its names."""
+
     input_tokens: int
     input_tokens_details: WireInputDetails
     output_tokens: int
     output_tokens_details: WireOutputDetails
     total_tokens: int
+    cost: Decimal | UnsetType = UNSET
+    is_byok: bool | UnsetType = UNSET
+    cost_details: WireCostDetails | UnsetType = UNSET
 
 
 class WireFailure(msgspec.Struct):

@@ -12,13 +12,13 @@ from deepserve.core.errors import DeepserveError
 from deepserve.core.events import PastReasoning
 from deepserve.core.model import ModelName
 from deepserve.core.request import Request
+from deepserve.dialects.charge import Charge, CostOf
 from deepserve.dialects.chat.openrouter.request import OpenRouterRequest, decode_request
 from deepserve.dialects.chat.openrouter.response import encode_answer
 from deepserve.dialects.chat.openrouter.stream import KEEP_ALIVE, StreamEncoder
 from deepserve.dialects.exchange import AnswerHead, Arrival, Decode
 from deepserve.dialects.openrouter.errors import encode_error
 from deepserve.dialects.openrouter.routing import Directory
-from deepserve.dialects.openrouter.usage import Charge, CostOf
 
 
 class OpenRouterExchange(msgspec.Struct, frozen=True, kw_only=True):

@@ -11,6 +11,7 @@ from deepserve.core.events import Finished, FinishReason, TokenLogprob
 from deepserve.core.messages import Part, Reasoning, Refusal, ServerToolCall, ServerToolResult, ToolCall
 from deepserve.core.request import Request
 from deepserve.dialects.amounts import encode_amounts
+from deepserve.dialects.charge import CostOf
 from deepserve.dialects.chat.openrouter.tool_record import annotate
 from deepserve.dialects.chat.openrouter.tool_record import encode_call as encode_server_call
 from deepserve.dialects.chat.openrouter.wire import (
@@ -26,7 +27,7 @@ from deepserve.dialects.chat.response import encode_call
 from deepserve.dialects.chat.response import encode_logprobs as encode_chat_logprobs
 from deepserve.dialects.exchange import AnswerHead
 from deepserve.dialects.openrouter.ids import generation_id
-from deepserve.dialects.openrouter.usage import CostOf, encode_usage
+from deepserve.dialects.openrouter.usage import encode_usage
 
 FINISH_WORDS: Mapping[FinishReason, str] = {
     "stop": "stop",

@@ -34,6 +34,7 @@ from deepserve.core.request import Request
 from deepserve.core.usage import Usage
 from deepserve.core.verdict import Judgement, is_judged, judge, validated_label
 from deepserve.dialects.amounts import encode_amounts
+from deepserve.dialects.charge import CostOf
 from deepserve.dialects.chat.openrouter.response import (
     FINISH_WORDS,
     encode_logprobs,
@@ -53,7 +54,7 @@ from deepserve.dialects.exchange import AnswerHead
 from deepserve.dialects.openrouter.errors import wire_error
 from deepserve.dialects.openrouter.ids import generation_id
 from deepserve.dialects.openrouter.provider import PROVIDER_NAME
-from deepserve.dialects.openrouter.usage import CostOf, encode_usage
+from deepserve.dialects.openrouter.usage import encode_usage
 
 KEEP_ALIVE = b": OPENROUTER PROCESSING\n\n"
 DONE = b"data: [DONE]\n\n"
