@@ -29,6 +29,7 @@ def found(index: SearchIndex, query: str, **options: tuple[int, int]) -> list[st
 @pytest.fixture
 def index() -> SearchIndex:
     made = SearchIndex()
+    made.keep_folders({"f": "/f"})
     made.put(
         [
             document("limits", "A body has at most 32 MiB.", title="Limits"),
@@ -91,11 +92,19 @@ def test_a_changed_document_is_found_by_its_new_words_only(index: SearchIndex) -
 def test_removed_documents_and_folders_are_forgotten(index: SearchIndex) -> None:
     index.remove("f", ["limits", "never there"])
     assert found(index, "MiB") == []
-    index.keep_folders(["f"])
+    index.keep_folders({"f": "/f"})
     assert found(index, "cats") == ["cats"]
-    index.keep_folders(["other"])
+    index.keep_folders({"other": "/other"})
     assert index.counts() == (0, 0)
     assert found(index, "cats") == []
+
+
+def test_a_folder_that_lies_in_another_place_is_another_one(index: SearchIndex) -> None:
+    """Files of the same name, size and time were taken for the ones of the folder that had had the name before."""
+    index.keep_folders({"f": "/f"})
+    assert found(index, "cats") == ["cats"]
+    index.keep_folders({"f": "/other"})
+    assert index.versions("f") == {}
 
 
 def test_documents_can_be_asked_for_by_time(index: SearchIndex) -> None:

@@ -12,17 +12,18 @@ import re
 import sqlite3
 import threading
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 import msgspec
 
 from deepserve.core.errors import ConfigurationError
 
-_FORMAT = 1
+_FORMAT = 2
 """Raised when the tables or the way words are cut change; an index of another format is made anew."""
 
 _TABLES = """
+CREATE TABLE folder (name TEXT PRIMARY KEY, place TEXT NOT NULL);
 CREATE TABLE document (
     id INTEGER PRIMARY KEY, folder TEXT NOT NULL, path TEXT NOT NULL, title TEXT NOT NULL, media_type TEXT NOT NULL,
     size_bytes INTEGER NOT NULL, modified_ns INTEGER NOT NULL, is_cut INTEGER NOT NULL, UNIQUE (folder, path)
@@ -125,13 +126,19 @@ class SearchIndex:
             for path in paths:
                 self._forget(folder, path)
 
-    def keep_folders(self, folders: Sequence[str]) -> None:
-        """Forget every other folder."""
+    def keep_folders(self, places: Mapping[str, str]) -> None:
+        """Forget every folder but these, by name, and those that lay in another place."""
         with self._turn, self._connection:
+            known = dict(self._connection.execute("SELECT name, place FROM folder"))
+            if known == places:
+                return
+            kept = {name for name, place in places.items() if known.get(name) == place}
             rows = self._connection.execute("SELECT folder, path FROM document").fetchall()
             for folder, path in rows:
-                if folder not in folders:
+                if folder not in kept:
                     self._forget(folder, path)
+            self._connection.execute("DELETE FROM folder")
+            self._connection.executemany("INSERT INTO folder (name, place) VALUES (?, ?)", places.items())
 
     def document(self, folder: str, path: str) -> Document | None:
         with self._turn:
@@ -258,7 +265,7 @@ def _open(path: Path | None) -> sqlite3.Connection:
 
 
 def _drop_everything(connection: sqlite3.Connection) -> None:
-    for table in ("passage_words", "passage", "document"):
+    for table in ("passage_words", "passage", "document", "folder"):
         connection.execute(f"DROP TABLE IF EXISTS {table}")
 
 

@@ -49,6 +49,8 @@ _MAX_DOCUMENT_CHARACTERS = 2_000_000
 _READ_APART = frozenset(("text/html", "application/pdf"))
 _TITLE_CHARACTERS = 300
 
+_NOT_YET = ToolFault(code="unavailable", message="The documents are still being looked through; try again soon.")
+
 Result = TypeVar("Result")
 
 
@@ -90,6 +92,7 @@ class FolderSearch(SearchProvider):
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="deepserve-index")
         # And searches take turns in one of their own, however many there are.
         self._searching = ThreadPoolExecutor(1, thread_name_prefix="deepserve-search")
+        self._is_cleared = asyncio.Event()  # of folders that are not offered any more
         self._is_ready = asyncio.Event()
         self._work: asyncio.Task[None] | None = None
 
@@ -112,6 +115,8 @@ class FolderSearch(SearchProvider):
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(_FIRST_WAIT_S):
                 await self._is_ready.wait()
+        if not self._is_cleared.is_set():
+            return _NOT_YET
         try:
             found = await asyncio.get_running_loop().run_in_executor(
                 self._searching,
@@ -127,6 +132,8 @@ class FolderSearch(SearchProvider):
 
     async def page(self, url: str, *, max_characters: int) -> FetchedPage | ToolFault:
         """A document by its address; with an anchor from there on."""
+        if not self._is_cleared.is_set():
+            return _NOT_YET
         parts = urlsplit(url)
         document = await asyncio.get_running_loop().run_in_executor(
             self._searching, self._index.document, parts.netloc, unquote(parts.path.removeprefix("/"))
@@ -148,7 +155,9 @@ class FolderSearch(SearchProvider):
         left_out: Counter[str] = Counter()
         num_changed = 0
         room = [self._limits.num_files, self._limits.total_bytes]
-        await self._in_thread(self._index.keep_folders, tuple(self._folders))
+        places = {name: str(folder.resolve()) for name, folder in self._folders.items()}
+        await self._in_thread(self._index.keep_folders, places)
+        self._is_cleared.set()
         async with ReaderProcess() as reader:
             for name, folder in self._folders.items():
                 walk = FileWalk(folder, self._limits)
