@@ -149,6 +149,11 @@ def test_model_lists_show_the_presets_after_the_models(server: LiveServer, path:
     assert "0.001 to 0.005 USD per request" in one["note"]
 
 
+def test_strict_mode_lists_what_the_vendor_lists(server: LiveServer) -> None:
+    listed = httpx.get(f"{server.address}/v1/models", headers={"x-deepserve-strict": "1"}).json()["data"]
+    assert [item["id"] for item in listed] == [PRO, FLASH]
+
+
 def test_dialects_whose_answers_carry_prices_know_no_presets(server: LiveServer) -> None:
     response = httpx.post(f"{server.address}/api/v1/chat/completions", json={"model": AUTO, "messages": TURN})
     assert response.status_code == 400

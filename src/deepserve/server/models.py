@@ -17,7 +17,7 @@ from deepserve.server.visit import visit_of
 class Models:
     """The list and its items: the vendor's fields, plus `created`, `served_by` and the true limits.
 
-    Strict mode leaves `created` out, as the vendor does.
+    Strict mode leaves out `created`, and the names that leave the choice of the model open: the vendor has neither.
     """
 
     def __init__(self, site: Site) -> None:
@@ -25,7 +25,9 @@ class Models:
 
     async def list(self, request: Request) -> Response:
         is_strict = visit_of(request.scope).is_strict
-        data = [self._item(model, is_strict=is_strict) for model in self._site.gateway.models()]
+        presets = self._site.names.presets
+        models = [model for model in self._site.gateway.models() if not is_strict or presets.find(model.id) is None]
+        data = [self._item(model, is_strict=is_strict) for model in models]
         return _json({"object": "list", "data": data})
 
     async def retrieve(self, request: Request) -> Response:
