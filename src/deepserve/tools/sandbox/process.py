@@ -147,7 +147,10 @@ class Process:
             value += " [the rest was left out]"
         if num_left_out:
             most, most_kib = self._limits.files_back, self._limits.file_back_bytes // 1024
-            stderr += f"[left out: {num_left_out} more files; at most {most} of {most_kib} KiB each are sent back]\n"
+            stderr += (
+                f"[files left out: {num_left_out}; at most {most} of {most_kib} KiB each are sent back, and none whose "
+                "name cannot be shown]\n"
+            )
         return CellResult(stdout=stdout, stderr=stderr, value=value, exit_code=head.exit_code, files=files)
 
     def kill(self) -> None:
