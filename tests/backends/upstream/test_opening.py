@@ -30,7 +30,7 @@ KEYS = {"DEEPSEEK_API_KEY": "sk-from-the-environment"}
 def test_models_say_who_really_answers_and_that_counts_are_estimates() -> None:
     models = open_upstream(_settings(), environment=KEYS).models()
     assert [model.served_by.label for model in models] == ["deepseek/deepseek-v4-pro", "deepseek/deepseek-v4-flash"]
-    assert all(model.counts_by_estimate and "api.deepseek.com" in model.note for model in models)
+    assert all(model.counts_by_estimate and "DeepSeek" in model.note for model in models)
     assert models[0].context_tokens == 1_048_576
 
 

@@ -80,7 +80,7 @@ class UpstreamBackend:
             served_by=listed.served_by or ServedBy(provider=self._provider.id, model=name, fingerprint=""),
             context_tokens=context_tokens,
             max_output_tokens=listed.max_output_tokens or self._provider.max_output_tokens or context_tokens,
-            note=f"Answers come from {self._provider.title}, at {self._client.host}.",
+            note=f"Answers come from {self._provider.title}.",
             counts_by_estimate=True,
         )
 
