@@ -42,10 +42,12 @@ def test_the_numbers_are_those_of_the_settings() -> None:
     without, thinking, at_most = DEEPSEEK.default_output_tokens
     for text in (
         f"{limits.body_bytes >> 20} MiB",
+        f"| connections | {limits.connections}; an idle one",
+        f"after {limits.body_grace_s:g} s at least {limits.body_bytes_per_s / 1024:g} KiB/s",
         f"{limits.json_depth} levels, {limits.json_members:,} members",
         f"{limits.header_bytes >> 10} KiB, {limits.header_fields} fields",
         f"address {limits.request_line_bytes >> 10} KiB",
-        f"{limits.headers_timeout_s:g} s for the head, {limits.body_timeout_s:g} s between pieces",
+        f"{limits.headers_timeout_s:g} s for the head; {limits.body_timeout_s:g} s between pieces",
         f"{limits.messages:,}; {limits.tools} with names of {DEEPSEEK.max_tool_name} characters",
         f"{limits.stop_strings} strings of {limits.stop_string_bytes >> 10} KiB",
         f"{limits.logit_bias_entries} entries; {limits.num_results}; 20; {limits.user_id_bytes} bytes",
