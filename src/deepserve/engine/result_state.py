@@ -44,6 +44,7 @@ class ResultState:
         self.was_recomputed = False
         self.has_begun = self.guide is None
         self.is_ended = False
+        self._ending: Literal["stop", "length"] | None = None
         self.snapshot_positions = set(generation.boundaries)
         draw = generation.draws[result]
         self._counts: dict[int, int] = {}
@@ -115,9 +116,7 @@ class ResultState:
 
     def ending(self) -> Literal["stop", "length"] | None:
         """Why the output is complete; None while it is not."""
-        if self.output and self.output[-1] in self.generation.stop_tokens:
-            return "stop"
-        return "length" if len(self.output) >= self.generation.max_tokens else None
+        return self._ending
 
     def packed(self, num_tokens: int) -> bytes:
         """The first tokens of the history, as the prefix index compares them."""
@@ -126,6 +125,10 @@ class ResultState:
     def _append(self, token: int) -> None:
         self.history.append(token)
         self.output.append(token)
+        if token in self.generation.stop_tokens:
+            self._ending = "stop"
+        elif len(self.output) >= self.generation.max_tokens:
+            self._ending = "length"
         if self._has_penalty:
             self._counts[token] = self._counts.get(token, 0) + 1
 

@@ -30,7 +30,7 @@ Beginning = Literal["thinking", "answer", "calls"]
 _MOST_BLANKS: Final = 3
 """Tokens of white space an answer may begin with: a model that writes nothing else has not answered."""
 
-_PLAIN: Final = re.compile(rb"[ !#-;=-\[\]-~]*")
+_PLAIN: Final = re.compile(rb"[ !#-;=-\[\]-~]+")
 """Text within a string that begins nothing: no quotation mark, escape, tag or part of a character."""
 _TEXT_GROWTH: Final = 2
 """Plain text lengthens the shortest answer by itself, and perhaps its end is cut into tokens otherwise."""
@@ -72,6 +72,7 @@ class AnswerGuide:
         self._vocabulary = vocabulary
         self._rules = rules
         self._mark = mark
+        self._masks = _masks(vocabulary, mark)
         self._left = rules.max_tokens
         self._thinking_left = rules.max_tokens if rules.thinking_tokens is None else rules.thinking_tokens
         self._phase: Literal["thinking", "text", "form", "ended"] = "thinking"
@@ -93,20 +94,17 @@ class AnswerGuide:
     # The protocol
 
     def mask(self) -> bytes | Callable[[], bytes] | None:
-        masks = _masks(self._vocabulary, self._mark)
         match self._phase:
             case "thinking":
                 if self._thinking_left <= 0:
                     return self._vocabulary.mask((self._rules.end_think,))
-                return masks.thinking(self._rules.end_think, may_call=self._may_call())
+                return self._masks.thinking(self._rules.end_think, may_call=self._may_call())
             case "text":
                 if not self._has_text:
                     is_urgent = self._num_blanks >= _MOST_BLANKS or self._left <= 1
-                    return masks.opening(may_call=self._may_call(), may_be_blank=not is_urgent)
-                return masks.text(may_call=self._may_call())
+                    return self._masks.opening(may_call=self._may_call(), may_be_blank=not is_urgent)
+                return self._masks.text(may_call=self._may_call())
             case "form":
-                if self._plan is not None and self._left <= len(self._plan):
-                    return self._vocabulary.mask(self._plan[:1])
                 return self._compute_mask  # while the engine goes through the layers
             case "ended":
                 return None
@@ -122,8 +120,8 @@ class AnswerGuide:
         return token
 
     def forced(self) -> Sequence[int]:
-        if not self._rules.skips_ahead:
-            return ()
+        if not self._rules.skips_ahead or (self._is_after_text and self._plan is None):
+            return ()  # within a string there is nearly always a choice, and asking costs as much as a mask
         found: list[int] = []
         while self._left > 0:
             if self._phase == "thinking" and self._thinking_left <= 0:
@@ -184,14 +182,12 @@ class AnswerGuide:
             self._matcher.consume(self._rules.begun)
         self._slack = 0
         self._old_plan = self._compiled.known_completion(entry)
-        self._look_ahead()
 
     def _accept_in_form(self, token: int) -> int:
         assert self._matcher is not None
         self._left -= 1
         if self._plan is None:
             self._step(token)
-            self._look_ahead()
             return token
         if token != self._plan[0] and token not in self._vocabulary.stop_ids:
             self._step(token)
@@ -216,7 +212,7 @@ class AnswerGuide:
                 self._step(token)
             return step
         if self._is_after_text:
-            return []  # within a string there is nearly always a choice, and asking costs as much as a mask
+            return []
         step = self._matcher.forced()
         if not step and self._matcher.is_complete():
             step = [self._vocabulary.stop_ids[0]]
@@ -230,7 +226,7 @@ class AnswerGuide:
         if self._phase == "ended":
             self._plan = []
         elif self._plan is None:
-            self._look_ahead()
+            pass  # what had to follow is part of any completion
         elif self._plan[: len(step)] == step:
             del self._plan[: len(step)]
             self._relax()
@@ -246,8 +242,12 @@ class AnswerGuide:
         return step
 
     def _compute_mask(self) -> bytes:
+        """The mask, and before it the look ahead that it may depend on: both may take longer than all the rest."""
         assert self._compiled is not None
         assert self._matcher is not None
+        self._look_ahead()
+        if self._plan is not None and self._left <= len(self._plan):
+            return self._vocabulary.mask(self._plan[:1])
         mask = self._matcher.mask()
         self._is_in_string = self._compiled.shortest.is_in_string(mask)
         return mask
@@ -255,13 +255,13 @@ class AnswerGuide:
     def _step(self, token: int, *, is_forced: bool = False) -> None:
         """Follow a token that the grammar allows."""
         assert self._matcher is not None
-        self._is_after_text = self._is_in_string and bool(_PLAIN.fullmatch(self._vocabulary.token_bytes[token]))
+        self._is_after_text = self._is_in_string and token in self._masks.plain
         self._is_in_string = False
         self._slack -= self._growth(is_forced=is_forced)
         if token in self._vocabulary.stop_ids:
             self._phase = "ended"  # the library takes no more tokens once nothing can follow
         else:
-            self._matcher.consume((token,))
+            self._matcher.consume_later(token)
 
     # Ending in time
 
@@ -281,10 +281,10 @@ class AnswerGuide:
         return self._compiled.shortest.complete(self._matcher, max_tokens=self._left, known=known)
 
     def _look_ahead(self) -> None:
-        """Have a completion at hand when it is time."""
+        """Have a completion at hand when it is time: before a token is drawn after which there might be none."""
         assert self._compiled is not None
         is_due = self._slack < self._compiled.growth_tokens or self._left <= self._check_at
-        if self._phase == "form" and self._left > 0 and is_due:
+        if self._plan is None and is_due:
             self._plan = self._completion()
             if self._plan is None:
                 self._check_at = self._left - _HOPELESS_TOKENS
@@ -318,6 +318,9 @@ class _Masks:
             for may_call in (False, True)
             for may_be_blank in (False, True)
         }
+        self.plain = frozenset(
+            token for token in vocabulary.plain_ids if _PLAIN.fullmatch(vocabulary.token_bytes[token])
+        )
         self._marks = marks
         self._thinking: dict[tuple[int, bool], bytes] = {}
 

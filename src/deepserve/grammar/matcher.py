@@ -23,6 +23,8 @@ class Matcher:
            the shared ones are used up
     numbers  narrows the masks within numbers; None: there are none
     nesting  the same where JSON is nested deeply
+
+    What is consumed `later` is read when it matters, perhaps in another thread, and what is wrong with it raised there.
     """
 
     def __init__(
@@ -41,8 +43,10 @@ class Matcher:
         self._numbers = numbers
         self._nesting = nesting
         self._tokens = list(tokens)
+        self._unread: list[int] = []
 
     def copy(self) -> Matcher:
+        self._catch_up()
         inner = self._inner.deep_copy()
         return Matcher(
             inner,
@@ -53,7 +57,11 @@ class Matcher:
             tokens=self._tokens,
         )
 
+    def consume_later(self, token: int) -> None:
+        self._unread.append(token)
+
     def consume(self, tokens: Sequence[int]) -> None:
+        self._catch_up()
         if not self._inner.consume_tokens(list(tokens)):
             self._start_anew()
             if not self._inner.consume_tokens(list(tokens)):
@@ -62,6 +70,7 @@ class Matcher:
 
     def undo(self, num_tokens: int) -> None:
         """Go back to where so many tokens were not consumed yet."""
+        self._catch_up()
         if not self._inner.rollback(num_tokens):
             self._fail()
         del self._tokens[len(self._tokens) - num_tokens :]
@@ -70,10 +79,12 @@ class Matcher:
 
     def admits(self, tokens: Sequence[int]) -> bool:
         """Whether all of these may follow."""
+        self._catch_up()
         return self._inner.validate_tokens(list(tokens)) == len(tokens)
 
     def mask(self) -> bytes:
         """The tokens that may follow, as the engine wants them."""
+        self._catch_up()
         mask = self._inner.compute_bitmask()
         if self._inner.is_error():
             self._start_anew()
@@ -91,6 +102,7 @@ class Matcher:
 
     def forced(self) -> list[int]:
         """The tokens that spell the only text that may follow, as the model's own tokenizer would cut it."""
+        self._catch_up()
         tokens = self._inner.compute_ff_tokens()
         if self._inner.is_error():
             self._start_anew()
@@ -101,7 +113,13 @@ class Matcher:
 
     def is_complete(self) -> bool:
         """What was read is a whole answer, and nothing but its end may follow."""
+        self._catch_up()
         return self._inner.is_stopped() and self._inner.is_accepting()
+
+    def _catch_up(self) -> None:
+        if self._unread:
+            unread, self._unread = self._unread, []
+            self.consume(unread)
 
     def _start_anew(self) -> None:
         if _USED_UP not in self._inner.get_error():

@@ -213,6 +213,7 @@ class NativeEngine(Engine):
         self._drawn = (DrawnToken * num_rows)()
         self._late_masks = (LateMask * num_rows)()
         self._tokens = (ctypes.c_int32 * (num_rows * CHUNK_TOKENS))()
+        self._late_mask_places = list(self._late_masks)
         self._late_masks_at = ctypes.addressof(self._late_masks)
         self._draws_at = ctypes.addressof(self._draws)
         self._tokens_at = ctypes.addressof(self._tokens)
@@ -300,7 +301,7 @@ class NativeEngine(Engine):
         """A mask that is computed now; or none, and the address where it will stand or is known to fail."""
         mask, state = None, MaskState.AWAITED
         if self._is_mask_late:
-            self._mask_jobs.append(MaskJob(source, self._late_masks[number]))
+            self._mask_jobs.append(MaskJob(source, self._late_mask_places[number]))
         else:
             mask, state = self._masks.compute(source), MaskState.FAILED
         if mask is not None:
