@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -30,8 +31,22 @@ SUITE = Path(__file__).parent / "langchain"
 TIMEOUT_S = 120.0
 
 
-def deepseek(server: str, **fields: Any) -> ChatDeepSeek:  # Any: the class's own fields
-    return ChatDeepSeek(model=MODEL, api_key=KEY, base_url=server, temperature=0, max_retries=0, **fields)
+@pytest.fixture
+def deepseek(mini_server: str) -> Iterator[Callable[..., ChatDeepSeek]]:
+    """Makes such a model from the class's own fields, and closes its client.
+
+    The class does not: a connection was left to the garbage collector, which complained of it in some later test.
+    """
+    made: list[ChatDeepSeek] = []
+
+    def make(**fields: Any) -> ChatDeepSeek:  # Any: the class's own fields
+        model = ChatDeepSeek(model=MODEL, api_key=KEY, base_url=mini_server, temperature=0, max_retries=0, **fields)
+        made.append(model)
+        return model
+
+    yield make
+    for model in made:
+        model.root_client.close()
 
 
 def claude(server: str, *, thinks: bool = True) -> ChatAnthropic:
@@ -86,8 +101,8 @@ def run_tools(model: BaseChatModel, *, streams: bool) -> tuple[str, list[str]]:
             messages.append(get_weather.invoke(call))
 
 
-def test_chat_deepseek_streams_what_it_answers_whole(mini_server: str) -> None:
-    model = deepseek(mini_server)
+def test_chat_deepseek_streams_what_it_answers_whole(deepseek: Callable[..., ChatDeepSeek]) -> None:
+    model = deepseek()
     whole = model.invoke(QUESTION)
     chunks = list(model.stream(QUESTION))
     assert "".join(chunk.text for chunk in chunks) == whole.text
@@ -101,15 +116,17 @@ def test_chat_deepseek_streams_what_it_answers_whole(mini_server: str) -> None:
     assert used["input_token_details"]["cache_read"] > 0
 
 
-def test_chat_deepseek_can_switch_thinking_off(mini_server: str) -> None:
-    answer = deepseek(mini_server, extra_body={"thinking": {"type": "disabled"}}).invoke(QUESTION)
+def test_chat_deepseek_can_switch_thinking_off(deepseek: Callable[..., ChatDeepSeek]) -> None:
+    answer = deepseek(extra_body={"thinking": {"type": "disabled"}}).invoke(QUESTION)
     assert "reasoning_content" not in answer.additional_kwargs
     assert answer.text
 
 
 @pytest.mark.parametrize("streams", [False, True])
-def test_chat_deepseek_sends_no_trace_back_and_it_is_restored(mini_server: str, streams: bool) -> None:
-    model = deepseek(mini_server)
+def test_chat_deepseek_sends_no_trace_back_and_it_is_restored(
+    deepseek: Callable[..., ChatDeepSeek], streams: bool
+) -> None:
+    model = deepseek()
     noted = watch_traces(model.root_client)
     assert run_tools(model, streams=streams) == (ANSWER, ["Paris"])
     assert noted == ["sent=0 restored=0 missing=0", "sent=0 restored=1 missing=0"]
@@ -162,10 +179,14 @@ def test_chat_anthropic_fills_a_schema(mini_server: str, method: Any, thinks: bo
 
 @pytest.mark.parametrize("method", ["function_calling", "json_schema", "json_mode"])
 @pytest.mark.parametrize("streams", [False, True])
-def test_chat_deepseek_fills_a_schema_while_thinking(mini_server: str, method: Any, streams: bool) -> None:
+def test_chat_deepseek_fills_a_schema_while_thinking(
+    deepseek: Callable[..., ChatDeepSeek],
+    method: Any,  # Any: a literal
+    streams: bool,
+) -> None:
     """JSON mode promises an object, not the schema, which the mini model cannot read out of a prompt."""
     schema = City if method != "json_mode" else None
-    model = deepseek(mini_server, max_tokens=400).with_structured_output(schema, method=method)
+    model = deepseek(max_tokens=400).with_structured_output(schema, method=method)
     found = list(model.stream("Paris, as json"))[-1] if streams else model.invoke("Paris, as json")
     assert isinstance(found, dict if method == "json_mode" else City)
 
