@@ -192,4 +192,4 @@ class _Reading:
                 self._field, at, f"repetitions inside each other multiply to at most {limits.repetition_product}."
             )
         if judge_expression(expression) == "malformed":
-            raise _fault(self._field, at, f"{expression[:100]!r} is no regular expression.")
+            raise _fault(self._field, at, f"{expression[:100]!r} is no regular expression, or far too large a one.")

@@ -55,10 +55,18 @@ class CompiledForm:
     growth_tokens    most tokens by which one more token lengthens the shortest completion, roughly
     has_free_strings tokens within strings lengthen it by no more than themselves
 
-    Raises UnsupportedFeature for a grammar that the library cannot follow or that no answer was found for.
+    is_late: asked again and again while an answer is looked for. Raises UnsupportedFeature for a grammar that the
+    library cannot follow or that no answer was found for.
     """
 
-    def __init__(self, form: AnswerForm, grammar: WrittenGrammar, kinds: TokenKinds, markup: CallMarkup) -> None:
+    def __init__(
+        self,
+        form: AnswerForm,
+        grammar: WrittenGrammar,
+        kinds: TokenKinds,
+        markup: CallMarkup,
+        is_late: Callable[[], bool],
+    ) -> None:
         self.form = form
         self.vocabulary = kinds.vocabulary
         self.relaxed = grammar.relaxed
@@ -77,13 +85,18 @@ class CompiledForm:
             "mark": self._opening_ids(markup.block_open[:mark_end]),
         }
         try:
-            shortest = self.shortest.complete(self.matcher(), max_tokens=MAX_SHORTEST_TOKENS)
+            shortest = self.shortest.complete(self.matcher(), max_tokens=MAX_SHORTEST_TOKENS, is_late=is_late)
         except EngineFailure as failure:
-            raise UnsupportedFeature(f"{failure.message}. Bounds on lengths and counts may be too large.") from failure
+            raise UnsupportedFeature(
+                "This form is too large to be followed: its bounds on lengths and counts, or the numbers of its "
+                f"alternatives, have to be smaller. ({failure.message})"
+            ) from failure
+        if shortest is None and is_late():
+            raise UnsupportedFeature(f"The grammar of this form takes more than {MAX_COMPILE_S:g} s to build.")
         if shortest is None:
             raise UnsupportedFeature(
-                f"No answer of at most {MAX_SHORTEST_TOKENS:,} tokens was found that has this form: "
-                "its parts may contradict each other."
+                f"No answer of at most {MAX_SHORTEST_TOKENS:,} tokens was found that has this form: it demands too "
+                "much, or its parts contradict each other."
             )
         self.shortest_answer = tuple(shortest)
         self.shortest_tokens = len(shortest)
@@ -170,11 +183,11 @@ class GrammarCompiler:
             return found
         self.warm()
         assert self._kinds is not None
-        started = self._clock()
+        until = self._clock() + MAX_COMPILE_S
         try:
-            compiled = CompiledForm(form, _write(form, self._markup), self._kinds, self._markup)
-            if self._clock() - started > MAX_COMPILE_S:
-                raise UnsupportedFeature(f"The grammar of this form takes more than {MAX_COMPILE_S:g} s to build.")
+            compiled = CompiledForm(
+                form, _write(form, self._markup), self._kinds, self._markup, lambda: self._clock() > until
+            )
         except RequestError as error:
             error.field = error.field or (form.content.field if form.content is not None else "tools")
             raise

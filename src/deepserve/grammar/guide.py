@@ -36,7 +36,8 @@ _TEXT_GROWTH: Final = 2
 """Plain text lengthens the shortest answer by itself, and perhaps its end is cut into tokens otherwise."""
 
 _HOPELESS_TOKENS: Final = 8
-"""How long to go on before looking again for a completion where none was found."""
+_HOPELESS_SHARE: Final = 16
+"""How long to go on before looking again for a completion where none was found: a share of what is left."""
 
 
 class GuideRules(msgspec.Struct, frozen=True, kw_only=True):
@@ -287,7 +288,7 @@ class AnswerGuide:
         if self._plan is None and is_due:
             self._plan = self._completion()
             if self._plan is None:
-                self._check_at = self._left - _HOPELESS_TOKENS
+                self._check_at = self._left - max(_HOPELESS_TOKENS, self._left // _HOPELESS_SHARE)
                 self._slack = self._left * self._compiled.growth_tokens
             self._relax()
 

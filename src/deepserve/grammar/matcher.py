@@ -79,8 +79,12 @@ class Matcher:
 
     def admits(self, tokens: Sequence[int]) -> bool:
         """Whether all of these may follow."""
+        return self.num_admitted(tokens) == len(tokens)
+
+    def num_admitted(self, tokens: Sequence[int]) -> int:
+        """How many of these may follow, one after the other."""
         self._catch_up()
-        return self._inner.validate_tokens(list(tokens)) == len(tokens)
+        return self._inner.validate_tokens(list(tokens))
 
     def mask(self) -> bytes:
         """The tokens that may follow, as the engine wants them."""

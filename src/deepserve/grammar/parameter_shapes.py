@@ -20,6 +20,8 @@ from deepserve.grammar.parameter_values import UNKNOWN_HERE
 
 MAX_VARIANTS: Final = 32
 _MAX_DEPTH: Final = 16
+_MAX_JUDGED: Final = 128
+"""Parameters of which each is read by itself, once all of them together could not be."""
 _NAMES_OF_PLACES: Final = frozenset(("$id", "id", "$anchor", "$schema", "$defs", "$def", "definitions"))
 
 
@@ -127,7 +129,7 @@ class ParameterSchema:
     def _readable(self, root: Mapping[str, Json]) -> Json:
         """The schema with anything in place of parameters that cannot be read."""
         properties = root.get("properties")
-        if not isinstance(properties, Mapping):
+        if not isinstance(properties, Mapping) or len(properties) > _MAX_JUDGED:
             return root
         readable: dict[str, Json] = {}
         for name, schema in properties.items():
@@ -158,9 +160,11 @@ class ParameterSchema:
             return [_ANY_OBJECT]
         if part is False:
             return []
-        if not isinstance(part, Mapping) or depth > _MAX_DEPTH:
-            raise InvalidField(
-                f"The tool's parameters at {at or '/'} are no schema of an object.", field=self.tool.field
+        if depth > _MAX_DEPTH:
+            raise UnsupportedFeature(
+                f"The parts of the tool's parameters lie more than {_MAX_DEPTH} deep in each other, or one in itself: "
+                "write the members of the object at the root.",
+                field=self.tool.field,
             )
         kind = part.get("type", "object")
         if kind != "object" and not (isinstance(kind, list) and "object" in kind):

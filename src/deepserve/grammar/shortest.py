@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 from bisect import bisect_left
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from functools import cached_property, lru_cache
 from typing import Final
 
@@ -39,6 +39,9 @@ _MOST_OUTSIDE: Final = 2_000
 _MAX_CHOICES: Final = 256
 _MAX_TRIALS: Final = 12
 _MAX_REJOINED: Final = 6
+_TRIAL_TOKENS: Final = 8
+_MAX_TRIED_TOKENS: Final = 20_000
+"""Two or three milliseconds, if a trial costs as much as so many tokens: all other answers of the step wait for it."""
 _FILLER_BYTES: Final = 8
 _UNFORCED: Final = 3
 _MAX_ENDS: Final = 600
@@ -94,24 +97,30 @@ class Shortest:
         texts = dict.fromkeys(text[start:] for text in self._examples for start in range(len(text)))
         return [self._kinds.ids_of(text) for text in sorted(texts, key=len)[:_MAX_ENDS]]
 
-    def complete(self, matcher: Matcher, *, max_tokens: int, known: Sequence[int] = ()) -> list[int] | None:
+    def complete(
+        self,
+        matcher: Matcher,
+        *,
+        max_tokens: int,
+        known: Sequence[int] = (),
+        is_late: Callable[[], bool] = lambda: False,
+    ) -> list[int] | None:
         """Tokens that complete the answer, its end token included; None when none of at most `max_tokens` is found.
 
-        known: a completion from an earlier place. The matcher is left as it is.
+        known    a completion from an earlier place
+        is_late  asked again and again whether to give up
+        The matcher is left as it is.
         """
         state = matcher.copy()
         tokens: list[int] = []
         text = b""
-        while len(tokens) < max_tokens:
+        while len(tokens) < max_tokens and not is_late():
             allowed = state.allowed()
             if allowed & self._kinds.stop_bits:
                 return [*tokens, self._vocabulary.stop_ids[0]]
-            # Within text nearly every end of the known completion may begin, and few of them go on.
-            is_text = allowed.bit_count() > self._kinds.many
-            places = range(min(len(known), _MAX_REJOINED)) if is_text else range(len(known) - 1, -1, -1)
-            for skipped in places:
-                if allowed >> known[skipped] & 1 and state.admits(rest := known[skipped:]):
-                    return [*tokens, *rest] if len(tokens) + len(rest) <= max_tokens else None
+            rest = self._rejoined(state, allowed, known)
+            if rest is not None:
+                return [*tokens, *rest] if len(tokens) + len(rest) <= max_tokens else None
             step: Sequence[int] = state.forced()
             if step:
                 state.consume(step)
@@ -119,6 +128,23 @@ class Shortest:
                 step = self._choose(state, allowed, text)
             tokens += step
             text = (text + b"".join(self._vocabulary.token_bytes[token] for token in step))[-128:]
+        return None
+
+    def _rejoined(self, state: Matcher, allowed: int, known: Sequence[int]) -> Sequence[int] | None:
+        """The shortest end of the known completion that may follow here, as far as it is found soon."""
+        first = range(min(len(known), _MAX_REJOINED))
+        # Within text nearly every end of the known completion may begin, and few of them go on.
+        is_text = allowed.bit_count() > self._kinds.many
+        num_tried = 0
+        for skipped in first if is_text else range(len(known) - 1, -1, -1):
+            if num_tried > _MAX_TRIED_TOKENS and skipped not in first:
+                continue
+            if allowed >> known[skipped] & 1:
+                rest = known[skipped:]
+                num_admitted = state.num_admitted(rest)
+                if num_admitted == len(rest):
+                    return rest
+                num_tried += _TRIAL_TOKENS + num_admitted
         return None
 
     def is_in_string(self, mask: bytes) -> bool:
