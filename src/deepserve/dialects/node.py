@@ -44,7 +44,10 @@ class Node:
 
     def optional(self, key: str) -> Node | None:
         """The member of an object; None when it is absent or null, which mean the same everywhere."""
-        value = self.mapping().get(key)
+        members = self.value
+        if not isinstance(members, dict):
+            raise self.mistyped("a map")
+        value = members.get(key)
         return None if value is None else Node(self.body, value, (*self.path, key), self._label)
 
     def required(self, key: str) -> Node:

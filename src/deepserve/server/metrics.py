@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Generic, TypeVar
 
 import msgspec
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
@@ -25,6 +26,8 @@ from deepserve.core.request import Request, RequestId
 from deepserve.core.server_tool import ToolFault
 from deepserve.core.usage import Usage
 
+Labelled = TypeVar("Labelled", Counter, Histogram)
+
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 600)
 _TOKEN_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5)
 
@@ -37,6 +40,20 @@ class _Running(msgspec.Struct):
     has_started: bool = False
     outcome: str = "client_left"
     usage: Usage = Usage()
+
+
+class _Children(Generic[Labelled]):
+    """The children of a metric by their labels: its own `labels` takes longer to find one than that takes to count."""
+
+    def __init__(self, metric: Labelled) -> None:
+        self._metric: Labelled = metric
+        self._children: dict[tuple[str, ...], Labelled] = {}
+
+    def of(self, *labels: str) -> Labelled:
+        child = self._children.get(labels)
+        if child is None:
+            child = self._children[labels] = self._metric.labels(*labels)
+        return child
 
 
 class _EngineGauges(Collector):
@@ -68,42 +85,52 @@ class Metrics:
         self._running: dict[RequestId, _Running] = {}
         self._registry = CollectorRegistry()
         self._registry.register(_EngineGauges(gauges))
-        self._requests = Counter(
-            "deepserve_requests",
-            "Requests a back end was asked to answer, by how they ended.",
-            ("model", "outcome"),
-            registry=self._registry,
+        self._requests = _Children(
+            Counter(
+                "deepserve_requests",
+                "Requests a back end was asked to answer, by how they ended.",
+                ("model", "outcome"),
+                registry=self._registry,
+            )
         )
-        self._tokens = Counter(
-            "deepserve_tokens",
-            "Tokens: hit and miss of prompts, reasoning and answer of outputs.",
-            ("model", "kind"),
-            registry=self._registry,
+        self._tokens = _Children(
+            Counter(
+                "deepserve_tokens",
+                "Tokens: hit and miss of prompts, reasoning and answer of outputs.",
+                ("model", "kind"),
+                registry=self._registry,
+            )
         )
         self._active = Gauge("deepserve_active_requests", "Requests being answered now.", registry=self._registry)
         self._queued = Gauge("deepserve_queue_depth", "Requests waiting to begin.", registry=self._registry)
-        self._first_token = Histogram(
-            "deepserve_time_to_first_token_seconds",
-            "From acceptance to the first piece of an answer.",
-            ("model",),
-            buckets=_SECONDS,
-            registry=self._registry,
+        self._first_token = _Children(
+            Histogram(
+                "deepserve_time_to_first_token_seconds",
+                "From acceptance to the first piece of an answer.",
+                ("model",),
+                buckets=_SECONDS,
+                registry=self._registry,
+            )
         )
-        self._per_token = Histogram(
-            "deepserve_time_per_output_token_seconds",
-            "Mean time between the tokens of one answer, after the first.",
-            ("model",),
-            buckets=_TOKEN_SECONDS,
-            registry=self._registry,
+        self._per_token = _Children(
+            Histogram(
+                "deepserve_time_per_output_token_seconds",
+                "Mean time between the tokens of one answer, after the first.",
+                ("model",),
+                buckets=_TOKEN_SECONDS,
+                registry=self._registry,
+            )
         )
-        self._tool_calls = Counter(
-            "deepserve_server_tool_calls",
-            "Calls of tools that the server runs, by how they ended.",
-            ("tool", "outcome"),
-            registry=self._registry,
+        self._tool_calls = _Children(
+            Counter(
+                "deepserve_server_tool_calls",
+                "Calls of tools that the server runs, by how they ended.",
+                ("tool", "outcome"),
+                registry=self._registry,
+            )
         )
-        self._responses = Counter(
-            "deepserve_http_responses", "HTTP responses by status.", ("status",), registry=self._registry
+        self._responses = _Children(
+            Counter("deepserve_http_responses", "HTTP responses by status.", ("status",), registry=self._registry)
         )
 
     def watch(self, collector: Collector) -> None:
@@ -115,7 +142,7 @@ class Metrics:
         return generate_latest(self._registry)
 
     def on_status(self, status: int) -> None:
-        self._responses.labels(str(status)).inc()
+        self._responses.of(str(status)).inc()
 
     def on_accepted(self, request: Request) -> None:
         self._running[request.id] = _Running(accepted_at=self._clock())
@@ -128,7 +155,7 @@ class Metrics:
         if isinstance(event, BlockDelta):
             if running.first_token_at is None:
                 running.first_token_at = self._clock()
-                self._first_token.labels(self._label(request)).observe(running.first_token_at - running.accepted_at)
+                self._first_token.of(self._label(request)).observe(running.first_token_at - running.accepted_at)
         elif isinstance(event, Started):
             running.has_started = True
             running.usage = event.prompt_usage or running.usage
@@ -139,7 +166,7 @@ class Metrics:
         elif isinstance(event, BlockOpened) and isinstance(event.block, ServerToolResultBlock):
             output = event.block.output
             outcome = output.code if isinstance(output, ToolFault) else "result"
-            self._tool_calls.labels(event.block.tool, outcome).inc()
+            self._tool_calls.of(event.block.tool, outcome).inc()
         elif isinstance(event, Finished):
             running.outcome = event.reason
         elif isinstance(event, Failed):
@@ -151,7 +178,7 @@ class Metrics:
             return
         (self._active if running.has_started else self._queued).dec()
         model, usage = self._label(request), running.usage
-        self._requests.labels(model, running.outcome if error is None else error.code).inc()
+        self._requests.of(model, running.outcome if error is None else error.code).inc()
         counts = {
             "hit": usage.hit_tokens,
             "miss": usage.miss_tokens,
@@ -159,10 +186,10 @@ class Metrics:
             "answer": usage.answer_tokens,
         }
         for kind, count in counts.items():
-            self._tokens.labels(model, kind).inc(count)
+            self._tokens.of(model, kind).inc(count)
         if running.first_token_at is not None and usage.output_tokens > 1:
             elapsed = self._clock() - running.first_token_at
-            self._per_token.labels(model).observe(elapsed / (usage.output_tokens - 1))
+            self._per_token.of(model).observe(elapsed / (usage.output_tokens - 1))
 
     def _label(self, request: Request) -> str:
         return request.model if request.model in self._models else "other"

@@ -115,11 +115,13 @@ def spelling_fields(*, is_strict: bool = False) -> Mapping[str, frozenset[str]]:
 
 def decode_thinking(body: Node, flavour: Flavour, *, default: bool | None, is_strict: bool) -> Resolved:
     """Read all spellings. default: what the model's alias fixes; None leaves it to the flavour."""
-    wishes = [
-        (path, read(node, flavour))
-        for path, read in (OFFICIAL if is_strict else SPELLINGS)
-        if (node := _at(body, path, is_strict=is_strict)) is not None
-    ]
+    wishes = []
+    if not spelling_fields(is_strict=is_strict).keys().isdisjoint(body.keys()):  # most requests say nothing of it
+        wishes = [
+            (path, read(node, flavour))
+            for path, read in (OFFICIAL if is_strict else SPELLINGS)
+            if (node := _at(body, path, is_strict=is_strict)) is not None
+        ]
     off = [path for path, wish in wishes if wish.is_on is False]
     on = [path for path, wish in wishes if wish.is_on is True]
     efforts = [(path, wish.level) for path, wish in wishes if wish.level not in (None, "none")]
