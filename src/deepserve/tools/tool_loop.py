@@ -67,14 +67,14 @@ class ToolLoop:
             first=tuple(tool for tool in offered if tool.wanted.is_first),
         )
 
-    async def answer(self, request: Request, ask: Ask) -> AsyncGenerator[Event]:
-        """As `Backend.answer`. Closing it cancels the tools that run."""
+    def answer(self, request: Request, ask: Ask) -> AsyncGenerator[Event]:
+        """As `Backend.answer`. Closing it cancels the tools that run. Raises what `prepare` does."""
         prepared = self.prepare(request)
         if not prepared.offered and not prepared.first:
-            async with aclosing(ask(prepared.request)) as events:
-                async for event in events:
-                    yield event
-            return
+            return ask(prepared.request)  # as it is: one more generator would cost something at every event
+        return self._answer_with_tools(request, prepared, ask)
+
+    async def _answer_with_tools(self, request: Request, prepared: PreparedRequest, ask: Ask) -> AsyncGenerator[Event]:
         if request.num_results > 1:
             raise UnsupportedFeature(
                 "Several results cannot be asked for together with tools that the server runs: ask several times.",
