@@ -118,7 +118,7 @@ class Gateway:
                         event = msgspec.structs.replace(event, route=route)
                     if seals is not None:
                         event = seals.seal(event)
-                    if isinstance(event, Finished | Failed):
+                    if isinstance(event, (Finished, Failed)):
                         open_results.discard(event.result)
                     if isinstance(event, Failed):
                         error = event.error

@@ -103,9 +103,9 @@ def _not_json(raw: bytes, error: msgspec.DecodeError) -> MalformedBody:
 def _count_keys(value: Json) -> int:
     match value:
         case dict():
-            return len(value) + sum(_count_keys(item) for item in value.values() if isinstance(item, dict | list))
+            return len(value) + sum(_count_keys(item) for item in value.values() if isinstance(item, (dict, list)))
         case list():
-            return sum(_count_keys(item) for item in value if isinstance(item, dict | list))
+            return sum(_count_keys(item) for item in value if isinstance(item, (dict, list)))
         case _:
             return 0
 

@@ -45,6 +45,7 @@ class Router:
         self._presets = load_presets() if presets is None else presets
         self._policies: Mapping[str, Policy] = {row.id: policy_of(row) for row in self._presets.rows}
         self._estimator = TaggedEstimator(estimator or SignEstimator())
+        self._listed: tuple[Sequence[ServedModel], tuple[ServedModel, ...]] = ((), ())
 
     def handles(self, model: str) -> bool:
         """Whether a name leaves the choice open."""
@@ -54,8 +55,12 @@ class Router:
         """The names that leave the choice open, as lists show them; limits are those of the usual lane."""
         if not served:
             return ()
-        by_id = {model.id: model for model in served}
-        return tuple(_listed(row, by_id.get(row.usual.model, served[0])) for row in self._presets.rows)
+        known, listed = self._listed
+        if known != served:  # every request asks, and back ends hardly ever serve something else
+            by_id = {model.id: model for model in served}
+            listed = tuple(_listed(row, by_id.get(row.usual.model, served[0])) for row in self._presets.rows)
+            self._listed = tuple(served), listed
+        return listed
 
     def in_usual_lane(self, request: Request) -> Request:
         """The request as it is answered unless something speaks against it; any other request unchanged."""

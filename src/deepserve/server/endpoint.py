@@ -94,8 +94,8 @@ class Endpoint:
         return digest.digest()
 
     def _label_of(self, model: str) -> str:
-        labels = {served.id: served.served_by.label for served in self._site.gateway.models()}
-        return labels.get(model, "none")
+        served = (served for served in self._site.gateway.models() if served.id == model)
+        return next((one.served_by.label for one in served), "none")
 
 
 def arrival_of(site: Site, scope: Scope) -> Arrival:
