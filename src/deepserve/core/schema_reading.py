@@ -168,10 +168,13 @@ class _Reading:
         return _fault(self._field, f"{place.pointer}/{keyword}", f"at most {limit}")
 
     def _check_references(self, place: Place, schema: Mapping[str, Json]) -> None:
-        reference = schema.get("$ref")
-        if not isinstance(reference, str) or self._document.resolve(reference, place.base) is not None:
+        if "$ref" not in schema:
             return
-        at = f"{place.pointer}/$ref"
+        reference, at = schema["$ref"], f"{place.pointer}/$ref"
+        if not isinstance(reference, str):  # the fourth draft does not say so itself
+            raise _fault(self._field, at, "a reference is a text.")
+        if self._document.resolve(reference, place.base) is not None:
+            return
         if reference.startswith("#"):
             raise _fault(self._field, at, f"nothing in the schema is called {reference[:200]!r}.")
         raise UnsupportedFeature(

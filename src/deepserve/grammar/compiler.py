@@ -40,9 +40,10 @@ token in that opening."""
 
 
 class WrittenGrammar(msgspec.Struct, frozen=True, kw_only=True):
-    """text: in the library's language. relaxed: what of the schemas it does not enforce."""
+    """text: in the library's language. form: with schemas that can be read. relaxed: what is not enforced of them."""
 
     text: str
+    form: AnswerForm
     relaxed: tuple[str, ...]
 
 
@@ -61,13 +62,12 @@ class CompiledForm:
 
     def __init__(
         self,
-        form: AnswerForm,
         grammar: WrittenGrammar,
         kinds: TokenKinds,
         markup: CallMarkup,
         is_late: Callable[[], bool],
     ) -> None:
-        self.form = form
+        self.form = form = grammar.form
         self.vocabulary = kinds.vocabulary
         self.relaxed = grammar.relaxed
         self.shortest = Shortest(kinds, required_names=_required_names(form), examples=_examples(form))
@@ -186,7 +186,7 @@ class GrammarCompiler:
         until = self._clock() + MAX_COMPILE_S
         try:
             compiled = CompiledForm(
-                form, _write(form, self._markup), self._kinds, self._markup, lambda: self._clock() > until
+                _write(form, self._markup), self._kinds, self._markup, lambda: self._clock() > until
             )
         except RequestError as error:
             error.field = error.field or (form.content.field if form.content is not None else "tools")
@@ -211,13 +211,14 @@ def _write(form: AnswerForm, markup: CallMarkup) -> WrittenGrammar:
         starts.append(calls.start)
         rules += calls.rules
         relaxed += calls.relaxed
+        form = msgspec.structs.replace(form, tools=calls.tools)
     if form.content is not None and form.calls != "required":
         starts.append("content")
         rules.append(f"content: {_content(form.content)}")
     text = "\n".join((f"start: {' | '.join(starts)}", *rules))
     if len(text) > MAX_GRAMMAR_CHARACTERS:
         raise UnsupportedFeature(f"The schemas make a grammar of more than {MAX_GRAMMAR_CHARACTERS:,} characters.")
-    return WrittenGrammar(text=text, relaxed=relaxed)
+    return WrittenGrammar(text=text, form=form, relaxed=relaxed)
 
 
 def _content(content: Content) -> str:

@@ -14,7 +14,7 @@ import msgspec
 from deepserve.core.errors import InvalidField, UnsupportedFeature
 from deepserve.core.messages import Json
 from deepserve.core.schema_reading import read_schema
-from deepserve.core.schema_tree import SchemaDocument, over_children, step
+from deepserve.core.schema_tree import Place, SchemaDocument, over_children, step
 from deepserve.grammar.answer_form import CallableTool
 from deepserve.grammar.parameter_values import UNKNOWN_HERE
 
@@ -57,7 +57,7 @@ class ParameterSchema:
     def __init__(self, tool: CallableTool) -> None:
         self.tool = tool
         self.relaxed: list[str] = []
-        root: Json = dict(tool.parameters) if tool.parameters is not None else {"type": "object", "properties": {}}
+        root: Mapping[str, Json] = {"type": "object", "properties": {}} if tool.parameters is None else tool.parameters
         try:
             read_schema(root, field=tool.field)
         except InvalidField:
@@ -65,8 +65,11 @@ class ParameterSchema:
                 raise
             root = self._readable(root)
             read_schema(root, field=tool.field)
+        self.readable = root
+        """The schema as the client wrote it, but for parameters whose schemas are none."""
         self._document = SchemaDocument(root)
         self._bases = {id(place.schema): place.base for place in self._document.places()}
+        self._places: dict[str, Place] = {}  # what the references mean that were met so far
         self._targets: dict[str, Json] = {}
         self._shapes_behind: dict[str, list[Shape]] = {}
         self.root = self._pointed(root)
@@ -83,9 +86,7 @@ class ParameterSchema:
     def resolve(self, reference: str) -> Json:
         """What a reference in `root` or in a part of it means; always the same object."""
         if reference not in self._targets:
-            place = self._document.resolve(reference, "")
-            assert place is not None, "read_schema refuses references that lead nowhere"
-            self._targets[reference] = self._pointed(place.schema)
+            self._targets[reference] = self._pointed(self._places[reference].schema)
         return self._targets[reference]
 
     def alone(self, part: Json) -> Json:
@@ -126,7 +127,7 @@ class ParameterSchema:
             raise InvalidField("No parameters satisfy the tool's schema.", field=self.tool.field)
         return shapes
 
-    def _readable(self, root: Mapping[str, Json]) -> Json:
+    def _readable(self, root: Mapping[str, Json]) -> Mapping[str, Json]:
         """The schema with anything in place of parameters that cannot be read."""
         properties = root.get("properties")
         if not isinstance(properties, Mapping) or len(properties) > _MAX_JUDGED:
@@ -150,9 +151,11 @@ class ParameterSchema:
             return over_children(kept, self._pointed)
         target = self._document.resolve(kept["$ref"], self._bases.get(id(schema), ""))
         assert target is not None, "read_schema refuses references that lead nowhere"
-        reference = {"$ref": f"#{target.pointer}"}
+        reference = f"#{target.pointer}"
+        self._places[reference] = target
         # The older drafts ignore what stands beside a reference.
-        return reference if self._document.draft <= 7 else over_children(kept, self._pointed) | reference
+        beside = {} if self._document.draft <= 7 else over_children(kept, self._pointed)
+        return beside | {"$ref": reference}
 
     def _combined(self, part: Json, at: str, depth: int) -> list[Shape]:
         """The shapes of a part of the root that speaks about the same object."""

@@ -47,10 +47,16 @@ class CallMarkup(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class CallGrammar(msgspec.Struct, frozen=True, kw_only=True):
-    """rules: the grammar's lines; `start` is the rule of the whole block. relaxed: what the schemas say in vain."""
+    """What blocks of calls look like.
+
+    rules    the grammar's lines; `start` is the rule of the whole block
+    tools    with schemas that can be read
+    relaxed  what the schemas say in vain
+    """
 
     start: str
     rules: tuple[str, ...]
+    tools: tuple[CallableTool, ...]
     relaxed: tuple[str, ...]
 
 
@@ -70,6 +76,7 @@ def call_grammar(tools: Sequence[CallableTool], markup: CallMarkup, *, is_parall
     return CallGrammar(
         start="calls",
         rules=(f"calls: {block}", f"calls_one: {calls}", *writer.rules),
+        tools=tuple(writer.tools),
         relaxed=tuple(dict.fromkeys(writer.relaxed)),
     )
 
@@ -78,6 +85,7 @@ class _Writer:
     def __init__(self, markup: CallMarkup) -> None:
         self._markup = markup
         self.rules: list[str] = []
+        self.tools: list[CallableTool] = []
         self.relaxed: list[str] = []
 
     def symbols(self, spelling: str) -> str:
@@ -93,6 +101,7 @@ class _Writer:
         found = [
             self._parameters(f"{name}_{number}", shape, schema, values) for number, shape in enumerate(schema.shapes())
         ]
+        self.tools.append(msgspec.structs.replace(tool, parameters=schema.readable))
         self.relaxed += schema.relaxed
         bodies = dict.fromkeys(body for body in found if body is not None)
         if not bodies:
