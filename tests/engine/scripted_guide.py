@@ -20,6 +20,7 @@ class ScriptedGuide:
     masks         output length -> the only tokens that may follow there
     replaced      output length -> what stands there, whatever was drawn
     failing_call  the number of the call that raises
+    fault         what it raises
     is_late       masks are returned as the functions that compute them
     """
 
@@ -30,6 +31,7 @@ class ScriptedGuide:
         masks: Mapping[int, Sequence[int]] | None = None,
         replaced: Mapping[int, int] | None = None,
         failing_call: int | None = None,
+        fault: type[BaseException] = KeyError,
         vocab_size: int = VOCAB_SIZE,
         is_late: bool = False,
     ) -> None:
@@ -39,6 +41,7 @@ class ScriptedGuide:
         self._masks = masks or {}
         self._replaced = replaced or {}
         self._failing_call = failing_call
+        self._fault = fault
         self._vocab_size = vocab_size
         self._is_late = is_late
 
@@ -70,4 +73,4 @@ class ScriptedGuide:
     def _note(self, call: str) -> None:
         self.calls.append(call)
         if len(self.calls) - 1 == self._failing_call:
-            raise KeyError("scripted")
+            raise self._fault("scripted")

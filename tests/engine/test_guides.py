@@ -292,13 +292,20 @@ def test_a_preempted_result_keeps_what_its_guide_knows() -> None:
 # Faults
 
 
+class Panic(BaseException):
+    """What libraries written in Rust raise when they give up is no Exception."""
+
+
+@pytest.mark.parametrize("fault", [KeyError, Panic])
 @pytest.mark.parametrize("is_late", [False, True])
 @pytest.mark.parametrize("call", range(25))
-def test_a_guide_that_raises_at_any_call_ends_its_own_result_only(call: int, is_late: bool) -> None:
+def test_a_guide_that_raises_at_any_call_ends_its_own_result_only(
+    call: int, is_late: bool, fault: type[BaseException]
+) -> None:
     def guides(failing_call: int | None) -> tuple[TokenGuide, ...]:
         scripts: list[dict[int, list[int]]] = [{0: [50], 3: [51, 52]}, {2: [60]}, {}]
         return tuple(
-            ScriptedGuide(script, failing_call=failing_call if number == 1 else None, is_late=is_late)
+            ScriptedGuide(script, failing_call=failing_call if number == 1 else None, fault=fault, is_late=is_late)
             for number, script in enumerate(scripts)
         )
 

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from deepserve.backends.embedded_form import call_markup
-from deepserve.core.errors import UnsupportedFeature
+from deepserve.core.errors import EngineFailure, UnsupportedFeature
 from deepserve.core.messages import Json
 from deepserve.grammar.answer_form import AnswerForm, Content
 from deepserve.grammar.compiler import CompiledForm, GrammarCompiler
@@ -160,6 +160,21 @@ def test_a_form_that_takes_too_long_to_compile_is_refused_and_says_so() -> None:
     assert refused.value.field == "response_format"
     assert next(times) < 3, "nobody goes on looking for an answer"
     assert slow.compile(json_form({"type": "integer"})).shortest_tokens
+
+
+def test_a_compiler_that_panics_is_an_error_of_its_request(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Panic(BaseException):
+        pass
+
+    def panic(*_: object) -> None:
+        raise Panic("index out of bounds")
+
+    fresh = GrammarCompiler(vocabulary(), call_markup(tokenizer()))
+    with monkeypatch.context() as patch:
+        patch.setattr(CompiledForm, "_build", panic)
+        with pytest.raises(EngineFailure, match="its compiler gave up"):
+            fresh.compile(json_form({"type": "integer"}))
+    assert fresh.compile(json_form({"type": "integer"})).shortest_tokens == 2
 
 
 def test_a_known_end_is_rejoined_in_bounded_time() -> None:

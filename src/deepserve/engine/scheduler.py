@@ -363,7 +363,7 @@ class Scheduler:
         for state in plan:
             try:
                 row = state.next_row()
-            except Exception:
+            except BaseException:  # a library's panic is no Exception, and this loop serves everybody
                 _logger.exception("a token guide failed")
                 self._fail(state, _guide_failure())
                 continue
@@ -424,7 +424,7 @@ class Scheduler:
         """Report the token just drawn, if any, and those that must follow it; end the result that they complete."""
         try:
             certain = state.follow() if drawn is None else state.accept(drawn)
-        except Exception:
+        except BaseException:  # as above
             _logger.exception("a token guide failed")
             self._fail(state, _guide_failure())
             return

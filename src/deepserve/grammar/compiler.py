@@ -191,6 +191,11 @@ class GrammarCompiler:
         except RequestError as error:
             error.field = error.field or (form.content.field if form.content is not None else "tools")
             raise
+        except BaseException as panic:
+            if isinstance(panic, Exception):
+                raise
+            # The library gave up; what it raises then is no Exception, and nobody above would answer the client.
+            raise EngineFailure("The grammar of this form could not be built: its compiler gave up.") from panic
         with self._lock:
             self._compiled[_key(form)] = compiled
             while len(self._compiled) > MAX_CACHED_FORMS:
