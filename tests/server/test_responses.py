@@ -6,6 +6,7 @@ import copy
 import json
 import time
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -171,7 +172,6 @@ def test_work_that_fails_says_why() -> None:
 def test_what_is_wrong_is_said_before_the_work_is_taken(live: LiveServer) -> None:
     for fields, param in (
         ({"store": False}, "background"),
-        ({"stream": True}, "stream"),
         ({"previous_response_id": "resp_1"}, "previous_response_id"),
         ({"temperature": 3}, "temperature"),
     ):
@@ -188,6 +188,106 @@ def test_repeated_work_in_the_background_is_done_once(live: LiveServer) -> None:
     assert ask(live, headers, background=True).json()["status"] == "completed"
     other = ask(live, headers, background=True, input="else")
     assert (other.status_code, other.json()["error"]["param"]) == (400, "idempotency-key")
+
+
+# Followed in a stream.
+
+
+def follow(live: LiveServer, **headers: str) -> AbstractContextManager[httpx.Response]:
+    body = {**HELLO, "background": True, "stream": True}
+    return httpx.stream("POST", f"{live.address}/responses", json=body, headers=headers, timeout=PATIENCE_S)
+
+
+def told(answer: httpx.Response) -> Iterator[dict[str, Any]]:  # Any: JSON
+    return (json.loads(line[6:]) for line in answer.iter_lines() if line.startswith("data: "))
+
+
+def test_a_stream_follows_work_in_the_background_to_the_response_that_is_kept() -> None:
+    gate = Gate()
+    with live_server(scripted(gate=gate, text="all done", first_delay_s=1.0)) as live, follow(live) as answer:
+        events = told(answer)
+        first, second = next(events), next(events)
+        assert (first["type"], second["type"]) == ("response.created", "response.queued")
+        name = first["response"]["id"]
+        assert gate.is_reached.wait(PATIENCE_S)
+        assert live.get(f"/responses/{name}").json()["status"] == "in_progress"
+        gate.open()
+        rest = list(events)
+        assert [event["sequence_number"] for event in (first, second, *rest)] == list(range(len(rest) + 2))
+        assert "".join(event["delta"] for event in rest if event["type"].endswith("text.delta")) == "all done"
+        assert (rest[0]["type"], rest[-1]["type"]) == ("response.in_progress", "response.completed")
+        kept = live.get(f"/responses/{name}").json()
+        assert (kept["status"], kept["background"]) == ("completed", True)
+        assert kept["output"] == rest[-1]["response"]["output"]
+        assert kept["usage"] == rest[-1]["response"]["usage"]
+
+
+def test_a_client_that_stops_following_ends_nothing() -> None:
+    gate = Gate()
+    with live_server(scripted(gate=gate, text="done", first_delay_s=1.0)) as live:
+        with follow(live) as answer:
+            name = next(told(answer))["response"]["id"]
+            assert gate.is_reached.wait(PATIENCE_S)
+        gate.open()
+        assert ended(live.address, name)["output"][-1]["content"][0]["text"] == "done"
+        assert not gate.was_cancelled.is_set()
+
+
+def test_a_followed_response_that_fails_says_so_in_the_stream_and_afterwards() -> None:
+    with live_server(scripted(text="a b", failure="engine_failure", fail_after_pieces=1)) as live:
+        with follow(live) as answer:
+            last = list(told(answer))[-1]
+        assert last["type"] == "response.failed"
+        kept = live.get(f"/responses/{last['response']['id']}").json()
+        assert (kept["status"], kept["error"]) == ("failed", last["response"]["error"])
+
+
+@pytest.mark.parametrize("is_deleted", [False, True])
+def test_the_stream_of_cancelled_work_ends_with_an_error(is_deleted: bool) -> None:
+    gate = Gate()
+    with live_server(scripted(gate=gate, text="done", first_delay_s=1.0)) as live, follow(live) as answer:
+        events = told(answer)
+        name = next(events)["response"]["id"]
+        assert gate.is_reached.wait(PATIENCE_S)
+        if is_deleted:
+            httpx.delete(f"{live.address}/responses/{name}")
+        else:
+            httpx.post(f"{live.address}/responses/{name}/cancel")
+        last = list(events)[-1]
+        assert (last["type"], last["code"], last["param"]) == ("error", "server_error", None)
+        assert last["message"] == (
+            f"The response was cancelled. What became of the response is told at /responses/{name}."
+        )
+        gate.open()
+
+
+def test_a_server_that_closes_ends_the_stream_and_not_the_response() -> None:
+    gate = Gate()
+    with live_server(scripted(gate=gate, text="done", first_delay_s=1.0)) as live, follow(live) as answer:
+        events = told(answer)
+        assert next(events)["type"] == "response.created"
+        assert gate.is_reached.wait(PATIENCE_S)
+        live.stop()
+        last = list(events)[-1]
+        assert (last["type"], last["code"]) == ("error", "server_is_overloaded")
+        assert last["message"].startswith("The server is shutting down.")
+        gate.open()
+
+
+def test_a_stream_is_told_once_for_each_idempotency_key(live: LiveServer) -> None:
+    with follow(live, **{"idempotency-key": "followed"}) as answer:
+        name = next(told(answer))["response"]["id"]
+    ended(live.address, name)
+    again = ask(live, {"idempotency-key": "followed"}, background=True, stream=True)
+    assert (again.status_code, again.json()["error"]["param"]) == (400, "idempotency-key")
+    assert name in again.json()["error"]["message"]
+
+
+def test_a_kept_response_is_not_streamed_again(live: LiveServer) -> None:
+    name = ask(live).json()["id"]
+    for query in ("stream=true", "starting_after=3"):
+        refused = live.get(f"/responses/{name}?{query}")
+        assert (refused.status_code, refused.json()["error"]["param"]) == (400, query.partition("=")[0])
 
 
 # Anything at all.

@@ -12,6 +12,7 @@ from contextlib import aclosing
 from uuid import UUID, uuid4
 
 import msgspec
+from starlette.types import Receive, Send
 
 from deepserve.core.answer import collect
 from deepserve.core.errors import DeepserveError, InvalidField, RequestTimedOut
@@ -21,10 +22,11 @@ from deepserve.core.task import NewTask, TaskState
 from deepserve.core.tenant import TenantId
 from deepserve.dialects.exchange import AnswerHead, Arrival
 from deepserve.dialects.responses.background import Order, order_of
-from deepserve.dialects.responses.exchange import Decoders
+from deepserve.dialects.responses.exchange import Decoders, ResponsesExchange
 from deepserve.dialects.responses.memory import Remembered, response_id
-from deepserve.server.delivery import HeaderList
+from deepserve.server.delivery import Delivery, HeaderList
 from deepserve.server.endpoint import headers_of
+from deepserve.server.following import Lines
 from deepserve.server.site import Site
 
 KIND = "response"
@@ -33,16 +35,35 @@ _TASK_KEEP_S = 60.0
 """The task's own copy of the content; the response itself is kept elsewhere."""
 
 
+class Draft(msgspec.Struct, frozen=True, kw_only=True):
+    """Work that was read and not yet handed in. raw: the body; headers: what its reading has to tell the client."""
+
+    exchange: ResponsesExchange
+    arrival: Arrival
+    raw: bytes
+    has_key: bool
+    headers: HeaderList
+
+    @property
+    def name(self) -> str:
+        return response_id(self.arrival.id)
+
+    @property
+    def head(self) -> AnswerHead:
+        return AnswerHead(id=str(UUID(self.arrival.id)), created_at=self.arrival.at, model=self.exchange.model.id)
+
+
 class Background:
     """Hands work in, and knows how far it is. Registers what carries it out."""
 
     def __init__(self, site: Site, decoders: Decoders) -> None:
         self._site = site
         self._decoders = decoders
-        site.tasks.register(KIND, _Performer(site, decoders))
+        self._lines = Lines()
+        site.tasks.register(KIND, _Performer(site, decoders, self._lines))
 
-    async def submit(self, raw: bytes, arrival: Arrival, key: str | None) -> tuple[Remembered, HeaderList]:
-        """The response, queued; the one there is already where the idempotency key was used for the same body."""
+    async def read(self, raw: bytes, arrival: Arrival, key: str | None) -> Draft:
+        """What a body asks for. key: of idempotency, which names the response. Raises RequestError."""
         digest: str | None = None
         if key is not None:
             name = hashlib.blake2b(f"{arrival.tenant.id}\n{key}".encode(), digest_size=16).hexdigest()
@@ -51,10 +72,13 @@ class Background:
         exchange = await asyncio.to_thread(self._decoders.response, raw, arrival)
         exchange = msgspec.structs.replace(exchange, digest=digest)
         headers = headers_of(exchange, self._site.gateway.toolbox.lacking(exchange.request))
-        head = AnswerHead(id=str(UUID(arrival.id)), created_at=arrival.at, model=exchange.model.id)
-        order = order_of(exchange, raw, head)
+        return Draft(exchange=exchange, arrival=arrival, raw=raw, has_key=key is not None, headers=headers)
+
+    async def submit(self, draft: Draft) -> tuple[Remembered, HeaderList]:
+        """The response, queued; the one there is already where the idempotency key was used for the same body."""
+        arrival, order = draft.arrival, order_of(draft.exchange, draft.raw, draft.head)
         task = NewTask(
-            id=response_id(arrival.id),
+            id=draft.name,
             kind=KIND,
             tenant=arrival.tenant,
             body=order.encode(),
@@ -64,10 +88,37 @@ class Background:
         try:
             state = await self._site.tasks.submit(task)
         except InvalidField as error:
-            if error.field != "id" or key is None:
+            if error.field != "id" or not draft.has_key:
                 raise
-            return await self._repeat(arrival, digest), [*headers, (b"idempotent-replayed", b"true")]
-        return order.seen(state.status), headers
+            found = await self._repeat(arrival, draft.exchange.digest)
+            return found, [*draft.headers, (b"idempotent-replayed", b"true")]
+        return order.seen(state.status), draft.headers
+
+    async def follow(self, draft: Draft, receive: Receive, send: Send) -> None:
+        """Hand the work in and stream it to the client, who may leave: the work goes on."""
+        site, key = self._site, (draft.arrival.tenant.id, draft.name)
+        if self._lines.find(key) is not None or (draft.has_key and await self.find(*key) is not None):
+            raise InvalidField(
+                f"This Idempotency-Key was used for the response {draft.name}, whose stream is told once. "
+                "Ask for the response by its id.",
+                field="idempotency-key",
+            )
+        with self._lines.open(key) as line:
+            await self.submit(draft)
+            followed = draft.exchange.follow(draft.head)
+            labels = {served.id: served.served_by.label for served in site.gateway.models()}
+            delivery = Delivery(
+                followed,
+                draft.head,
+                line.events(site.tasks, key),
+                served_by=labels.get(followed.request.model, "none"),
+                headers=draft.headers,
+                settings=site.settings,
+                closing=site.closing,
+                clock=site.clock,
+                opening=followed.encoder.open(),
+            )
+            await delivery.run(receive, send)
 
     async def _repeat(self, arrival: Arrival, digest: str | None) -> Remembered:
         found = await self.find(arrival.tenant.id, response_id(arrival.id))
@@ -119,9 +170,10 @@ class Background:
 class _Performer:
     """Implements `tasks.performer.Performer`. new_id: of each attempt, which is billed and logged by itself."""
 
-    def __init__(self, site: Site, decoders: Decoders, *, new_id: Callable[[], UUID] = uuid4) -> None:
+    def __init__(self, site: Site, decoders: Decoders, lines: Lines, *, new_id: Callable[[], UUID] = uuid4) -> None:
         self._site = site
         self._decoders = decoders
+        self._lines = lines
         self._new_id = new_id
 
     async def perform(self, task: TaskState) -> bytes:
@@ -137,16 +189,25 @@ class _Performer:
         head = AnswerHead(id=str(UUID(digits)), created_at=task.arrived_at, model=exchange.model.id)
         own_id = RequestId(self._new_id().hex)
         request = msgspec.structs.replace(exchange.request, id=own_id, answer_id=exchange.request.id)
+        line = self._lines.find((task.tenant.id, task.id))
+        if line is not None:
+            line.begin()
         events = self._site.gateway.answer(request)
         async with aclosing(events):
-            answer = await collect(_moving(events, self._site.settings.request_timeout_s))
+            moving = _moving(events, self._site.settings.request_timeout_s)
+            answer = await collect(moving if line is None else line.overhear(moving))
         body = exchange.encode_answer(answer, head)
         await asyncio.to_thread(responses.flush)
+        if line is not None:
+            line.end()
         return body
 
     def encode_failure(self, task: TaskState, error: DeepserveError) -> bytes:
         failed = Order.decode(task.body).failed(error)
         self._site.responses.keep(task.tenant.id, task.id, msgspec.json.encode(failed))
+        line = self._lines.find((task.tenant.id, task.id))
+        if line is not None:
+            line.fail(error)
         return msgspec.json.encode(failed.response)
 
 

@@ -58,6 +58,7 @@ class Delivery:
 
     served_by  the label to announce when headers must leave before the back end has said a word
     clock      monotonic seconds
+    opening    frames of a stream that leave before the first event
     """
 
     def __init__(
@@ -71,8 +72,10 @@ class Delivery:
         settings: Settings,
         closing: Closing,
         clock: Callable[[], float],
+        opening: bytes = b"",
     ) -> None:
         self._exchange = exchange
+        self._opening = opening
         self._head = head
         self._events = _Watched(events, clock, settings.request_timeout_s)
         self._served_by = served_by
@@ -126,6 +129,8 @@ class Delivery:
 
     async def _pump(self, send: Send, encoder: StreamWriter) -> None:
         async with aclosing(self._events):
+            if self._opening:
+                await self._write(send, self._opening)
             async for event in self._events:
                 frames = encoder.encode(event)
                 if frames:

@@ -82,7 +82,11 @@ class _Answers:
         if arrival.is_strict or not is_background(raw):
             await self._waiting(scope, _read_again(raw, receive), send)
             return
-        found, headers = await self._background.submit(raw, arrival, idempotency_key(Headers(scope=scope)))
+        draft = await self._background.read(raw, arrival, idempotency_key(Headers(scope=scope)))
+        if draft.exchange.is_stream:
+            await self._background.follow(draft, receive, send)
+            return
+        found, headers = await self._background.submit(draft)
         response = _json(found.response)
         response.raw_headers.extend(headers)
         await response(scope, receive, send)
@@ -126,6 +130,11 @@ class _Kept:
         if request.query_params.get("stream", "false").lower() not in ("false", "0", ""):
             raise UnsupportedFeature(
                 "A kept response cannot be streamed again: ask for it without `stream`.", field="stream"
+            )
+        if "starting_after" in request.query_params:
+            raise UnsupportedFeature(
+                "A stream cannot be taken up again: ask for the response without `starting_after`.",
+                field="starting_after",
             )
         return _json((await self._find(request)).response)
 

@@ -20,6 +20,7 @@ from deepserve.dialects.charge import Charge, cost_of
 from deepserve.dialects.exchange import AnswerHead, Arrival, OfAsked
 from deepserve.dialects.responses.compaction import ask_for_summary, kept_messages
 from deepserve.dialects.responses.errors import encode_error
+from deepserve.dialects.responses.following import FollowingEncoder
 from deepserve.dialects.responses.memory import Keeper, ResponseMemory, Sealing, item_id, response_id
 from deepserve.dialects.responses.request import Names, ResponsesRequest, decode_request
 from deepserve.dialects.responses.response import encode_answer, encode_usage
@@ -46,6 +47,10 @@ class ResponsesExchange(OfAsked, msgspec.Struct, frozen=True, kw_only=True):
             self.asked, head, now=self.now, on_end=self.keep, cost_of=cost_of(self.charge, self.request)
         )
 
+    def follow(self, head: AnswerHead) -> FollowedExchange:
+        """The same for a client that follows the work on it."""
+        return FollowedExchange(asked=self.asked, encoder=FollowingEncoder(self.asked, head, now=self.now))
+
     def encode_answer(self, answer: Answer, head: AnswerHead, *, validated: str | None = None) -> bytes:
         response = encode_answer(answer, self.asked, head, at=self.now(), cost_of=cost_of(self.charge, self.request))
         if validated is not None:
@@ -60,6 +65,23 @@ class ResponsesExchange(OfAsked, msgspec.Struct, frozen=True, kw_only=True):
         if self.asked.is_kept:
             record = encode_amounts({"response": response, "input": self.asked.items, "digest": self.digest})
             self.keeper.keep(response.id, record)
+
+
+class FollowedExchange(OfAsked, msgspec.Struct, frozen=True, kw_only=True):
+    """Implements `dialects.exchange.Exchange` for a response in the background. Always a stream."""
+
+    asked: ResponsesRequest
+    encoder: FollowingEncoder
+    keep_alive: bytes = KEEP_ALIVE
+
+    def open_stream(self, head: AnswerHead) -> FollowingEncoder:  # noqa: ARG002 - opened when the work was handed in
+        return self.encoder
+
+    def encode_answer(self, answer: Answer, head: AnswerHead, *, validated: str | None = None) -> NoReturn:  # noqa: ARG002
+        raise AssertionError("a response that is followed is streamed")
+
+    def encode_error(self, error: DeepserveError) -> bytes:
+        return encode_error(error, is_strict=self.request.is_strict)
 
 
 class CompactExchange(msgspec.Struct, frozen=True, kw_only=True):

@@ -12,7 +12,7 @@ from typing import Protocol
 import msgspec
 
 from deepserve.config import Limits
-from deepserve.core.errors import DeepserveError, InvalidField, MalformedBody, UnsupportedFeature
+from deepserve.core.errors import DeepserveError, InvalidField, MalformedBody
 from deepserve.core.messages import Json
 from deepserve.core.model import ModelName
 from deepserve.core.request import Request, Thinking, ToolBudget
@@ -134,11 +134,6 @@ def decode_request(raw: bytes, arrival: Arrival, *, names: Names, limits: Limits
     if is_background and not is_kept:
         raise InvalidField(
             "`background` needs `store`: without it nothing could be asked for later.", field="background"
-        )
-    if is_background and is_stream:
-        raise UnsupportedFeature(
-            "`stream` is not supported together with `background`: ask for the response until it has ended.",
-            field="stream",
         )
     _note_truncation(reading)
     note_unknown(reading)
