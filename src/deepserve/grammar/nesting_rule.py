@@ -34,7 +34,7 @@ class NestingRule:
         """Without the tokens that open more than so many brackets."""
         self.inside = [_without(vocabulary, opened_behind, left) for left in range(self.most)]
         """The same within a string: what stands before its end opens nothing."""
-        self.elsewhere = _bits(vocabulary, [token for token, text in texts.items() if text[0] not in _OUTSIDE])
+        self.elsewhere = vocabulary.bits([token for token, text in texts.items() if text[0] not in _OUTSIDE])
 
 
 class Nesting:
@@ -98,8 +98,4 @@ def _openings(text: bytes) -> int:
 
 
 def _without(vocabulary: Vocabulary, opened: Mapping[int, int], left: int) -> int:
-    return ~_bits(vocabulary, [token for token, count in opened.items() if count > left])
-
-
-def _bits(vocabulary: Vocabulary, tokens: Sequence[int]) -> int:
-    return int.from_bytes(vocabulary.mask(tokens), "little")
+    return ~vocabulary.bits([token for token, count in opened.items() if count > left])

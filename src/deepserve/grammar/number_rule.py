@@ -31,12 +31,12 @@ class NumberRule:
         leading = {token: _leading_digits(vocabulary.token_bytes[token]) for token in vocabulary.plain_ids}
         self._most_digits = max(leading.values())
         self._shorter = [
-            ~_bits(vocabulary, [token for token, count in leading.items() if count > left])
+            ~vocabulary.bits([token for token, count in leading.items() if count > left])
             for left in range(self._most_digits)
         ]
         """Without the tokens that begin with more than so many digits."""
-        self._elsewhere = _bits(
-            vocabulary, [token for token in leading if vocabulary.token_bytes[token][0] not in _IN_NUMBER]
+        self._elsewhere = vocabulary.bits(
+            token for token in leading if vocabulary.token_bytes[token][0] not in _IN_NUMBER
         )
         self._tails = frozenset(token for token in leading if vocabulary.token_bytes[token][-1] in b"0123456789eE+-")
 
@@ -70,7 +70,3 @@ class NumberRule:
 
 def _leading_digits(text: bytes) -> int:
     return len(text) - len(text.lstrip(b"0123456789"))
-
-
-def _bits(vocabulary: Vocabulary, tokens: Sequence[int]) -> int:
-    return int.from_bytes(vocabulary.mask(tokens), "little")

@@ -63,8 +63,8 @@ class TokenKinds:
 
     def __init__(self, vocabulary: Vocabulary) -> None:
         self.vocabulary = vocabulary
-        self.stop_bits = _bits(vocabulary, vocabulary.stop_ids)
-        self.special_bits = _bits(vocabulary, vocabulary.special_ids)
+        self.stop_bits = vocabulary.bits(vocabulary.stop_ids)
+        self.special_bits = vocabulary.bits(vocabulary.special_ids)
         self.endings = _matching(vocabulary, _ENDINGS)
         self.quotes = _matching(vocabulary, (_QUOTES,))
         closing = tuple(vocabulary.encode("</"))
@@ -268,11 +268,7 @@ def _fillers(vocabulary: Vocabulary) -> list[int]:
         text = vocabulary.token_bytes[token]
         if text.isalnum() and text.isascii():
             by_length[min(len(text), _FILLER_BYTES)].append(token)
-    return [_bits(vocabulary, tokens) for tokens in reversed(by_length) if tokens]
-
-
-def _bits(vocabulary: Vocabulary, tokens: Collection[int]) -> int:
-    return int.from_bytes(vocabulary.mask(tokens), "little")
+    return [vocabulary.bits(tokens) for tokens in reversed(by_length) if tokens]
 
 
 def _ids(bits: int, most: int) -> list[int]:

@@ -59,6 +59,10 @@ class Vocabulary:
             bits[token // 8] |= 1 << token % 8
         return bytes(bits)
 
+    def bits(self, ids: Iterable[int]) -> int:
+        """The same as a number: bit i for token i."""
+        return int.from_bytes(self.mask(ids), "little")
+
     def mask_without(self, ids: Iterable[int]) -> bytes:
         """A mask that allows every other token."""
         bits = bytearray(((1 << self.num_tokens) - 1).to_bytes(self.mask_bytes, "little"))
