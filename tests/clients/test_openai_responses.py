@@ -164,6 +164,14 @@ def test_only_work_in_the_background_can_be_cancelled(client: OpenAI) -> None:
         client.responses.cancel("resp_" + "0" * 32)
 
 
+def test_work_in_the_background_is_followed_in_a_stream(client: OpenAI) -> None:
+    first, second, *_, last = client.responses.create(model=MODEL, input="hello", stream=True, background=True)
+    assert (first.type, second.type) == ("response.created", "response.queued")
+    assert last.type == "response.completed"
+    assert last.response.output_text == "You said: hello"
+    assert client.responses.retrieve(last.response.id).output_text == last.response.output_text
+
+
 def test_tokens_are_counted_as_they_are_billed(client: OpenAI) -> None:
     counted = client.responses.input_tokens.count(model=MODEL, input="one two three", tools=TOOLS)
     billed = client.responses.create(model=MODEL, input="one two three", tools=TOOLS).usage
