@@ -192,7 +192,7 @@ class AnswerGuide:
             return token
         if token != self._plan[0] and token not in self._vocabulary.stop_ids:
             self._step(token)
-            plan = self._completion()
+            plan = self._plan if self._is_still_fit(self._plan) else self._completion()
             if plan is not None:
                 self._plan = plan
                 self._relax()
@@ -280,6 +280,11 @@ class AnswerGuide:
         assert self._matcher is not None
         known = self._plan if self._plan is not None else self._old_plan
         return self._compiled.shortest.complete(self._matcher, max_tokens=self._left, known=known)
+
+    def _is_still_fit(self, plan: list[int]) -> bool:
+        """Whether a completion holds behind a token more, as it mostly does within strings."""
+        assert self._matcher is not None
+        return self._is_after_text and len(plan) <= self._left and self._matcher.admits(plan)
 
     def _look_ahead(self) -> None:
         """Have a completion at hand when it is time: before a token is drawn after which there might be none."""

@@ -25,8 +25,8 @@ class NestingRule:
     def __init__(self, vocabulary: Vocabulary) -> None:
         self.vocabulary = vocabulary
         texts = {token: vocabulary.token_bytes[token] for token in vocabulary.plain_ids}
-        opened = {token: _openings(text) for token, text in texts.items()}
-        opened_behind = {token: _openings(text.partition(b'"')[2]) for token, text in texts.items()}
+        opened = {token: number for token, text in texts.items() if (number := _openings(text))}
+        opened_behind = {token: number for token in opened if (number := _openings(texts[token].partition(b'"')[2]))}
         closed = max(text.count(b"]") + text.count(b"}") for text in texts.values())
         self.most = max(1, closed, *opened.values())
         """Most brackets that one token opens or closes."""
