@@ -185,3 +185,20 @@ def _orders(value: Json) -> Iterator[Json]:
                 yield dict(zip(names, members, strict=True))
     else:
         yield value
+
+
+def test_multiples_of_fractions_have_no_more_digits_than_their_readers_keep() -> None:
+    """Regression: 53693924627663001619.5 is a multiple of 1.5, but not for whoever reads it as a double."""
+    for of, fits, too_long in (
+        (1.5, "35795949751775.5", "53693924627663001619.5"),
+        (0.25, "1234567890123.25", "12345678901234567.25"),
+        (0.01, "-1234567890123.01", "-12345678901234567.01"),
+    ):
+        schema = {"type": "number", "multipleOf": of}
+        grammar = json_grammar(schema, strict=True)
+        is_multiple = check_schema(schema, float(fits)).verdict == "valid"
+        assert admits(grammar, fits) is is_multiple, fits
+        assert not admits(grammar, too_long)
+    bounded = json_grammar({"type": "number", "multipleOf": 0.5, "exclusiveMinimum": -3, "maximum": 1e17}, strict=True)
+    for text, is_valid in (("-3", False), ("-2.5", True), ("0.5", True), ("12345678901234567.5", False)):
+        assert admits(bounded, text) is is_valid, text

@@ -9,19 +9,22 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from decimal import Decimal
-from math import ceil, floor, lcm
+from math import ceil, floor, inf, lcm
 
 from deepserve.core.messages import Json
 from deepserve.core.schema_tree import children, over_children
 
+_EXACT_DIGITS = 15
+"""So many digits survive being read as a double."""
 _BOUNDS = ("minimum", "exclusiveMinimum", "maximum", "exclusiveMaximum")
 
 
 def spell_numbers(root: Json, definitions: Mapping[str, Json]) -> tuple[Json, dict[str, Json]]:
     """The same schema without logic, with alternatives for the spellings that the mask compiler leaves out.
 
-    Not quite the same in one case: where a whole number is an excluded bound and the other bound lies within 1 of it,
-    numbers nearer to it than what fifteen digits can tell apart are left out.
+    Not quite the same in two cases: where a whole number is an excluded bound and the other bound lies within 1 of it,
+    numbers nearer to it than what fifteen digits can tell apart are left out; so are multiples of a fraction with more
+    digits than these.
     """
     bounds = list(_fractions((root, *definitions.values())))
     below = {floor(bound) for name, bound in bounds if name.endswith("aximum")}
@@ -37,7 +40,7 @@ def spell_numbers(root: Json, definitions: Mapping[str, Json]) -> tuple[Json, di
         bound = _without_whole_exclusions(bound, below, above)
         multiples = _multiples(out.pop("multipleOf", None))
         shorter = [number for number in _shorter(bound) if multiples[0] is None or _is_multiple(number, multiples[0])]
-        ways: list[Json] = [bound if of is None else {**bound, "multipleOf": of} for of in multiples]
+        ways: list[Json] = [bound if of is None else {**_told_apart(bound, of), "multipleOf": of} for of in multiples]
         if shorter:
             ways.append({"enum": shorter})
         if len(ways) == 1:
@@ -69,6 +72,20 @@ def _without_whole_exclusions(bound: dict[str, Json], below: set[int], above: se
 
 def _nearest(whole: int) -> float:
     return float(10.0 ** -max(1, 15 - len(str(abs(whole)))))
+
+
+def _told_apart(bound: Mapping[str, Json], of: float) -> dict[str, Json]:
+    """The bounds within which readers see that a number is a multiple of a fraction; larger ones lose last digits."""
+    places = _places(Decimal(repr(of)))
+    if not places:
+        return dict(bound)
+    most = 10 ** (_EXACT_DIGITS - places)
+    out = dict(bound)
+    if max(bound.get("minimum", -inf), bound.get("exclusiveMinimum", -inf)) < -most:
+        out = {name: limit for name, limit in out.items() if not name.endswith("inimum")} | {"minimum": -most}
+    if min(bound.get("maximum", inf), bound.get("exclusiveMaximum", inf)) > most:
+        out = {name: limit for name, limit in out.items() if not name.endswith("aximum")} | {"maximum": most}
+    return out
 
 
 def _shorter(bound: Mapping[str, Json]) -> list[float]:
