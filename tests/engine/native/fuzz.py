@@ -41,7 +41,7 @@ _EXTREMES = (-(1 << 31), -1, 0, 1, 2, 3, 127, 128, 129, 1 << 12, 1 << 14, 1 << 2
 
 class Fuzz:
     def __init__(self, library: ctypes.CDLL, seed: int, num_threads: int, folder: Path) -> None:
-        self.library = library
+        self.shared_library = library
         self.chance = Random(seed)
         self.numbers = Numbers(self.chance)
         self.num_threads = num_threads
@@ -65,8 +65,10 @@ class Fuzz:
         if core is None or not can_fill or _is_large(shape):
             self.counts["networks refused or left empty"] += 1
             if core is not None:
-                promise(self.library.ds_engine_seal(core.handle, self.fault) == Status.CHECKPOINT, "sealed empty")
-                self.library.ds_engine_delete(core.handle)
+                promise(
+                    self.shared_library.ds_engine_seal(core.handle, self.fault) == Status.CHECKPOINT, "sealed empty"
+                )
+                self.shared_library.ds_engine_delete(core.handle)
             return
         weights = Weights(chance, self.numbers, shape, formats)
         self.fill(core, weights)
@@ -111,31 +113,33 @@ class Fuzz:
             isa=isa.encode(),
         )
         handle = ctypes.c_void_p()
-        status = self.library.ds_engine_new(shape.network(), options, ctypes.byref(handle), self.fault)
+        status = self.shared_library.ds_engine_new(shape.network(), options, ctypes.byref(handle), self.fault)
         if status != Status.OK:
             promise(not handle.value, "a refused engine was handed out")
             promise(bool(self.fault.text), "refused without a word")
             return None
-        return Core(self.library, handle, shape)
+        return Core(self.shared_library, handle, shape)
 
     def fill(self, core: Core, weights: Weights) -> None:
         names = list(weights.arrays)
         self.chance.shuffle(names)
         number = ctypes.c_int64()
-        promise(self.library.ds_sequence_new(core.handle, number, self.fault) == Status.INVALID, "not sealed yet")
+        promise(
+            self.shared_library.ds_sequence_new(core.handle, number, self.fault) == Status.INVALID, "not sealed yet"
+        )
         for name in names:
             array, scale = weights.arrays[name]
             if self.chance.random() < 0.05:
                 self.put_broken(core, name, array, scale)
             self.put(core, name, array, scale)
         if self.chance.random() < 0.2:
-            status = self.library.ds_engine_put(core.handle, *names[0], *weights.arrays[names[0]], self.fault)
+            status = self.shared_library.ds_engine_put(core.handle, *names[0], *weights.arrays[names[0]], self.fault)
             promise(status == Status.CHECKPOINT, "a tensor was taken twice")
-        promise(self.library.ds_engine_seal(core.handle, self.fault) == Status.OK, self.fault.text)
-        promise(self.library.ds_engine_seal(core.handle, self.fault) == Status.INVALID, "sealed twice")
+        promise(self.shared_library.ds_engine_seal(core.handle, self.fault) == Status.OK, self.fault.text)
+        promise(self.shared_library.ds_engine_seal(core.handle, self.fault) == Status.INVALID, "sealed twice")
 
     def put(self, core: Core, name: tuple[Tensor, int, int], array: abi.Array, scale: abi.Array | None) -> None:
-        status = self.library.ds_engine_put(core.handle, *name, array, scale, self.fault)
+        status = self.shared_library.ds_engine_put(core.handle, *name, array, scale, self.fault)
         promise(status == Status.OK, self.fault.text)
 
     def put_broken(self, core: Core, name: tuple[int, int, int], array: abi.Array, scale: abi.Array | None) -> None:
@@ -160,7 +164,7 @@ class Fuzz:
             case _:
                 places = [(99, 0, 0), (-1, 0, 0), (name[0], 99, 0), (name[0], -2, 0), (Tensor.EXPERT_W1, 0, 1 << 20)]
                 name = chance.choice(places)
-        status = self.library.ds_engine_put(core.handle, *name, broken, broken_scale, self.fault)
+        status = self.shared_library.ds_engine_put(core.handle, *name, broken, broken_scale, self.fault)
         promise(status in (Status.INVALID, Status.CHECKPOINT), f"a broken {kind} was accepted")
         self.counts["broken tensors"] += 1
 
@@ -243,7 +247,7 @@ class Fuzz:
             appended.append(tokens)
         before = {sequence: core.length(sequence) for sequence in core.histories}
         drawn = (abi.DrawnToken * len(chosen))()
-        status = self.library.ds_step(core.handle, rows, len(chosen), drawn, self.fault)
+        status = self.shared_library.ds_step(core.handle, rows, len(chosen), drawn, self.fault)
         if status == Status.OK:
             promise(is_valid, "an invalid step was taken")
             for sequence, tokens, row, mask, answer in zip(chosen, appended, rows, masks, drawn, strict=True):
@@ -357,11 +361,11 @@ class Fuzz:
         late = abi.LateMask()
         match self.chance.choice(["ready", "ready", "failed", "short"]):
             case "ready":
-                self.library.ds_mask_settle(late, mask, len(mask))
+                self.shared_library.ds_mask_settle(late, mask, len(mask))
             case "failed":
-                self.library.ds_mask_settle(late, None, 0)
+                self.shared_library.ds_mask_settle(late, None, 0)
             case _:
-                self.library.ds_mask_settle(late, mask, self.chance.choice([0, -1, len(mask) - 1]))
+                self.shared_library.ds_mask_settle(late, mask, self.chance.choice([0, -1, len(mask) - 1]))
         return late
 
     def compare_cuts(self, core: Core) -> None:
@@ -410,7 +414,7 @@ class Fuzz:
             assert other is not None
             for name, (array, scale) in weights.arrays.items():
                 self.put(other, name, array, scale)
-            promise(self.library.ds_engine_seal(other.handle, self.fault) == Status.OK, self.fault.text)
+            promise(self.shared_library.ds_engine_seal(other.handle, self.fault) == Status.OK, self.fault.text)
             sequence = other.new()
             if sequence is not None:
                 sizes = iter(lambda: self.chance.choice([1, 3, 20, 128]), 0)
@@ -429,19 +433,22 @@ class Fuzz:
         """The packed weights as a file: whole, damaged, and of another key."""
         path = self.folder / "weights.packed"
         where = os.fsencode(path)
-        status = self.library.ds_engine_save_packed(core.handle, where, KEY, self.fault)
+        status = self.shared_library.ds_engine_save_packed(core.handle, where, KEY, self.fault)
         promise(status == Status.OK, self.fault.text)
         content = path.read_bytes()
         other = self.new_core(core.shape, formats, state, memory_bytes, core.info().isa.decode())
         assert other is not None
         for damaged in (self.broken(content), content[:100], b""):
             path.write_bytes(damaged)
-            status = self.library.ds_engine_load_packed(other.handle, where, KEY, self.fault)
+            status = self.shared_library.ds_engine_load_packed(other.handle, where, KEY, self.fault)
             promise(status == Status.CHECKPOINT, "damaged packed weights were taken")
         path.write_bytes(content)
-        status = self.library.ds_engine_load_packed(other.handle, where, KEY[::-1], self.fault)
+        status = self.shared_library.ds_engine_load_packed(other.handle, where, KEY[::-1], self.fault)
         promise(status == Status.CHECKPOINT, "packed weights of another key were taken")
-        promise(self.library.ds_engine_load_packed(other.handle, where, KEY, self.fault) == Status.OK, self.fault.text)
+        promise(
+            self.shared_library.ds_engine_load_packed(other.handle, where, KEY, self.fault) == Status.OK,
+            self.fault.text,
+        )
         known = [(name, history) for name, history in core.histories.items() if history]
         sequence = other.new()
         if known and sequence is not None:
@@ -461,9 +468,9 @@ class Fuzz:
         size = ctypes.c_int64()
         (self.folder / "empty").touch()
         for path in (self.folder, self.folder / "missing", self.folder / "empty"):
-            address = self.library.ds_file_map(os.fsencode(path), size, self.fault)
+            address = self.shared_library.ds_file_map(os.fsencode(path), size, self.fault)
             promise(not address and bool(self.fault.text), f"{path} was mapped")
-        promise(not self.library.ds_file_map(None, size, self.fault), "nothing was mapped")
+        promise(not self.shared_library.ds_file_map(None, size, self.fault), "nothing was mapped")
 
 
 def _is_large(shape: Shape) -> bool:

@@ -35,7 +35,7 @@ def make_engine(checkpoints: Checkpoints) -> MakeEngine:
         options = EngineOptions(memory_bytes=MEMORY_BYTES, num_threads=num_threads)
         core = load_core(checkpoints.folder(NARROW, "bf16"), options)
         vocab_size = core.info.vocab_size
-        masks = worker(core.library, vocab_size=vocab_size, has_thread=has_thread, waking_s=waking_s)
+        masks = worker(core.shared_library, vocab_size=vocab_size, has_thread=has_thread, waking_s=waking_s)
         return NativeEngine(core, masks=masks)
 
     return make

@@ -138,13 +138,13 @@ class Core:
     """One loaded core; freed with this object."""
 
     def __init__(self, checkpoint: Checkpoint, options: EngineOptions, progress: Progress | None = None) -> None:
-        self.library = load_library()
+        self.shared_library = load_library()
         self._fault = abi.Fault()
         self.formats = choose_formats(checkpoint, options)
         num_threads = options.num_threads or choose_threads(checkpoint)
         handle = ctypes.c_void_p()
         self._check(
-            self.library.ds_engine_new(
+            self.shared_library.ds_engine_new(
                 describe_network(checkpoint.config),
                 abi.Options(
                     dense_format=self.formats.dense,
@@ -161,8 +161,8 @@ class Core:
             checkpoint.folder,
         )
         self.handle = handle
-        self._maps = _FileMaps(self.library)
-        weakref.finalize(self, _free, self.library, handle, self._maps)
+        self._maps = _FileMaps(self.shared_library)
+        weakref.finalize(self, _free, self.shared_library, handle, self._maps)
         fingerprint = _fingerprint(checkpoint, self.formats)
         if not self._load_packed(options.packed_dir, fingerprint, progress):
             self._put_all(checkpoint, progress)
@@ -171,7 +171,7 @@ class Core:
 
     def sizes(self) -> abi.Info:
         info = abi.Info()
-        self.library.ds_engine_info(self.handle, info)
+        self.shared_library.ds_engine_info(self.handle, info)
         return info
 
     def _put_all(self, checkpoint: Checkpoint, progress: Progress | None) -> None:
@@ -181,12 +181,12 @@ class Core:
             number, layer, expert = place_of(name)
             array = self._array(tensor)
             scale = None if tensor.scale is None else self._array(tensor.scale)
-            status = self.library.ds_engine_put(self.handle, number, layer, expert, array, scale, self._fault)
+            status = self.shared_library.ds_engine_put(self.handle, number, layer, expert, array, scale, self._fault)
             self._check(status, checkpoint.folder)
             done += tensor.size_bytes
             if progress is not None:
                 progress(done, total)
-        self._check(self.library.ds_engine_seal(self.handle, self._fault), checkpoint.folder)
+        self._check(self.shared_library.ds_engine_seal(self.handle, self._fault), checkpoint.folder)
         if not any(kept in _MAPPED.values() for kept in (self.formats.dense, self.formats.experts, self.formats.head)):
             self._maps.close()
 
@@ -205,7 +205,9 @@ class Core:
             return False
         if progress is not None:
             progress(0, path.stat().st_size)
-        status = self.library.ds_engine_load_packed(self.handle, os.fsencode(path), _key(fingerprint), self._fault)
+        status = self.shared_library.ds_engine_load_packed(
+            self.handle, os.fsencode(path), _key(fingerprint), self._fault
+        )
         if status == Status.OK:
             return True
         path.unlink(missing_ok=True)
@@ -218,7 +220,7 @@ class Core:
         unfinished = path.with_suffix(f".{os.getpid()}.part")
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            status = self.library.ds_engine_save_packed(
+            status = self.shared_library.ds_engine_save_packed(
                 self.handle, os.fsencode(unfinished), _key(fingerprint), self._fault
             )
             if status != Status.OK:

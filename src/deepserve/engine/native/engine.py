@@ -69,7 +69,7 @@ class NativeEngine(Engine):
 
     def __init__(self, core: Core, *, masks: MaskWorker | None = None) -> None:
         self._core = core
-        self._library = core.library
+        self._library = core.shared_library
         self._handle = core.handle
         self._fault = Fault()
         self._number = ctypes.c_int64()
@@ -79,7 +79,9 @@ class NativeEngine(Engine):
         self._mask_jobs: list[MaskJob] = []
         self._is_mask_late = False
         self._make_room(8)
-        self._masks = masks or MaskWorker(core.library, vocab_size=core.info.vocab_size, has_thread=count_cores() > 1)
+        self._masks = masks or MaskWorker(
+            core.shared_library, vocab_size=core.info.vocab_size, has_thread=count_cores() > 1
+        )
         weakref.finalize(self, self._masks.close)
 
     @property
