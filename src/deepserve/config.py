@@ -192,6 +192,60 @@ EstimatorName = Literal["signs", "model"]
 """How the difficulty of a request is found where its model is open; `routing.difficulty` says what each means."""
 
 
+EMBEDDED = "embedded"
+"""The member of a chain that is our own engine."""
+
+
+class UpstreamSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """One service or server that answers in our place.
+
+    id              the operator's name for it, in chains, metrics and the ledger
+    kind            a row of catalog/providers.toml
+    address         None: the row's
+    key_file        holds the key; None: it is in the environment, in
+    key_variable    this variable, or the row's
+    models          our ids -> its names of the models; empty: those of the row
+    max_concurrent  answers of one model at once; None: 500 of Pro, 2500 of Flash. More wait for their turn
+    connect_s       until a connection stands; None, here and below: as UpstreamLimits has it
+    first_event_s   from then on until the answer begins
+    idle_s          between two events of an answer
+    num_retries     of calls that did not begin and cannot have cost anything
+    is_self_hosted  runs on the operator's own machines
+    region          where it processes prompts, as clients name it (`eu`); None: unknown
+    collects_data   may keep or train on what it is sent; None: as the row has it, where unknown counts as yes
+    """
+
+    id: str
+    kind: str
+    address: str | None = None
+    key_file: Path | None = None
+    key_variable: str | None = None
+    models: Mapping[str, str] = {}
+    max_concurrent: int | None = None
+    connect_s: float | None = None
+    first_event_s: float | None = None
+    idle_s: float | None = None
+    num_retries: int | None = None
+    is_self_hosted: bool = False
+    region: str | None = None
+    collects_data: bool | None = None
+
+
+class FleetSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """How several back ends act as one.
+
+    max_waiting   requests that may wait for a turn at one member's model; more go on to the next member
+    wait_s        and the longest they do
+    hedge_s       a second member is asked, too, when the first has not begun after so long; None: never
+    canary_s      every member is asked a small question so often, which costs money; None: never
+    """
+
+    max_waiting: int = 100
+    wait_s: float = 10.0
+    hedge_s: float | None = None
+    canary_s: float | None = None
+
+
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """Counts of tokens and bytes carry their unit in the name; times are seconds.
 
@@ -225,6 +279,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     upstream         who answers for the back end `upstream`: a row of catalog/providers.toml, an address, KIND=ADDRESS
     upstream_key_file  holds the key for it; None: it is in the environment
     upstream_models  our ids -> its names of the models, where they are not those of the row
+    upstreams        more than one of them, or with more said of each; with `upstream` they make one back end
+    chains           model id -> ids of upstreams in the order in which they are asked; `embedded` is our own engine.
+                     A model without one is asked of all that have it, in the order of `upstreams`
+    fleet            how several of them act as one
     difficulty       how the difficulty of a request is found where its model is open
     outgoing_allowed addresses of webhooks that may be called though they are not public: host:port, or a network
     outgoing_http    webhooks may be called without TLS
@@ -279,6 +337,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     upstream: str | None = None
     upstream_key_file: Path | None = None
     upstream_models: Mapping[str, str] = {}
+    upstreams: tuple[UpstreamSettings, ...] = ()
+    chains: Mapping[str, tuple[str, ...]] = {}
+    fleet: FleetSettings = FleetSettings()
     limits: Limits = Limits()
     tasks: TaskLimits = TaskLimits()
     sockets: SocketLimits = SocketLimits()

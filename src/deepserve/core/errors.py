@@ -36,6 +36,8 @@ from __future__ import annotations
 
 from typing import ClassVar
 
+from deepserve.core.attempt import FailedAttempt
+
 
 class DeepserveError(Exception):
     """Base of the tree.
@@ -43,6 +45,7 @@ class DeepserveError(Exception):
     code     stable, machine-readable, one for each class
     message  for a person: what was wrong, where, what to do
     field    path of the field at fault as the client spelled it (`messages[2].content`), or None
+    earlier  every attempt at an answer that failed, where several were made, this error's own last
     """
 
     code: ClassVar[str] = "error"
@@ -51,6 +54,7 @@ class DeepserveError(Exception):
         super().__init__(message)
         self.message = message
         self.field = field
+        self.earlier: tuple[FailedAttempt, ...] = ()
 
 
 class RequestError(DeepserveError):

@@ -12,6 +12,7 @@ from typing import Literal
 
 import msgspec
 
+from deepserve.core.attempt import FailedAttempt as FailedAttempt
 from deepserve.core.cost import Cost
 from deepserve.core.errors import DeepserveError
 from deepserve.core.messages import Citation
@@ -107,6 +108,8 @@ class Started(msgspec.Struct, frozen=True, kw_only=True):
     relaxed         what the schemas of tools that are not strict demand and nobody enforces
     checked         where the form was checked before anything was sent
     route           which rule chose the model, where the server chose it
+    model           canonical id of the model that answers, where it is not the one that was asked for
+    earlier         attempts that failed before this one
     """
 
     served_by: ServedBy
@@ -115,6 +118,8 @@ class Started(msgspec.Struct, frozen=True, kw_only=True):
     relaxed: tuple[str, ...] = ()
     checked: Checked | None = None
     route: str | None = None
+    model: str | None = None
+    earlier: tuple[FailedAttempt, ...] = ()
 
 
 class BlockOpened(msgspec.Struct, frozen=True, kw_only=True):
