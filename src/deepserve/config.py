@@ -1,4 +1,9 @@
-"""Every setting of a server, in one frozen value. A reload swaps in a new one; requests in flight keep theirs."""
+"""Every setting of a server, in one frozen value. A reload swaps in a new one; requests in flight keep theirs.
+
+What stands here is all there is to say about a setting: its name, type, range, default and description make the
+configuration file, its variables of the environment and their documentation (`configuration`). A structure documents
+its fields in its docstring, a line each: the name, then what it means; where a line reads on, the next ones do.
+"""
 
 from __future__ import annotations
 
@@ -6,40 +11,64 @@ import os
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Final, Literal
 
 import msgspec
+
+Port = Annotated[int, msgspec.Meta(ge=0, le=65_535)]
+Count = Annotated[int, msgspec.Meta(ge=0)]
+Positive = Annotated[int, msgspec.Meta(ge=1)]
+Seconds = Annotated[float, msgspec.Meta(gt=0)]
+SecondsOrNone = Annotated[float, msgspec.Meta(ge=0)]
+"""0 has a meaning of its own, which the setting says."""
+
+Secret = Annotated[str, msgspec.Meta(extra={"is_secret": True})]
+"""Never written into a configuration file, never shown."""
 
 
 class Limits(msgspec.Struct, frozen=True, kw_only=True):
     """Upper bounds on what one client may send; each has its own error.
 
     connections         open at once; further requests are refused with 503. Many systems allow a process 1024 files
+    body_bytes          size of a body,
+    json_depth          how deep its JSON may be nested,
+    json_members        and how many members and items it may have in all
+    header_bytes        all header fields of a request together,
+    header_fields       and their number
+    request_line_bytes  the address with its query
+    messages            of one conversation
+    tools               that a client may offer in one request
+    stop_strings        in one request,
+    stop_string_bytes   and the size of each
+    logit_bias_entries  in one request
+    num_results         answers to one request
+    user_id_bytes       of the name that a client gives to its own user
+    headers_timeout_s   for the head of a request to arrive
     body_timeout_s      between two pieces of a body;
     body_grace_s        after so long it must have come, on average since then,
     body_bytes_per_s    at least so fast
+    send_timeout_s      a client that takes nothing for so long is left
     """
 
-    connections: int = 800
-
-    body_bytes: int = 32 * 1024 * 1024
-    json_depth: int = 64
-    json_members: int = 100_000
-    header_bytes: int = 32 * 1024
-    header_fields: int = 100
-    request_line_bytes: int = 8 * 1024
-    messages: int = 10_000
-    tools: int = 128
-    stop_strings: int = 16
-    stop_string_bytes: int = 1024
-    logit_bias_entries: int = 300
-    num_results: int = 16
-    user_id_bytes: int = 512
-    headers_timeout_s: float = 10.0
-    body_timeout_s: float = 30.0
-    body_grace_s: float = 30.0
-    body_bytes_per_s: float = 16 * 1024
-    send_timeout_s: float = 60.0
+    connections: Positive = 800
+    body_bytes: Positive = 32 * 1024 * 1024
+    json_depth: Positive = 64
+    json_members: Positive = 100_000
+    header_bytes: Positive = 32 * 1024
+    header_fields: Positive = 100
+    request_line_bytes: Positive = 8 * 1024
+    messages: Positive = 10_000
+    tools: Count = 128
+    stop_strings: Count = 16
+    stop_string_bytes: Positive = 1024
+    logit_bias_entries: Count = 300
+    num_results: Positive = 16
+    user_id_bytes: Positive = 512
+    headers_timeout_s: Seconds = 10.0
+    body_timeout_s: Seconds = 30.0
+    body_grace_s: Seconds = 30.0
+    body_bytes_per_s: Seconds = 16 * 1024
+    send_timeout_s: Seconds = 60.0
 
 
 class TaskLimits(msgspec.Struct, frozen=True, kw_only=True):
@@ -54,13 +83,13 @@ class TaskLimits(msgspec.Struct, frozen=True, kw_only=True):
     delivery_record_s  webhook calls and their attempts can be looked up for so long
     """
 
-    max_running: int = 4
-    max_attempts: int = 3
-    max_unfinished_per_tenant: int = 1000
-    max_bytes_per_tenant: int = 256 * 1024 * 1024
-    patience_s: float = 86_400.0
-    record_s: float = 30 * 86_400.0
-    delivery_record_s: float = 7 * 86_400.0
+    max_running: Positive = 4
+    max_attempts: Positive = 3
+    max_unfinished_per_tenant: Positive = 1000
+    max_bytes_per_tenant: Positive = 256 * 1024 * 1024
+    patience_s: Seconds = 86_400.0
+    record_s: Seconds = 30 * 86_400.0
+    delivery_record_s: Seconds = 7 * 86_400.0
 
 
 class SocketLimits(msgspec.Struct, frozen=True, kw_only=True):
@@ -77,14 +106,14 @@ class SocketLimits(msgspec.Struct, frozen=True, kw_only=True):
                    waits for them, or after it left
     """
 
-    login_s: float = 15.0
-    idle_s: float = 120.0
-    resume_s: float = 120.0
-    resume_bytes: int = 8 * 1024 * 1024
-    sessions: int = 1000
-    frame_bytes: int = 1024 * 1024
-    message_bytes: int = 32 * 1024 * 1024
-    num_tasks: int = 100
+    login_s: Seconds = 15.0
+    idle_s: Seconds = 120.0
+    resume_s: Seconds = 120.0
+    resume_bytes: Positive = 8 * 1024 * 1024
+    sessions: Positive = 1000
+    frame_bytes: Positive = 1024 * 1024
+    message_bytes: Positive = 32 * 1024 * 1024
+    num_tasks: Positive = 100
 
 
 class ToolLimits(msgspec.Struct, frozen=True, kw_only=True):
@@ -99,14 +128,14 @@ class ToolLimits(msgspec.Struct, frozen=True, kw_only=True):
     kept_bytes         results of earlier answers that are kept for one tenant
     """
 
-    rounds: int = 8
-    calls: int = 32
-    parallel_calls: int = 8
-    call_s: float = 60.0
-    total_s: float = 300.0
-    total_tokens: int = 2_000_000
-    result_characters: int = 100_000
-    kept_bytes: int = 16 * 1024 * 1024
+    rounds: Positive = 8
+    calls: Positive = 32
+    parallel_calls: Positive = 8
+    call_s: Seconds = 60.0
+    total_s: Seconds = 300.0
+    total_tokens: Positive = 2_000_000
+    result_characters: Positive = 100_000
+    kept_bytes: Positive = 16 * 1024 * 1024
 
 
 SandboxTier = Literal["auto", "bubblewrap", "landlock"]
@@ -139,24 +168,24 @@ class CodeLimits(msgspec.Struct, frozen=True, kw_only=True):
 
     tier: SandboxTier = "auto"
     folder: Path | None = None
-    first_uid: int = 64_700
-    max_sessions: int = 8
-    max_sessions_per_tenant: int = 2
-    waiting: int = 1
-    cell_s: float = 30.0
-    cell_cpu_s: float = 20.0
-    session_cpu_s: float = 300.0
-    idle_s: float = 600.0
-    life_s: float = 1800.0
-    memory_bytes: int = 1 << 30
-    session_files: int = 4096
-    session_bytes: int = 64 * 1024 * 1024
-    file_bytes: int = 32 * 1024 * 1024
-    code_bytes: int = 256 * 1024
-    output_bytes: int = 64 * 1024
-    output_read_bytes: int = 1024 * 1024
-    files_back: int = 10
-    file_back_bytes: int = 1024 * 1024
+    first_uid: Positive = 64_700
+    max_sessions: Positive = 8
+    max_sessions_per_tenant: Positive = 2
+    waiting: Count = 1
+    cell_s: Seconds = 30.0
+    cell_cpu_s: Seconds = 20.0
+    session_cpu_s: Seconds = 300.0
+    idle_s: Seconds = 600.0
+    life_s: Seconds = 1800.0
+    memory_bytes: Positive = 1 << 30
+    session_files: Positive = 4096
+    session_bytes: Positive = 64 * 1024 * 1024
+    file_bytes: Positive = 32 * 1024 * 1024
+    code_bytes: Positive = 256 * 1024
+    output_bytes: Positive = 64 * 1024
+    output_read_bytes: Positive = 1024 * 1024
+    files_back: Count = 10
+    file_back_bytes: Positive = 1024 * 1024
 
 
 EngineName = Literal["auto", "native", "reference"]
@@ -221,11 +250,11 @@ class UpstreamSettings(msgspec.Struct, frozen=True, kw_only=True):
     key_file: Path | None = None
     key_variable: str | None = None
     models: Mapping[str, str] = {}
-    max_concurrent: int | None = None
-    connect_s: float | None = None
-    first_event_s: float | None = None
-    idle_s: float | None = None
-    num_retries: int | None = None
+    max_concurrent: Positive | None = None
+    connect_s: Seconds | None = None
+    first_event_s: Seconds | None = None
+    idle_s: Seconds | None = None
+    num_retries: Count | None = None
     is_self_hosted: bool = False
     region: str | None = None
     collects_data: bool | None = None
@@ -240,42 +269,57 @@ class FleetSettings(msgspec.Struct, frozen=True, kw_only=True):
     canary_s      every member is asked a small question so often, which costs money; None: never
     """
 
-    max_waiting: int = 100
-    wait_s: float = 10.0
-    hedge_s: float | None = None
-    canary_s: float | None = None
+    max_waiting: Count = 100
+    wait_s: Seconds = 10.0
+    hedge_s: Seconds | None = None
+    canary_s: Seconds | None = None
+
+
+LogLevel = Literal["debug", "info", "warning", "error"]
+
+ProfileName = Literal["0731", "preview", "mini"]
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """Counts of tokens and bytes carry their unit in the name; times are seconds.
 
+    host             address to listen on; others than loopback need keys
+    port             0: any free one
     runware_port     listen here too, for Runware's clients that stream to one fixed local address; None: do not
-    api_keys         keys that may use the server; none: everybody on this machine is one local tenant
-    model_path       a checkpoint folder; None: the model that ships
-    profile          prompt profile of a foreign checkpoint; None: decided from its name
-    max_concurrency  sequences decoded side by side
-    max_queue_tokens prompt tokens that may wait before new requests are refused
-    engine           auto: the native engine where it is installed, else the PyTorch reference
-    isa, weights, is_mapped, packed_dir, num_threads
-                     see `engine.options.EngineOptions`
-    cache_bytes      memory for sequence states and cached prefixes
-    state_dir        where what must survive a restart is kept; None: nowhere
-    disk_cache_bytes most that cached prefixes may take under state_dir; 0: none are written or read
+    api_keys         keys that may use the server; none, here and in the state directory: everybody on this machine is
+                     one local tenant
+    api_keys_file    holds more of them, one on a line; what follows a # is not read
     keep_alive_s     a waiting client hears something at least this often
     request_timeout_s  an answer without any progress for so long is given up
     shutdown_grace_s running answers may take so long to finish when the server stops; then they are ended
+    log_level        the least that is logged
+    backend          embedded: our V4 engine. scripted: a deterministic fake for testing clients. upstream: somebody else
+    model_path       a checkpoint folder; None: the model that ships
+    profile          prompt profile of a foreign checkpoint; None: decided from its name
+    script_path      what the scripted back end answers; None: its own few words
+    engine           auto: the native engine where it is installed, else the PyTorch reference
+    isa              instruction set of the native engine; None: the best this machine has
+    is_mapped        use the checkpoint's files where they lie, for models that hardly fit into memory; slower
+    packed_dir       keep the weights here as the native engine packs them, for faster starts; as large as the model
+    num_threads      that compute; None: one, and more only for a model large enough to gain by it
+    max_concurrency  sequences decoded side by side
+    max_queue_tokens prompt tokens that may wait before new requests are refused
+    cache_bytes      memory for sequence states and cached prefixes
+    disk_cache_bytes most that cached prefixes may take in the state directory; 0: none are written or read
+    state_dir        where what must survive a restart is kept; None: nowhere
     replay_answers   complete answers kept for repetitions with the same Idempotency-Key,
     replay_bytes     their size together,
     replay_s         and how long each is kept
     kept_responses   responses kept for each tenant, for clients to continue or ask for again; 0: none
     kept_responses_bytes  their size together, compressed,
-    kept_responses_s and how long each is kept
+    kept_responses_s and how long each is kept; 0: none are
     kept_turns_bytes most that turns with tools may take in the state directory for one tenant, compressed,
     kept_turns_s     and how long each is kept, for clients that do not send thinking traces back; 0: none
-    prices_file      the operator's price table, which goes before the shipped one; read again whenever it changes
     is_strict        reproduce the vendor's refusals for every request
     answer_checks    what to do about answers whose form the back end does not enforce; None: as suits the back end
     check_retries    how often such an answer may be asked for again
+    difficulty       how the difficulty of a request is found where its model is open
+    prices_file      the operator's price table, which goes before the shipped one; read again whenever it changes
     upstream         who answers for the back end `upstream`: a row of catalog/providers.toml, an address, KIND=ADDRESS
     upstream_key_file  holds the key for it; None: it is in the environment
     upstream_models  our ids -> its names of the models, where they are not those of the row
@@ -283,7 +327,6 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     chains           model id -> ids of upstreams in the order in which they are asked; `embedded` is our own engine.
                      A model without one is asked of all that have it, in the order of `upstreams`
     fleet            how several of them act as one
-    difficulty       how the difficulty of a request is found where its model is open
     outgoing_allowed addresses of webhooks that may be called though they are not public: host:port, or a network
     outgoing_http    webhooks may be called without TLS
     search_folders   folders that models may search, by the names under which they are told
@@ -291,61 +334,72 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     search_url       the service's address, where it is not the usual one
     search_key_file  holds the service's key; None: it is in the environment
     fetch_pages      models may fetch pages of the web
-    fetch_sites      of these sites only; none: of all but fetch_blocked_sites
+    fetch_sites      of these sites only; none: of all but
+    fetch_blocked_sites  these
     fetch_any_address  also pages that nobody in the conversation has mentioned
     fetch_allowed    addresses of pages that may be called though they are not public, as outgoing_allowed
     fetch_http       pages may be called without TLS
     mcp_config       names the MCP servers whose functions models may call
     runs_code        models may run programs, where a sandbox holds
+    weights          how the native engine keeps its matrices
+    tool_limits      what tools that the server runs may take for one answer
+    code             programs that models run, and how they are walled in
+    limits           what one client may send
+    tasks            answers that come later
+    sockets          WebSocket connections
     """
 
     host: str = "127.0.0.1"
-    port: int = 8000
-    runware_port: int | None = None
+    port: Port = 8000
+    runware_port: Port | None = None
+    api_keys: tuple[Secret, ...] = ()
+    api_keys_file: Path | None = None
+    keep_alive_s: Seconds = 10.0
+    request_timeout_s: Seconds = 600.0
+    shutdown_grace_s: SecondsOrNone = 10.0
+    log_level: LogLevel = "warning"
+
     backend: Literal["embedded", "scripted", "upstream"] = "embedded"
     model_path: Path | None = None
-    profile: str | None = None
-    api_keys: tuple[str, ...] = ()
-    max_concurrency: int = 8
-    max_queue_tokens: int = 1_000_000
-    cache_bytes: int = 1 << 30
-    state_dir: Path | None = None
-    disk_cache_bytes: int = 4 << 30
+    profile: ProfileName | None = None
+    script_path: Path | None = None
     engine: EngineName = "auto"
     isa: InstructionSet | None = None
     weights: WeightFormats = WeightFormats()
     is_mapped: bool = False
     packed_dir: Path | None = None
-    num_threads: int | None = None
-    keep_alive_s: float = 10.0
-    request_timeout_s: float = 600.0
-    shutdown_grace_s: float = 10.0
-    replay_answers: int = 1000
-    replay_bytes: int = 64 * 1024 * 1024
-    replay_s: float = 86_400.0
-    kept_responses: int = 1000
-    kept_responses_bytes: int = 64 * 1024 * 1024
-    kept_responses_s: float = 30 * 86_400.0
-    kept_turns_bytes: int = 64 * 1024 * 1024
-    kept_turns_s: float = 7 * 86_400.0
-    prices_file: Path | None = None
+    num_threads: Positive | None = None
+    max_concurrency: Positive = 8
+    max_queue_tokens: Positive = 1_000_000
+    cache_bytes: Positive = 1 << 30
+    disk_cache_bytes: Count = 4 << 30
+
+    state_dir: Path | None = None
+    replay_answers: Count = 1000
+    replay_bytes: Count = 64 * 1024 * 1024
+    replay_s: Seconds = 86_400.0
+    kept_responses: Count = 1000
+    kept_responses_bytes: Count = 64 * 1024 * 1024
+    kept_responses_s: SecondsOrNone = 30 * 86_400.0
+    kept_turns_bytes: Count = 64 * 1024 * 1024
+    kept_turns_s: SecondsOrNone = 7 * 86_400.0
+
     is_strict: bool = False
     answer_checks: CheckPolicy | None = None
-    check_retries: int = 1
+    check_retries: Count = 1
     difficulty: EstimatorName = "signs"
-    script_path: Path | None = None
+    prices_file: Path | None = None
+
     upstream: str | None = None
     upstream_key_file: Path | None = None
     upstream_models: Mapping[str, str] = {}
     upstreams: tuple[UpstreamSettings, ...] = ()
     chains: Mapping[str, tuple[str, ...]] = {}
     fleet: FleetSettings = FleetSettings()
-    limits: Limits = Limits()
-    tasks: TaskLimits = TaskLimits()
-    sockets: SocketLimits = SocketLimits()
-    tool_limits: ToolLimits = ToolLimits()
+
     outgoing_allowed: tuple[str, ...] = ()
     outgoing_http: bool = False
+
     search_folders: Mapping[str, Path] = {}
     search_service: SearchServiceName | None = None
     search_url: str | None = None
@@ -358,7 +412,34 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     fetch_http: bool = False
     mcp_config: Path | None = None
     runs_code: bool = False
+    tool_limits: ToolLimits = ToolLimits()
     code: CodeLimits = CodeLimits()
+
+    limits: Limits = Limits()
+    tasks: TaskLimits = TaskLimits()
+    sockets: SocketLimits = SocketLimits()
+
+
+class Table(msgspec.Struct, frozen=True, kw_only=True):
+    """Settings that stand together in the configuration file: from the one named `first` to the next table's."""
+
+    name: str
+    first: str
+    title: str
+
+
+TABLES: Final = (
+    Table(name="server", first="host", title="Where the server listens, who may use it, and its patience"),
+    Table(name="model", first="backend", title="What answers, and how the engine runs it"),
+    Table(name="storage", first="state_dir", title="What is kept, where, and for how long"),
+    Table(name="answers", first="is_strict", title="How answers are checked, routed and priced"),
+    Table(name="upstream", first="upstream", title="Answers that come from elsewhere"),
+    Table(name="outgoing", first="outgoing_allowed", title="Webhooks"),
+    Table(name="tools", first="search_folders", title="What models may search, read, call and run"),
+    Table(name="bounds", first="limits", title="Bounds, each in a table of its own"),
+)
+"""In the order of the settings. One that is a structure, a mapping or a list of structures is a table of its own name;
+all others stand in these, so that a new one needs no second place."""
 
 
 def default_state_dir() -> Path:
