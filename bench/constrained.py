@@ -22,8 +22,8 @@ from bench.bandwidth import bandwidth_probe
 from bench.random_weights import write_checkpoint
 from bench.results import Recorder
 from bench.rounds import random_tokens, turns
-from deepserve.backends.embedded_form import call_markup, vocabulary_of
-from deepserve.backends.embedded_model import EmbeddedModel, load_model
+from deepserve.backends.tokens.form import call_markup, vocabulary_of
+from deepserve.backends.tokens.model import TokenModel, load_model
 from deepserve.core.messages import Json
 from deepserve.core.tenant import TenantId
 from deepserve.engine.generation import Generation, GenerationId, ResultEnded, TokenDrawn, TokenGuide
@@ -133,7 +133,7 @@ def measure_decoding(answers: Answers, weights: str, recorder: Recorder) -> None
 class Answers:
     """Answers of one engine, so many at a time, free or in the form of MEDIUM_SCHEMA."""
 
-    def __init__(self, engine: Engine, model: EmbeddedModel) -> None:
+    def __init__(self, engine: Engine, model: TokenModel) -> None:
         self._engine = engine
         self._vocabulary = vocabulary_of(model.tokenizer, model.stop_tokens, engine.info.vocab_size)
         markup = call_markup(model.tokenizer)

@@ -18,8 +18,8 @@ import msgspec
 
 from bench.results import Recorder
 from bench.schemas import tool_schemas
-from deepserve.backends.embedded_form import call_markup, vocabulary_of
-from deepserve.backends.embedded_model import load_model
+from deepserve.backends.tokens.form import call_markup, vocabulary_of
+from deepserve.backends.tokens.model import load_model
 from deepserve.core.messages import Json
 from deepserve.grammar.answer_form import AnswerForm, CallableTool
 from deepserve.grammar.compiler import GrammarCompiler

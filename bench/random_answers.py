@@ -31,7 +31,7 @@ from bench.random_weights import write_checkpoint
 from bench.results import Recorder
 from bench.shapes import Fields
 from deepserve.backends.embedded import EmbeddedBackend
-from deepserve.backends.embedded_model import shipped_folder
+from deepserve.backends.tokens.model import shipped_folder
 from deepserve.config import Settings
 from deepserve.core.answer import Result, collect
 from deepserve.core.errors import DeepserveError, InvalidField

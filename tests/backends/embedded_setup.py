@@ -15,7 +15,7 @@ import msgspec
 import pytest
 
 from deepserve.backends.embedded import EmbeddedBackend
-from deepserve.backends.embedded_model import EmbeddedModel, load_model
+from deepserve.backends.tokens.model import TokenModel, load_model
 from deepserve.config import Settings
 from deepserve.core.answer import Answer, collect
 from deepserve.core.events import Event
@@ -57,7 +57,7 @@ def write_model(folder: Path, **changes: object) -> Path:
 
 
 @cache
-def model_at(folder: Path) -> EmbeddedModel:
+def model_at(folder: Path) -> TokenModel:
     return load_model(folder)
 
 

@@ -16,7 +16,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from deepserve.backends import embedded
-from deepserve.backends.embedded_request import refuse_hopeless
+from deepserve.backends.tokens.knobs import refuse_hopeless
 from deepserve.config import Settings
 from deepserve.core.answer import Answer
 from deepserve.core.errors import (

@@ -16,7 +16,7 @@ import pytest
 from bench.random_weights import write_checkpoint
 
 from deepserve.backends.embedded import EmbeddedBackend
-from deepserve.backends.embedded_model import load_model, shipped_folder
+from deepserve.backends.tokens.model import load_model, shipped_folder
 from deepserve.config import Settings
 from deepserve.core.answer import Answer, collect
 from deepserve.core.errors import InvalidField

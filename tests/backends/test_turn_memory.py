@@ -9,7 +9,7 @@ import msgspec
 import pytest
 from sqlalchemy import update
 
-from deepserve.backends.turn_memory import RememberedTurn, TurnMemory
+from deepserve.backends.tokens.turn_memory import RememberedTurn, TurnMemory
 from deepserve.core.events import PastReasoning
 from deepserve.core.messages import Message, Reasoning, Text, ToolCall
 from deepserve.core.request import Request, Tool

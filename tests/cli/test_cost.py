@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from deepserve.backends.embedded_model import shipped_folder
+from deepserve.backends.tokens.model import shipped_folder
 from deepserve.cli import main
 from deepserve.cli.scatter import Point, format_scatter
 from deepserve.prompt.tokenizer import Tokenizer

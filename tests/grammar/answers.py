@@ -10,8 +10,8 @@ from typing import Any
 
 import msgspec
 
-from deepserve.backends.embedded_form import call_markup, vocabulary_of
-from deepserve.backends.embedded_model import shipped_folder
+from deepserve.backends.tokens.form import call_markup, vocabulary_of
+from deepserve.backends.tokens.model import shipped_folder
 from deepserve.core.events import BlockDelta, BlockOpened, ReasoningBlock, TextBlock, ToolCallBlock
 from deepserve.core.messages import Json
 from deepserve.grammar.answer_form import AnswerForm, CallableTool, Content

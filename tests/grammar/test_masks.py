@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from deepserve.backends.embedded_form import call_markup
+from deepserve.backends.tokens.form import call_markup
 from deepserve.core.errors import EngineFailure, UnsupportedFeature
 from deepserve.core.messages import Json
 from deepserve.grammar.answer_form import AnswerForm, Content

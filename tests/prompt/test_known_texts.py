@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from deepserve.backends.embedded_model import load_model
+from deepserve.backends.tokens.model import load_model
 from deepserve.prompt.known_texts import KnownTexts
 from deepserve.prompt.tokenizer import Tokenizer
 

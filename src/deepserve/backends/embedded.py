@@ -24,8 +24,8 @@ from functools import partial
 import msgspec
 
 from deepserve import __version__
-from deepserve.backends.embedded_answer import AnswerRules, AnswerWriter
-from deepserve.backends.embedded_form import (
+from deepserve.backends.tokens.answer import AnswerRules, AnswerWriter
+from deepserve.backends.tokens.form import (
     answer_form,
     call_markup,
     guide_rules,
@@ -33,8 +33,7 @@ from deepserve.backends.embedded_form import (
     needs_guide,
     vocabulary_of,
 )
-from deepserve.backends.embedded_model import EmbeddedModel, load_model
-from deepserve.backends.embedded_request import (
+from deepserve.backends.tokens.knobs import (
     MAX_OUTPUT_TOKENS,
     check_supported,
     choose_draws,
@@ -42,7 +41,8 @@ from deepserve.backends.embedded_request import (
     prompt_characters,
     refuse_hopeless,
 )
-from deepserve.backends.turn_memory import RememberedTurn, TurnMemory
+from deepserve.backends.tokens.model import TokenModel, load_model
+from deepserve.backends.tokens.turn_memory import RememberedTurn, TurnMemory
 from deepserve.catalog.models import load_models
 from deepserve.config import Settings
 from deepserve.core.errors import BackendFailure, CheckpointError
@@ -99,7 +99,7 @@ class EmbeddedBackend:
 
     def __init__(
         self,
-        model: EmbeddedModel,
+        model: TokenModel,
         engine: Engine,
         settings: Settings,
         *,

@@ -157,7 +157,7 @@ def _check_backend(options: dict[str, Any], library: ctypes.CDLL | None) -> bool
 def _load_embedded(settings: Settings, library: ctypes.CDLL | None) -> Backend:
     """The back end that would serve, its engine measured before it is handed over."""
     from deepserve.backends.embedded import EmbeddedBackend
-    from deepserve.backends.embedded_model import load_model
+    from deepserve.backends.tokens.model import load_model
     from deepserve.engine.loader import load_engine
     from deepserve.engine.options import EngineOptions
 

@@ -1,4 +1,4 @@
-"""What the embedded engine makes of a request's knobs and limits: refusals, draws, the output limit."""
+"""What becomes of a request's knobs and limits: refusals, draws, the output limit."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 
 import msgspec
 
-from deepserve.backends.embedded_model import GenerationDefaults
+from deepserve.backends.tokens.model import GenerationDefaults
 from deepserve.core.errors import ContextOverflow, InvalidField, UnsupportedFeature
 from deepserve.core.messages import Message
 from deepserve.core.request import Request
@@ -27,7 +27,7 @@ SEVERAL_RESULTS_TEMPERATURE = 0.7
 
 
 def check_supported(request: Request) -> None:
-    """Refuse by name what the embedded back end cannot honour. Raises UnsupportedFeature."""
+    """Refuse by name what no token engine of ours honours. Raises UnsupportedFeature."""
     if request.sampling.top_a:
         raise UnsupportedFeature("`top_a` is not supported: use `min_p`.", field="top_a")
     if request.server_tools:

@@ -38,7 +38,7 @@ class GenerationDefaults(msgspec.Struct, frozen=True):
                 raise ValueError(f"`{name}` cannot be {value}")
 
 
-class EmbeddedModel(msgspec.Struct, frozen=True, kw_only=True):
+class TokenModel(msgspec.Struct, frozen=True, kw_only=True):
     """name: the folder's. fingerprint: of tokenizer and profile; the engine has its own for the weights."""
 
     name: str
@@ -56,7 +56,7 @@ def shipped_folder() -> Path:
     return Path(str(resources.files("deepserve").joinpath("models", "mini-flash")))
 
 
-def load_model(folder: Path | None, profile: str | None = None) -> EmbeddedModel:
+def load_model(folder: Path | None, profile: str | None = None) -> TokenModel:
     """Read a checkpoint folder, None for the shipped one.
 
     Raises CheckpointError that names the file at fault, ConfigurationError for a profile that is unknown, cannot be
@@ -78,7 +78,7 @@ def load_model(folder: Path | None, profile: str | None = None) -> EmbeddedModel
         defaults = msgspec.structs.replace(defaults, temperature=0.0)
     stop_ids = defaults.eos_token_id if defaults.eos_token_id is not None else ()
     digest = hashlib.sha256(tokenizer_path.read_bytes() + loaded_profile.name.encode())
-    return EmbeddedModel(
+    return TokenModel(
         name=name,
         folder=folder,
         is_shipped=is_shipped,

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from deepserve.backends.embedded import EmbeddedBackend
-from deepserve.backends.embedded_model import load_model
+from deepserve.backends.tokens.model import load_model
 from deepserve.config import Settings
 from deepserve.core.errors import CheckpointError, ConfigurationError
 from deepserve.prompt.special_tokens import EOS

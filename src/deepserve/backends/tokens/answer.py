@@ -1,4 +1,4 @@
-"""One result of the embedded engine: drawn tokens in, events out."""
+"""One result of an answer: drawn tokens in, events out."""
 
 from __future__ import annotations
 
