@@ -11,7 +11,10 @@ import msgspec
 class Cost(msgspec.Struct, frozen=True, kw_only=True):
     """US dollars, unrounded; the parts sum to the total.
 
-    source  `list`: a published price was applied to the usage; `provider`: the provider stated the amount
+    source      `list`: a published price was applied to the usage; `provider`: the provider stated the amount
+    price       which price was in force, as `deepseek/deepseek-v4-pro@2026-08-16T16:00Z/peak`; None where none was, or
+                several
+    stated_usd  what the provider says it charges, whatever our price comes to
     """
 
     hit_usd: Decimal = Decimal(0)
@@ -19,6 +22,8 @@ class Cost(msgspec.Struct, frozen=True, kw_only=True):
     output_usd: Decimal = Decimal(0)
     tools_usd: Decimal = Decimal(0)
     source: Literal["list", "provider"] = "list"
+    price: str | None = None
+    stated_usd: Decimal | None = None
 
     @property
     def total_usd(self) -> Decimal:
@@ -32,4 +37,8 @@ class Cost(msgspec.Struct, frozen=True, kw_only=True):
             output_usd=self.output_usd + other.output_usd,
             tools_usd=self.tools_usd + other.tools_usd,
             source="provider" if self.source == other.source == "provider" else "list",
+            price=self.price if self.price == other.price else None,
+            stated_usd=(
+                None if self.stated_usd is None or other.stated_usd is None else self.stated_usd + other.stated_usd
+            ),
         )

@@ -19,6 +19,9 @@ RequestId = NewType("RequestId", str)
 
 Effort = Literal["low", "high", "max"]
 
+Dialect = Literal["chat", "messages", "responses", "completions", "openrouter", "oxen", "runware", "tools"]
+"""The wire formats, as records and keys name them. `tools`: a tool of the server, asked for by itself."""
+
 
 class Thinking(msgspec.Struct, frozen=True, kw_only=True):
     """Whether and how hard to think before answering.
@@ -118,6 +121,7 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
     """Everything that determines an answer.
 
     model           canonical id, resolved by the catalog; requested_model is the client's own spelling
+    dialect         in which it was asked; empty: the server asks itself
     answer_id       under which the client will know the answer; None: the request's own id
     user_id         the tenant's end user: narrows cache and isolation, never widens
     max_output_tokens  reasoning and answer together, as the client set it: more than the context leaves is refused
@@ -137,6 +141,7 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
     model: str
     arrived_at: datetime
     requested_model: str = ""
+    dialect: Dialect | Literal[""] = ""
     messages: tuple[Message, ...] = ()
     infill: Infill | None = None
     tools: tuple[Tool, ...] = ()

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 import msgspec
 
+from deepserve.core.request import Dialect
 from deepserve.dialects.chat.fields import REFUSED
 from deepserve.dialects.deepseek import (
     DEFAULT_OUTPUT_TOKENS,
@@ -28,6 +29,7 @@ class Flavour(msgspec.Struct, frozen=True, kw_only=True):
     max_tool_name          longest function name, in characters
     refused                fields that promise something this server cannot do, and what to use instead
     own_fields             top-level fields that the service's own modules read
+    dialect                what records call it
     """
 
     name: str
@@ -39,6 +41,7 @@ class Flavour(msgspec.Struct, frozen=True, kw_only=True):
     max_tool_name: int
     refused: Mapping[str, str]
     own_fields: frozenset[str] = frozenset()
+    dialect: Dialect = "chat"
 
 
 DEEPSEEK = Flavour(

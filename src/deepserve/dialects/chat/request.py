@@ -123,6 +123,7 @@ def decode_root(
         id=arrival.id,
         model=model.id,
         requested_model=requested,
+        dialect=flavour.dialect,
         arrived_at=arrival.at,
         messages=messages,
         tools=tools,

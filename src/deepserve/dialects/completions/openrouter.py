@@ -68,7 +68,7 @@ def openrouter_completions_decoder(*, directory: Directory, limits: Limits, char
         ignored += tuple(path for path in completion.ignored if not path.startswith(("stream_options", "usage")))
         if route.preferences.require_parameters:
             refuse_unmet_parameters(ignored)
-        request = msgspec.structs.replace(completion.request, provider=route.preferences)
+        request = msgspec.structs.replace(completion.request, dialect="openrouter", provider=route.preferences)
         return OpenRouterCompletions(
             asked=msgspec.structs.replace(
                 completion, request=request, ignored=tuple(dict.fromkeys(ignored)), include_usage=True

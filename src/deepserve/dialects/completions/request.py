@@ -103,6 +103,7 @@ def decode_root(
         id=arrival.id,
         model=model.id,
         requested_model=requested,
+        dialect="completions",
         arrived_at=arrival.at,
         infill=infill,
         thinking=Thinking(enabled=False),

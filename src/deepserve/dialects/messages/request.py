@@ -88,6 +88,7 @@ def decode_request(
         id=request_id,
         model=model.id,
         requested_model=model.requested,
+        dialect="messages",
         arrived_at=arrived_at,
         messages=messages,
         tools=tools,

@@ -108,6 +108,7 @@ def decode_request(raw: bytes, arrival: Arrival, *, names: Names, limits: Limits
         id=arrival.id,
         model=model.id,
         requested_model=requested,
+        dialect="responses",
         arrived_at=arrival.at,
         messages=messages,
         tools=offered.tools,

@@ -145,6 +145,7 @@ def decode_inference(
         id=request_id,
         model=model.id,
         requested_model=model.requested,
+        dialect="runware",
         arrived_at=arrived_at,
         messages=messages,
         tools=tools,

@@ -78,6 +78,7 @@ OWN_FIELDS = frozenset(
 OPENROUTER = msgspec.structs.replace(
     DEEPSEEK,
     name="openrouter",
+    dialect="openrouter",
     efforts=EFFORTS,
     documented_efforts=tuple(reversed(tuple(EFFORTS))),
     refused=REFUSED,

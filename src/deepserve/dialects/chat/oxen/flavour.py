@@ -16,4 +16,4 @@ IGNORED: Mapping[str, str] = {
 }
 """What changes nothing here, and why. Each use is named in `x-deepserve-ignored`."""
 
-OXEN = msgspec.structs.replace(DEEPSEEK, name="oxen")
+OXEN = msgspec.structs.replace(DEEPSEEK, name="oxen", dialect="oxen")
