@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from typing import assert_never
 
+import msgspec
+
 from deepserve.backends.backend import Backend
+from deepserve.catalog.providers import read_upstream
 from deepserve.config import CheckPolicy, Settings
 from deepserve.core.errors import ConfigurationError
 from deepserve.engine.options import Progress
@@ -28,9 +31,13 @@ def select_backend(settings: Settings, progress: Progress | None = None, *, turn
             # Scripts are exact unless somebody asks: they are there to send every kind of answer, wrong ones too.
             return _checked(ScriptedBackend.load(settings), settings, default="off")
         case "upstream":
-            from deepserve.backends.upstream.opening import open_upstream
+            from deepserve.backends.kinds import open_upstream
 
-            return _checked(open_upstream(settings), settings, default="retry")
+            assert settings.upstream is not None
+            upstream = msgspec.structs.replace(
+                read_upstream(settings.upstream), key_file=settings.upstream_key_file, models=settings.upstream_models
+            )
+            return _checked(open_upstream(upstream, settings), settings, default="retry")
         case _:
             assert_never(settings.backend)
 

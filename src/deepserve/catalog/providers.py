@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from importlib import resources
 
 import msgspec
 
+from deepserve.config import UpstreamSettings
 from deepserve.core.errors import ConfigurationError
 
 GENERIC = "openai"
@@ -17,19 +18,23 @@ GENERIC = "openai"
 class Provider(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One service.
 
-    flavour       how it is spoken to
+    protocol      how it is spoken to: a row of `backends.kinds`,
+    flavour       and what is special about it there
     base_url      None: a kind of server, whose address the operator gives
     key_variable  of the environment, which holds the key
     models        our canonical id -> the service's name for it
+    collects_data  whether it keeps prompts or trains on them; None: not known
     source        who says all this, and when it was read
     """
 
     id: str
     title: str
-    flavour: str
+    protocol: str = "chat"
+    flavour: str = ""
     key_variable: str
     models: Mapping[str, str]
     source: str
+    collects_data: bool | None = None
     base_url: str | None = None
     needs_key: bool = True
     context_tokens: int | None = None
@@ -62,3 +67,15 @@ def find_provider(wanted: str, providers: Mapping[str, Provider]) -> Provider:
             f"{provider.id} stands nowhere of its own: add its address, as in {provider.id}=http://10.0.0.7:8000/v1."
         )
     return msgspec.structs.replace(provider, base_url=address)
+
+
+def read_upstream(wanted: str, *, taken: Collection[str] = ()) -> UpstreamSettings:
+    """What an operator means by one word, as settings. taken: ids of others. Raises ConfigurationError."""
+    providers = load_providers()
+    found = find_provider(wanted, providers)
+    number, id_ = 1, found.id
+    while id_ in taken:
+        number += 1
+        id_ = f"{found.id}-{number}"
+    is_usual = found.base_url == providers[found.id].base_url
+    return UpstreamSettings(id=id_, kind=found.id, address=None if is_usual else found.base_url)

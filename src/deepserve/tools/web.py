@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from contextlib import AsyncExitStack
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Self
 
 from deepserve import __version__
@@ -13,6 +14,7 @@ from deepserve.core.domains import DomainRules, read_domains
 from deepserve.core.errors import ConfigurationError, InvalidField
 from deepserve.outgoing.addresses import AddressPolicy, parse_allowances
 from deepserve.outgoing.client import OutgoingClient
+from deepserve.outgoing.keys import read_key
 from deepserve.store.search_index import SearchIndex
 from deepserve.tools.fetch.page_fetcher import FetchLimits, PageFetcher
 from deepserve.tools.fetch.web_fetch import MAX_URL_CHARACTERS, WebFetch
@@ -20,7 +22,6 @@ from deepserve.tools.search.brave import ADDRESS as BRAVE_ADDRESS
 from deepserve.tools.search.brave import Brave
 from deepserve.tools.search.combined import CombinedSearch
 from deepserve.tools.search.folders.folder_search import FolderSearch
-from deepserve.tools.search.keys import read_key
 from deepserve.tools.search.provider import SearchProvider
 from deepserve.tools.search.searxng import SearXng
 from deepserve.tools.search.tavily import ADDRESS as TAVILY_ADDRESS
@@ -107,11 +108,15 @@ def _open_service(settings: Settings, environment: Mapping[str, str]) -> SearchP
                 raise ConfigurationError("SearXNG has no address of its own: name your instance with --search-url.")
             return SearXng(url, today=lambda: datetime.now(UTC).date())
         case "brave":
-            key = read_key("Brave Search", "BRAVE_SEARCH_API_KEY", file=file, environment=environment)
+            key = _key("Brave Search", "BRAVE_SEARCH_API_KEY", file, environment)
             return Brave(key, address=url or BRAVE_ADDRESS)
         case "tavily":
-            key = read_key("Tavily", "TAVILY_API_KEY", file=file, environment=environment)
+            key = _key("Tavily", "TAVILY_API_KEY", file, environment)
             return Tavily(key, address=url or TAVILY_ADDRESS)
+
+
+def _key(service: str, variable: str, file: Path | None, environment: Mapping[str, str]) -> str:
+    return read_key(service, variable, file=file, environment=environment, option="--search-key-file")
 
 
 def _open_fetcher(settings: Settings, own_addresses: frozenset[tuple[str, int]]) -> PageFetcher:

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
 from pathlib import Path
 
+import msgspec
 import pytest
 
+from deepserve.backends.backend import Backend
+from deepserve.backends.kinds import KINDS
+from deepserve.backends.kinds import open_upstream as open_one
 from deepserve.backends.selection import select_backend
 from deepserve.backends.upstream.backend import upstream_user
 from deepserve.backends.upstream.estimate import estimate_prompt_tokens, estimate_tokens
-from deepserve.backends.upstream.opening import open_upstream
 from deepserve.backends.upstream.plain_request import plain_request
+from deepserve.catalog.providers import load_providers, read_upstream
 from deepserve.config import Settings
 from deepserve.core.errors import BackendFailure, ConfigurationError
 from deepserve.core.messages import Message, Text, ToolCall
@@ -25,6 +30,18 @@ def _settings(wanted: str = "deepseek", **fields: object) -> Settings:
 
 
 KEYS = {"DEEPSEEK_API_KEY": "sk-from-the-environment"}
+
+
+def open_upstream(settings: Settings, *, environment: Mapping[str, str]) -> Backend:
+    assert settings.upstream is not None
+    wanted = msgspec.structs.replace(
+        read_upstream(settings.upstream), key_file=settings.upstream_key_file, models=settings.upstream_models
+    )
+    return open_one(wanted, settings, environment=environment)
+
+
+def test_every_row_is_of_a_kind_that_can_be_opened() -> None:
+    assert {row.protocol for row in load_providers().values()} == set(KINDS)
 
 
 def test_models_say_who_really_answers_and_that_counts_are_estimates() -> None:
