@@ -25,6 +25,13 @@ SecondsOrNone = Annotated[float, msgspec.Meta(ge=0)]
 Secret = Annotated[str, msgspec.Meta(extra={"is_secret": True})]
 """Never written into a configuration file, never shown."""
 
+VariableName = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,127}$")]
+"""Of a variable of the environment."""
+
+File = Annotated[Path, msgspec.Meta(extra={"exists": "file"})]
+Folder = Annotated[Path, msgspec.Meta(extra={"exists": "folder"})]
+"""These must be there; any other path is made, or may be missing."""
+
 
 class Limits(msgspec.Struct, frozen=True, kw_only=True):
     """Upper bounds on what one client may send; each has its own error.
@@ -120,7 +127,8 @@ class ToolLimits(msgspec.Struct, frozen=True, kw_only=True):
     """Bounds on what tools that the server runs may take for one answer.
 
     rounds             how often the model may call them and go on
-    calls              calls in all, of which so many `parallel_calls` run at once
+    calls              in all, of which
+    parallel_calls     run at once
     call_s             a call that takes longer has failed
     total_s            after so long no more calls are made
     total_tokens       prompt and output of all rounds; beyond it no more calls are made
@@ -136,6 +144,21 @@ class ToolLimits(msgspec.Struct, frozen=True, kw_only=True):
     total_tokens: Positive = 2_000_000
     result_characters: Positive = 100_000
     kept_bytes: Positive = 16 * 1024 * 1024
+
+
+class DatabaseLimits(msgspec.Struct, frozen=True, kw_only=True):
+    """Bounds on the use of a PostgreSQL server.
+
+    connections  that one process opens at most
+    connect_s    to open one; in whole seconds
+    wait_s       until one is free
+    statement_s  that one statement may take
+    """
+
+    connections: Positive = 10
+    connect_s: Seconds = 5.0
+    wait_s: Seconds = 10.0
+    statement_s: Seconds = 30.0
 
 
 SandboxTier = Literal["auto", "bubblewrap", "landlock"]
@@ -247,8 +270,8 @@ class UpstreamSettings(msgspec.Struct, frozen=True, kw_only=True):
     id: str
     kind: str
     address: str | None = None
-    key_file: Path | None = None
-    key_variable: str | None = None
+    key_file: File | None = None
+    key_variable: VariableName | None = None
     models: Mapping[str, str] = {}
     max_concurrent: Positive | None = None
     connect_s: Seconds | None = None
@@ -293,7 +316,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     request_timeout_s  an answer without any progress for so long is given up
     shutdown_grace_s running answers may take so long to finish when the server stops; then they are ended
     log_level        the least that is logged
-    backend          embedded: our V4 engine. scripted: a deterministic fake for testing clients. upstream: somebody else
+    backend          embedded: our V4 engine. scripted: a deterministic fake, for testing clients. upstream: others
     model_path       a checkpoint folder; None: the model that ships
     profile          prompt profile of a foreign checkpoint; None: decided from its name
     script_path      what the scripted back end answers; None: its own few words
@@ -307,6 +330,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     cache_bytes      memory for sequence states and cached prefixes
     disk_cache_bytes most that cached prefixes may take in the state directory; 0: none are written or read
     state_dir        where what must survive a restart is kept; None: nowhere
+    database         address of a PostgreSQL server that keeps it instead, for several servers; None: a file there
     replay_answers   complete answers kept for repetitions with the same Idempotency-Key,
     replay_bytes     their size together,
     replay_s         and how long each is kept
@@ -347,22 +371,23 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     limits           what one client may send
     tasks            answers that come later
     sockets          WebSocket connections
+    database_limits  use of a PostgreSQL server
     """
 
     host: str = "127.0.0.1"
     port: Port = 8000
     runware_port: Port | None = None
     api_keys: tuple[Secret, ...] = ()
-    api_keys_file: Path | None = None
+    api_keys_file: File | None = None
     keep_alive_s: Seconds = 10.0
     request_timeout_s: Seconds = 600.0
     shutdown_grace_s: SecondsOrNone = 10.0
     log_level: LogLevel = "warning"
 
     backend: Literal["embedded", "scripted", "upstream"] = "embedded"
-    model_path: Path | None = None
+    model_path: Folder | None = None
     profile: ProfileName | None = None
-    script_path: Path | None = None
+    script_path: File | None = None
     engine: EngineName = "auto"
     isa: InstructionSet | None = None
     weights: WeightFormats = WeightFormats()
@@ -375,6 +400,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     disk_cache_bytes: Count = 4 << 30
 
     state_dir: Path | None = None
+    database: Secret | None = None
     replay_answers: Count = 1000
     replay_bytes: Count = 64 * 1024 * 1024
     replay_s: Seconds = 86_400.0
@@ -388,10 +414,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     answer_checks: CheckPolicy | None = None
     check_retries: Count = 1
     difficulty: EstimatorName = "signs"
-    prices_file: Path | None = None
+    prices_file: File | None = None
 
     upstream: str | None = None
-    upstream_key_file: Path | None = None
+    upstream_key_file: File | None = None
     upstream_models: Mapping[str, str] = {}
     upstreams: tuple[UpstreamSettings, ...] = ()
     chains: Mapping[str, tuple[str, ...]] = {}
@@ -400,17 +426,17 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     outgoing_allowed: tuple[str, ...] = ()
     outgoing_http: bool = False
 
-    search_folders: Mapping[str, Path] = {}
+    search_folders: Mapping[str, Folder] = {}
     search_service: SearchServiceName | None = None
     search_url: str | None = None
-    search_key_file: Path | None = None
+    search_key_file: File | None = None
     fetch_pages: bool = False
     fetch_sites: tuple[str, ...] = ()
     fetch_blocked_sites: tuple[str, ...] = ()
     fetch_any_address: bool = False
     fetch_allowed: tuple[str, ...] = ()
     fetch_http: bool = False
-    mcp_config: Path | None = None
+    mcp_config: File | None = None
     runs_code: bool = False
     tool_limits: ToolLimits = ToolLimits()
     code: CodeLimits = CodeLimits()
@@ -418,6 +444,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     limits: Limits = Limits()
     tasks: TaskLimits = TaskLimits()
     sockets: SocketLimits = SocketLimits()
+    database_limits: DatabaseLimits = DatabaseLimits()
 
 
 class Table(msgspec.Struct, frozen=True, kw_only=True):
@@ -436,7 +463,6 @@ TABLES: Final = (
     Table(name="upstream", first="upstream", title="Answers that come from elsewhere"),
     Table(name="outgoing", first="outgoing_allowed", title="Webhooks"),
     Table(name="tools", first="search_folders", title="What models may search, read, call and run"),
-    Table(name="bounds", first="limits", title="Bounds, each in a table of its own"),
 )
 """In the order of the settings. One that is a structure, a mapping or a list of structures is a table of its own name;
 all others stand in these, so that a new one needs no second place."""
