@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Literal
-
-import msgspec
+from functools import partial
 
 from deepserve.core.errors import InvalidField, UnsupportedFeature
 from deepserve.core.messages import Json
 from deepserve.core.request import Thinking, Tool, ToolChoice
+from deepserve.dialects import tool_choice
 from deepserve.dialects.answer_form import read_parameters
 from deepserve.dialects.chat.reading import ChatReading
 from deepserve.dialects.chat.strict_schema import check_strict_tools
 from deepserve.dialects.node import Node
-from deepserve.dialects.tool_choice import allowed_choice, named_choice, required_choice
+from deepserve.dialects.tool_choice import allowed_choice, decode_allowed_mode, named_choice
 from deepserve.dialects.tool_name import read_tool_name
 
 
@@ -74,24 +73,11 @@ def _is_strict(reading: ChatReading, function: Node) -> bool:
 
 def decode_tool_choice(reading: ChatReading, thinking: Thinking, offered: Sequence[str]) -> ToolChoice:
     """offered: the names of all tools."""
-    parallel = reading.extension("parallel_tool_calls")
-    is_parallel = parallel is None or parallel.boolean()
-    node = reading.root.optional("tool_choice")
-    choice = ToolChoice() if node is None else _choice(reading, node, offered)
-    if choice.mode in ("required", "named") and reading.is_strict and thinking.enabled:
-        raise InvalidField("Thinking mode does not support this tool_choice", field="tool_choice")
-    return msgspec.structs.replace(choice, is_parallel=is_parallel)
+    read_object = partial(_choice_in_object, reading, offered)
+    return tool_choice.decode_tool_choice(reading, thinking, offered, read_object=read_object)
 
 
-def _choice(reading: ChatReading, node: Node, offered: Sequence[str]) -> ToolChoice:
-    if isinstance(node.value, str):
-        match node.variant(("none", "auto", "required")):
-            case "none":
-                return ToolChoice(mode="none")
-            case "auto":
-                return ToolChoice()
-            case _:
-                return required_choice(offered)
+def _choice_in_object(reading: ChatReading, offered: Sequence[str], node: Node) -> ToolChoice:
     known = ("function",) if reading.is_strict else ("function", "allowed_tools")
     if node.required("type").variant(known) == "function":
         return named_choice(node.required("function").required("name").string(), offered)
@@ -101,10 +87,7 @@ def _choice(reading: ChatReading, node: Node, offered: Sequence[str]) -> ToolCho
     for tool in allowed.required("tools").items():
         tool.required("type").variant(("function",))
         names.append((tool.optional("function") or tool).required("name").string())
-    mode: Literal["auto", "required"] = (
-        "auto" if allowed.required("mode").variant(("auto", "required")) == "auto" else "required"
-    )
-    return allowed_choice(mode, names, offered)
+    return allowed_choice(decode_allowed_mode(allowed), names, offered)
 
 
 def encode_tool(tool: Tool) -> Json:

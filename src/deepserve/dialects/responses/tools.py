@@ -7,18 +7,20 @@ and a call of one is split again by `ToolNames`.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
+from functools import partial
 from typing import Literal
 
 import msgspec
 
 from deepserve.core.errors import InvalidField, UnsupportedFeature
 from deepserve.core.request import ResponseFormat, ServerTool, Thinking, Tool, ToolChoice
+from deepserve.dialects import tool_choice
 from deepserve.dialects.answer_form import read_named_schema, read_parameters
 from deepserve.dialects.deepseek import MAX_TOOL_NAME
 from deepserve.dialects.node import Node
 from deepserve.dialects.reading import Reading
 from deepserve.dialects.responses.server_tools import chosen_name, decode_server_tool
-from deepserve.dialects.tool_choice import allowed_choice, named_choice, required_choice
+from deepserve.dialects.tool_choice import allowed_choice, decode_allowed_mode, named_choice
 from deepserve.dialects.tool_name import read_tool_name
 
 
@@ -135,29 +137,15 @@ def _shown_format(reading: Reading, node: Node | None) -> str:
 
 
 def decode_tool_choice(reading: Reading, thinking: Thinking, offered: OfferedTools) -> ToolChoice:
-    parallel = reading.extension("parallel_tool_calls")
-    is_parallel = parallel is None or parallel.boolean()
-    node = reading.root.optional("tool_choice")
-    choice = ToolChoice() if node is None else _choice(reading, node, offered)
-    if choice.mode in ("required", "named") and reading.is_strict and thinking.enabled:
-        raise InvalidField("Thinking mode does not support this tool_choice", field="tool_choice")
-    return msgspec.structs.replace(choice, is_parallel=is_parallel)
-
-
-def _choice(reading: Reading, node: Node, offered: OfferedTools) -> ToolChoice:
     names = (*offered.names, *(tool.name for tool in offered.server_tools))
-    if isinstance(node.value, str):
-        match node.variant(("none", "auto", "required")):
-            case "none":
-                return ToolChoice(mode="none")
-            case "auto":
-                return ToolChoice()
-            case _:
-                return required_choice(names)
+    read_object = partial(_choice_in_object, reading, names)
+    return tool_choice.decode_tool_choice(reading, thinking, names, read_object=read_object)
+
+
+def _choice_in_object(reading: Reading, names: Collection[str], node: Node) -> ToolChoice:
     kind = node.required("type").string()
     if kind == "allowed_tools" and not reading.is_strict:
-        is_required = node.required("mode").variant(("auto", "required")) == "required"
-        return allowed_choice("required" if is_required else "auto", _allowed(node, names), names)
+        return allowed_choice(decode_allowed_mode(node), _allowed(node, names), names)
     if kind in ("function", "custom") or chosen_name(kind) is not None:
         return named_choice(_named(node), names)
     if reading.is_strict:
