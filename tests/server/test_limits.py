@@ -1,5 +1,6 @@
 """Each limit on what a client may send, one step beyond, on a raw connection."""
 
+import asyncio
 import contextlib
 import json
 
@@ -29,6 +30,16 @@ def _error(answer: bytes) -> str:
     message = json.loads(body)["error"]["message"]
     assert isinstance(message, str)
     return message
+
+
+def _wait_for_a_request(live: LiveServer) -> None:
+    """Return when the server is at work on one, whose body may still be on its way."""
+
+    async def arrives() -> None:
+        while not live.server.server_state.tasks:  # noqa: ASYNC110 - uvicorn has no event for it
+            await asyncio.sleep(0)
+
+    asyncio.run_coroutine_threadsafe(arrives(), live.loop).result(PATIENCE_S)
 
 
 def test_a_body_announced_as_too_large_is_refused_before_it_is_sent() -> None:
@@ -152,8 +163,7 @@ def test_a_server_that_stops_does_not_wait_for_half_a_body() -> None:
     """It waited fifteen seconds for every client that had sent a part and no more."""
     with live_server(settings=Settings(shutdown_grace_s=60)) as live, live.connect() as connection:
         connection.sendall(request_bytes()[:-1])
-        while not live.server.server_state.tasks:
-            pass
+        _wait_for_a_request(live)
         live.stop()
         answer = read_all(connection)
     assert answer.startswith(b"HTTP/1.1 503")
