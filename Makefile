@@ -8,6 +8,7 @@ SERVE_ARGS ?=
 # What the native core is made of; the folder itself changes when a file comes or goes.
 CORE := CMakeLists.txt csrc $(wildcard csrc/*)
 CXX_COMPILERS := $(strip $(foreach name,$(CXX) c++ g++ clang++,$(shell command -v $(name))))
+CORE_PLAN := $(if $(CXX_COMPILERS),and the native core is compiled,without the native core: no C++ compiler is here)
 
 .PHONY: serve test check sanitize bench train format clean
 
@@ -18,7 +19,7 @@ CXX_COMPILERS := $(strip $(foreach name,$(CXX) c++ g++ clang++,$(shell command -
 
 # One stamp per set of packages, made anew when the dependencies or the native core change.
 .venv/.serve: .venv/.created pyproject.toml $(CORE)
-	@echo "Setting up .venv: a few packages, and the native core is compiled."
+	@echo "Setting up .venv: a few packages, $(CORE_PLAN)."
 	@$(PIP) install --editable .
 	@$(BIN)/python -m deepserve.engine.native || { \
 	  echo "Setting up the PyTorch reference engine instead; the first time this downloads PyTorch."; \
