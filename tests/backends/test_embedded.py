@@ -15,7 +15,7 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from deepserve.backends import embedded
+from deepserve.backends.tokens import composer
 from deepserve.backends.tokens.knobs import refuse_hopeless
 from deepserve.config import Settings
 from deepserve.core.answer import Answer
@@ -397,7 +397,7 @@ def test_a_prompt_that_takes_long_to_tokenise_does_not_hold_up_the_event_loop(
         threads.append(threading.current_thread())
         return encode(*args, **kwargs)
 
-    monkeypatch.setattr(embedded, "encode", encode_and_note)
+    monkeypatch.setattr(composer, "encode", encode_and_note)
     bench = Bench(folder, "hi")
 
     async def main() -> None:
