@@ -164,7 +164,7 @@ class GrammarCompiler:
         """Do now what does not depend on the form."""
         with self._lock:
             if self._kinds is None:
-                self._kinds = TokenKinds(self._vocabulary)
+                self._kinds = TokenKinds(self._vocabulary, mark=self._markup.mark_id)
         _ = self._vocabulary.index
 
     def known(self, form: AnswerForm) -> CompiledForm | None:

@@ -59,10 +59,12 @@ class TokenKinds:
     nesting   which tokens open brackets
     ids_of    a text as the model would cut it; quick for those of formats, which many forms name
     many      where more tokens than these may follow, the inside of a string is
+    mark      the special token of tool markup, the only one that a grammar holds
     """
 
-    def __init__(self, vocabulary: Vocabulary) -> None:
+    def __init__(self, vocabulary: Vocabulary, *, mark: int) -> None:
         self.vocabulary = vocabulary
+        self.mark = mark
         self.stop_bits = vocabulary.bits(vocabulary.stop_ids)
         self.special_bits = vocabulary.bits(vocabulary.special_ids)
         self.endings = _matching(vocabulary, _ENDINGS)
@@ -115,13 +117,16 @@ class Shortest:
         tokens: list[int] = []
         text = b""
         while len(tokens) < max_tokens and not is_late():
-            allowed = state.allowed()
-            if allowed & self._kinds.stop_bits:
-                return [*tokens, self._vocabulary.stop_ids[0]]
-            rest = self._rejoined(state, allowed, known)
-            if rest is not None:
-                return [*tokens, *rest] if len(tokens) + len(rest) <= max_tokens else None
-            step: Sequence[int] = state.forced()
+            # Where nothing can be rejoined, what must follow anyway needs no mask, which is dear at a new place.
+            step: Sequence[int] = () if known else state.forced()
+            if not step:
+                allowed = state.allowed()
+                if allowed & self._kinds.stop_bits:
+                    return [*tokens, self._vocabulary.stop_ids[0]]
+                rest = self._rejoined(state, allowed, known)
+                if rest is not None:
+                    return [*tokens, *rest] if len(tokens) + len(rest) <= max_tokens else None
+                step = state.forced() if known else ()
             if step:
                 state.consume(step)
             else:
@@ -160,11 +165,9 @@ class Shortest:
             state.consume(step)
             return step
         for tokens in self._kinds.ways_out:
-            if allowed >> tokens[0] & 1 and state.admits(tokens):
+            if allowed >> tokens[0] & 1 and state.admits((*tokens, self._kinds.mark)):
                 state.consume(tokens)
-                if state.allowed() & self._kinds.special_bits:
-                    return tokens
-                state.undo(len(tokens))
+                return tokens
         if is_text:
             return self._leave_text(state, allowed)
         found = _ids(allowed, _MAX_CHOICES)
@@ -221,19 +224,18 @@ class Shortest:
         return ()
 
     def _is_end(self, state: Matcher) -> bool:
-        """Whether a string may end here, raw or quoted."""
-        allowed = state.allowed()
-        if allowed & self._kinds.stop_bits:
+        """Whether a string may end here, raw or quoted. Asked without a mask, which would try all that may go on."""
+        if state.is_complete() or state.admits(self._vocabulary.stop_ids[:1]):
             return True
-        for tokens in (*self._kinds.ways_out, self._kinds.quotes[-1:]):
-            if tokens and allowed >> tokens[0] & 1 and state.admits(tokens):
-                state.consume(tokens)
-                after = state.allowed()
-                state.undo(len(tokens))
-                is_outside = tokens[0] in self._kinds.quotes and after.bit_count() <= self._kinds.many
-                if is_outside or after & self._kinds.special_bits:
-                    return True
-        return False
+        if any(state.admits((*tokens, self._kinds.mark)) for tokens in self._kinds.ways_out):
+            return True
+        quote = self._kinds.quotes[-1:]
+        if not quote or not state.admits(quote):
+            return False
+        state.consume(quote)
+        is_outside = state.allowed().bit_count() <= self._kinds.many
+        state.undo(1)
+        return is_outside
 
     def _spells_required(self, text: bytes, more: bytes) -> bool:
         """Whether a member's name that has begun goes on towards one that is required."""

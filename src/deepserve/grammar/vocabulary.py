@@ -8,11 +8,14 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Collection, Iterable, Sequence
-from functools import cached_property
-from typing import TYPE_CHECKING
+from functools import cached_property, lru_cache
+from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
     from llguidance import LLTokenizer
+
+_MAX_REMEMBERED_TEXTS: Final = 2_048
+_MAX_REMEMBERED_CHARACTERS: Final = 256
 
 
 class Vocabulary:
@@ -105,6 +108,9 @@ class _Described:
         self.tokens = [text or b"\xff<unused %d>" % token for token, text in enumerate(vocabulary.token_bytes)]
         self.special_token_ids = sorted(vocabulary.special_ids | vocabulary.empty_ids | set(vocabulary.stop_ids))
         self._encode = vocabulary.encode
+        # What must follow somewhere is cut into tokens for every answer that goes there: names, tags, brackets.
+        self._short = lru_cache(_MAX_REMEMBERED_TEXTS)(lambda text: tuple(vocabulary.encode(text)))
 
     def __call__(self, text: bytes | str) -> Sequence[int]:
-        return list(self._encode(text.decode("utf-8", "replace") if isinstance(text, bytes) else text))
+        text = text.decode("utf-8", "replace") if isinstance(text, bytes) else text
+        return list(self._short(text) if len(text) <= _MAX_REMEMBERED_CHARACTERS else self._encode(text))
