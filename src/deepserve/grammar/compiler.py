@@ -18,7 +18,7 @@ from deepserve.grammar.growth import growth_tokens, has_free_strings
 from deepserve.grammar.json_schema import json_grammar
 from deepserve.grammar.matcher import Matcher
 from deepserve.grammar.nesting_rule import Nesting
-from deepserve.grammar.raw_text import choice_terminal, whole_terminal
+from deepserve.grammar.raw_text import choice_terminal, literal, whole_terminal
 from deepserve.grammar.shortest import Shortest, TokenKinds
 from deepserve.grammar.tool_calls import CallMarkup, call_grammar
 from deepserve.grammar.vocabulary import Vocabulary
@@ -40,9 +40,11 @@ token in that opening."""
 
 
 class WrittenGrammar(msgspec.Struct, frozen=True, kw_only=True):
-    """text: in the library's language. form: with schemas that can be read. relaxed: what is not enforced of them."""
+    """text: in the library's language. block: the expression of a block of calls behind its opening; None where there
+    are no calls. form: with schemas that can be read. relaxed: what is not enforced of them."""
 
     text: str
+    block: str | None
     form: AnswerForm
     relaxed: tuple[str, ...]
 
@@ -74,6 +76,7 @@ class CompiledForm:
         self.growth_tokens = growth_tokens(form)
         self.has_free_strings = has_free_strings(form)
         self._text = grammar.text
+        self._block = grammar.block
         self._kinds = kinds
         self._has_json = form.content is None or form.content.kind == "json"
         self._markup = markup
@@ -107,6 +110,15 @@ class CompiledForm:
         opening = self._openings[entry]
         begins_so = list(self.shortest_answer[: len(opening)]) == opening
         return list(self.shortest_answer[len(opening) :]) if begins_so else []
+
+    def grammar(self, entry: Entry = "start") -> str:
+        """What may follow an entry, in the library's language, for engines elsewhere that have the library too."""
+        if entry == "start":
+            return self._text
+        assert self._block is not None
+        rest = self._markup.block_open.partition(self._markup.mark)[2] if entry == "mark" else ""
+        _, _, rules = self._text.partition("\n")
+        return f"start: {literal(rest) if rest else ''} {self._block}\n{rules}"
 
     def matcher(self, entry: Entry = "start") -> Matcher:
         inner = self._shared.deep_copy()
@@ -211,10 +223,12 @@ def _write(form: AnswerForm, markup: CallMarkup) -> WrittenGrammar:
     starts: list[str] = []
     rules: list[str] = []
     relaxed: tuple[str, ...] = ()
+    block: str | None = None
     if form.calls != "none":
         calls = call_grammar(form.tools, markup, is_parallel=form.is_parallel)
         starts.append(calls.start)
         rules += calls.rules
+        block = calls.block
         relaxed += calls.relaxed
         form = msgspec.structs.replace(form, tools=calls.tools)
     if form.content is not None and form.calls != "required":
@@ -223,7 +237,7 @@ def _write(form: AnswerForm, markup: CallMarkup) -> WrittenGrammar:
     text = "\n".join((f"start: {' | '.join(starts)}", *rules))
     if len(text) > MAX_GRAMMAR_CHARACTERS:
         raise UnsupportedFeature(f"The schemas make a grammar of more than {MAX_GRAMMAR_CHARACTERS:,} characters.")
-    return WrittenGrammar(text=text, form=form, relaxed=relaxed)
+    return WrittenGrammar(text=text, block=block, form=form, relaxed=relaxed)
 
 
 def _content(content: Content) -> str:

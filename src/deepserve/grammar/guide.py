@@ -24,6 +24,8 @@ from deepserve.grammar.compiler import CompiledForm, Entry
 from deepserve.grammar.matcher import Matcher
 from deepserve.grammar.vocabulary import Vocabulary
 
+Phase = Literal["thinking", "text", "form", "ended"]
+
 Beginning = Literal["thinking", "answer", "calls"]
 """What the answer begins with: thinking, the answer itself, or the inside of a block of calls that the prompt opens."""
 
@@ -76,7 +78,7 @@ class AnswerGuide:
         self._masks = _masks(vocabulary, mark)
         self._left = rules.max_tokens
         self._thinking_left = rules.max_tokens if rules.thinking_tokens is None else rules.thinking_tokens
-        self._phase: Literal["thinking", "text", "form", "ended"] = "thinking"
+        self._phase: Phase = "thinking"
         self._after_bracket = False
         self._has_text = rules.may_be_empty
         self._num_blanks = 0
@@ -91,6 +93,11 @@ class AnswerGuide:
             self._enter_form("block")
         elif rules.beginning == "answer":
             self._begin_answer()
+
+    @property
+    def phase(self) -> Phase:
+        """What the next token belongs to; for those who tell somebody else what may follow."""
+        return self._phase
 
     # The protocol
 

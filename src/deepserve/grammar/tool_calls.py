@@ -49,12 +49,13 @@ class CallMarkup(msgspec.Struct, frozen=True, kw_only=True):
 class CallGrammar(msgspec.Struct, frozen=True, kw_only=True):
     """What blocks of calls look like.
 
-    rules    the grammar's lines; `start` is the rule of the whole block
+    rules    the grammar's lines; `start` is the rule of the whole block, `block` what it says behind the opening
     tools    with schemas that can be read
     relaxed  what the schemas say in vain
     """
 
     start: str
+    block: str
     rules: tuple[str, ...]
     tools: tuple[CallableTool, ...]
     relaxed: tuple[str, ...]
@@ -72,10 +73,11 @@ def call_grammar(tools: Sequence[CallableTool], markup: CallMarkup, *, is_parall
     writer = _Writer(markup)
     calls = " | ".join(writer.tool(index, tool) for index, tool in enumerate(tools))
     more = ' ("\\n" calls_one)*' if is_parallel else ""
-    block = f'{writer.symbols(markup.block_open)} calls_one{more} "\\n" {writer.symbols(markup.block_close)}'
+    block = f'calls_one{more} "\\n" {writer.symbols(markup.block_close)}'
     return CallGrammar(
         start="calls",
-        rules=(f"calls: {block}", f"calls_one: {calls}", *writer.rules),
+        block=block,
+        rules=(f"calls: {writer.symbols(markup.block_open)} {block}", f"calls_one: {calls}", *writer.rules),
         tools=tuple(writer.tools),
         relaxed=tuple(dict.fromkeys(writer.relaxed)),
     )
