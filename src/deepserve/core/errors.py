@@ -45,7 +45,10 @@ class DeepserveError(Exception):
     code     stable, machine-readable, one for each class
     message  for a person: what was wrong, where, what to do
     field    path of the field at fault as the client spelled it (`messages[2].content`), or None
-    earlier  every attempt at an answer that failed, where several were made, this error's own last
+    earlier  the attempts at an answer that were made, the one that ended with this error last; empty where nobody was
+             asked
+    may_repeat  the same request can be made again where this came from: nobody can have been charged for it
+    repeat_after_s  from then on, where that was said
     """
 
     code: ClassVar[str] = "error"
@@ -55,6 +58,8 @@ class DeepserveError(Exception):
         self.message = message
         self.field = field
         self.earlier: tuple[FailedAttempt, ...] = ()
+        self.may_repeat = False
+        self.repeat_after_s: float | None = None
 
 
 class RequestError(DeepserveError):
