@@ -16,6 +16,9 @@ import pytest
 
 from deepserve import __file__ as package_file
 from deepserve.engine.native.shared_library import find_library
+from tests.databases import postgres_place as postgres_place
+from tests.databases import postgres_server as postgres_server
+from tests.databases import postgres_tables as postgres_tables
 
 MINI_FLASH = Path(package_file).parent / "models" / "mini-flash"
 

@@ -86,6 +86,7 @@ class TaskLimits(msgspec.Struct, frozen=True, kw_only=True):
     max_unfinished_per_tenant  more are refused
     max_bytes_per_tenant  contents of unfinished tasks; of ended ones, too, where the oldest lose theirs beyond it
     patience_s         so long a task waits for a back end that has no room
+    lease_s            what a server died over is taken up by another one after so long
     record_s           an id cannot be used again for so long after its task has ended
     delivery_record_s  webhook calls and their attempts can be looked up for so long
     """
@@ -95,6 +96,7 @@ class TaskLimits(msgspec.Struct, frozen=True, kw_only=True):
     max_unfinished_per_tenant: Positive = 1000
     max_bytes_per_tenant: Positive = 256 * 1024 * 1024
     patience_s: Seconds = 86_400.0
+    lease_s: Seconds = 30.0
     record_s: Seconds = 30 * 86_400.0
     delivery_record_s: Seconds = 7 * 86_400.0
 
@@ -331,6 +333,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     disk_cache_bytes most that cached prefixes may take in the state directory; 0: none are written or read
     state_dir        where what must survive a restart is kept; None: nowhere
     database         address of a PostgreSQL server that keeps it instead, for several servers; None: a file there
+    secret_file      random bytes, the same for all servers of a database, that seal traces and sign webhooks; None:
+                     made in the state directory
     replay_answers   complete answers kept for repetitions with the same Idempotency-Key,
     replay_bytes     their size together,
     replay_s         and how long each is kept
@@ -401,6 +405,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 
     state_dir: Path | None = None
     database: Secret | None = None
+    secret_file: Path | None = None
     replay_answers: Count = 1000
     replay_bytes: Count = 64 * 1024 * 1024
     replay_s: Seconds = 86_400.0

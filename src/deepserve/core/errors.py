@@ -19,7 +19,8 @@ DeepserveError
 │   └── InsufficientBalance
 ├── CapacityError               later may work; carries retry_after_s
 │   ├── TooManyRequests
-│   └── Overloaded
+│   ├── Overloaded
+│   └── StoreUnavailable        the database cannot be reached, or is too slow, locked or full
 ├── ServingError                our side failed while answering
 │   ├── EngineFailure
 │   ├── BackendFailure
@@ -161,6 +162,10 @@ class TooManyRequests(CapacityError):
 
 class Overloaded(CapacityError):
     code = "overloaded"
+
+
+class StoreUnavailable(CapacityError):
+    code = "store_unavailable"
 
 
 class ServingError(DeepserveError):

@@ -62,6 +62,7 @@ FORMS: Mapping[type[DeepserveError], ErrorForm] = {
     errors.CapacityError: ErrorForm(503, "service_unavailable_error", "overloaded"),
     errors.TooManyRequests: ErrorForm(429, "rate_limit_reached_error", "rate_limit_reached"),
     errors.Overloaded: ErrorForm(503, "service_unavailable_error", "overloaded"),
+    errors.StoreUnavailable: ErrorForm(503, "service_unavailable_error", "overloaded"),
     errors.ServingError: ErrorForm(500, "server_error", "internal_error"),
     errors.EngineFailure: ErrorForm(500, "server_error", "internal_error"),
     errors.BackendFailure: ErrorForm(502, "server_error", "upstream_error"),

@@ -1,48 +1,82 @@
-"""The database of one state directory, brought to the newest schema when opened."""
+"""The database, brought to the newest schema when opened: SQLite in a state directory, or a PostgreSQL server.
+
+What differs between the two is here and in `postgres`; the SQL of all other modules is understood by both.
+"""
 
 from __future__ import annotations
 
+import hashlib
+import logging
 import os
+import sqlite3
 import stat
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Engine, create_engine, event, inspect, text
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy import Connection, Engine, ExceptionContext, Table, create_engine, event, func, inspect, select, text
+from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError, SQLAlchemyError
 from sqlalchemy.pool import StaticPool
 
-from deepserve.core.errors import ConfigurationError
+from deepserve.config import DatabaseLimits
+from deepserve.core.errors import ConfigurationError, StoreUnavailable
+from deepserve.store.postgres import is_postgres, make_postgres_engine, show_address
 from deepserve.store.tables import metadata
+
+_log = logging.getLogger(__name__)
 
 Database = Engine
 """What `open_database` returns, for signatures above the store."""
 
+Place = Path | str
+"""Where a database is: a state directory, or the address of a PostgreSQL server."""
+
+FAULTS = (SQLAlchemyError, StoreUnavailable)
+"""What a statement may raise, for those who go on without what they asked for."""
+
 HEAD = "0006"
 """The newest migration; a test compares it with the scripts."""
 
+_PASSING = frozenset(("BUSY", "LOCKED", "FULL", "IOERR", "CANTOPEN", "READONLY", "NOMEM", "PROTOCOL"))
+"""What SQLite says when the same statement may succeed later."""
 
-def open_database(state_dir: Path) -> Database:
-    """Create or open `deepserve.db` in a directory only its owner can read.
+_READ_ONLY = "25006"
+"""What PostgreSQL says while another of its machines takes over."""
 
-    Raises ConfigurationError when the directory cannot be used or the database is from a newer release.
+
+def open_database(place: Place, limits: DatabaseLimits = DatabaseLimits()) -> Database:  # noqa: B008 - frozen
+    """The database at a place, created or migrated where that is necessary.
+
+    In a state directory it is the file `deepserve.db`, and the directory is made readable by its owner only. From then
+    on a statement raises StoreUnavailable where the database is away, slow, locked or full.
+
+    Raises ConfigurationError when the place cannot be used or the database is from a newer release.
     """
+    if isinstance(place, Path):
+        _make_private(place)
+        engine = create_engine(f"sqlite:///{place / 'deepserve.db'}", hide_parameters=True)
+        event.listen(engine, "connect", _configure)
+        shown, remedy = f"in {place}", "Repair or remove deepserve.db there, or choose another --state-dir."
+    else:
+        if not is_postgres(place):
+            raise ConfigurationError(
+                "A database is either a file in the state directory, which needs no address, or a PostgreSQL server: "
+                "write postgresql://USER:PASSWORD@HOST:PORT/NAME."
+            )
+        engine = make_postgres_engine(place, limits)
+        shown = show_address(place)
+        remedy = "Check that the server runs, that the address is right, and that its user may create tables there."
     try:
-        state_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
-        if os.name == "posix" and stat.S_IMODE(state_dir.stat().st_mode) & 0o077:
-            state_dir.chmod(0o700)
-    except OSError as error:
-        raise ConfigurationError(
-            f"The state directory {state_dir} cannot be used: {error.strerror}. Choose another with --state-dir."
-        ) from error
-    engine = create_engine(f"sqlite:///{state_dir / 'deepserve.db'}", hide_parameters=True)
-    event.listen(engine, "connect", _configure)
-    try:
-        _migrate(engine, state_dir)
+        _migrate(engine, shown)
     except DBAPIError as error:
-        raise ConfigurationError(
-            f"The database in {state_dir} cannot be used: {error.orig}. Repair or remove deepserve.db there, "
-            "or choose another --state-dir."
-        ) from error
+        engine.dispose()
+        reason = " ".join(str(error.orig).split()).rstrip(".?")
+        # Without its cause, in whose frames the address stands as it was given.
+        raise ConfigurationError(f"The database {shown} cannot be used: {reason}. {remedy}") from None
+    except BaseException:
+        engine.dispose()
+        raise
+    event.listen(engine, "handle_error", _tell_unavailable)
     return engine
 
 
@@ -58,20 +92,83 @@ def open_memory_database() -> Engine:
     return engine
 
 
+def is_shared(database: Database) -> bool:
+    """Whether other machines may use the same database."""
+    return _is_postgres(database)
+
+
+def hold(connection: Connection, name: str) -> None:
+    """Let nobody else past here with the same name until the transaction ends. Call it first in a transaction."""
+    if _is_postgres(connection):
+        digest = hashlib.blake2b(name.encode(), digest_size=8).digest()
+        connection.execute(select(func.pg_advisory_xact_lock(int.from_bytes(digest, "big", signed=True))))
+    else:
+        _begin_writing(connection)
+
+
+def insert_new(connection: Connection, table: Table, row: Mapping[str, Any]) -> bool:  # Any: what the columns hold
+    """Insert a row unless there is one with its primary key; whether there was none."""
+    statement = _insert_into(connection)(table).on_conflict_do_nothing().execution_options(preserve_rowcount=True)
+    return connection.execute(statement, row).rowcount > 0
+
+
+def insert_or_replace(connection: Connection, table: Table, rows: Sequence[Mapping[str, Any]]) -> None:  # Any: as above
+    """Insert rows, in place of those that have their primary keys."""
+    statement = _insert_into(connection)(table)
+    keys = [column.name for column in table.primary_key]
+    others = {column.name: statement.excluded[column.name] for column in table.columns if column.name not in keys}
+    connection.execute(statement.on_conflict_do_update(index_elements=keys, set_=others), list(rows))
+
+
+def is_text(value: str) -> bool:
+    """Whether both databases can hold a text: a client may send one that they cannot, and no row has such a name."""
+    return "\0" not in value and not any("\ud800" <= letter <= "\udfff" for letter in value)
+
+
+def _insert_into(connection: Connection) -> Callable[[Table], Any]:  # Any: the two dialects' statements, alike in shape
+    if _is_postgres(connection):
+        from sqlalchemy.dialects import postgresql
+
+        return postgresql.insert
+    from sqlalchemy.dialects import sqlite
+
+    return sqlite.insert
+
+
+def _is_postgres(where: Connection | Engine) -> bool:
+    return where.dialect.name == "postgresql"
+
+
+def _make_private(state_dir: Path) -> None:
+    try:
+        state_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+        if os.name == "posix" and stat.S_IMODE(state_dir.stat().st_mode) & 0o077:
+            state_dir.chmod(0o700)
+    except OSError as error:
+        raise ConfigurationError(
+            f"The state directory {state_dir} cannot be used: {error.strerror}. Choose another with --state-dir."
+        ) from error
+
+
 def _configure(connection: Any, _record: Any) -> None:  # Any: the driver's connection, which SQLAlchemy leaves untyped
+    # First, so that two processes that open a new file at once wait for each other.
+    connection.execute("PRAGMA busy_timeout=5000")
     # WAL survives the death of the process; NORMAL may lose the last commits when power fails, never the file.
     connection.execute("PRAGMA journal_mode=WAL")
     connection.execute("PRAGMA synchronous=NORMAL")
-    connection.execute("PRAGMA busy_timeout=5000")
 
 
-def _migrate(engine: Engine, state_dir: Path) -> None:
+def _begin_writing(connection: Connection) -> None:
+    """The driver begins at the first change only, which is too late for who reads before it."""
+    raw: Any = connection.connection.dbapi_connection  # Any: SQLite's own, which SQLAlchemy leaves untyped
+    if not raw.in_transaction:
+        connection.exec_driver_sql("BEGIN IMMEDIATE")
+
+
+def _migrate(engine: Engine, shown: str) -> None:
     with engine.connect() as connection:
-        current = None
-        if inspect(connection).has_table("alembic_version"):
-            current = connection.execute(text("SELECT version_num FROM alembic_version")).scalar()
-    if current == HEAD:
-        return
+        if _version(connection) == HEAD:
+            return
     # Imported only when there is something to do: it costs a fifth of a second at every start.
     from alembic import command
     from alembic.config import Config
@@ -80,11 +177,39 @@ def _migrate(engine: Engine, state_dir: Path) -> None:
     config = Config()
     config.set_main_option("script_location", "deepserve.store:migrations")
     with engine.begin() as connection:
+        if _is_postgres(connection):
+            connection.execute(text("SET LOCAL statement_timeout = 0"))
+        hold(connection, "migrations")
+        if _version(connection) == HEAD:  # another server was quicker
+            return
         config.attributes["connection"] = connection
         try:
             command.upgrade(config, "head")
         except CommandError as error:
             raise ConfigurationError(
-                f"The database in {state_dir} was written by another release of deepserve ({error}). "
-                "Use that release, or another --state-dir."
+                f"The database {shown} was written by another release of deepserve ({error}). "
+                "Use that release, or another database."
             ) from error
+
+
+def _version(connection: Connection) -> str | None:
+    if not inspect(connection).has_table("alembic_version"):
+        return None
+    version: str | None = connection.execute(text("SELECT version_num FROM alembic_version")).scalar()
+    return version
+
+
+def _tell_unavailable(context: ExceptionContext) -> None:
+    """Turn what may pass by itself into the error that clients are told to wait for."""
+    error = context.original_exception
+    if isinstance(error, sqlite3.Error):
+        name = getattr(error, "sqlite_errorname", "").removeprefix("SQLITE_")
+        is_passing = name.partition("_")[0] in _PASSING
+    else:
+        is_passing = context.is_disconnect or isinstance(
+            context.sqlalchemy_exception, OperationalError | InterfaceError
+        )
+        is_passing = is_passing or getattr(error, "sqlstate", None) == _READ_ONLY
+    if is_passing:
+        _log.warning("store: the database cannot be used: %s", " ".join(str(error).split()))
+        raise StoreUnavailable("The server's database cannot be used at the moment. Please retry.") from error

@@ -11,6 +11,7 @@ from sqlalchemy import ColumnElement, Engine, Row, delete, func, insert, or_, se
 
 from deepserve.core.task import DeliveryAttempt, DeliveryState, DeliveryStatus
 from deepserve.core.tenant import Tenant, TenantId
+from deepserve.store.database import hold
 from deepserve.store.tables import deliveries, delivery_attempts, webhook_secrets
 
 
@@ -188,6 +189,7 @@ class DeliveryStore:
         """Forget calls, with their attempts, that ended record_s ago."""
         is_old = deliveries.c.ended_at <= now - timedelta(seconds=record_s)
         with self._engine.begin() as connection:
+            hold(connection, "purge")
             old = select(deliveries.c.id).where(is_old)
             connection.execute(delete(delivery_attempts).where(delivery_attempts.c.delivery_id.in_(old)))
             connection.execute(delete(deliveries).where(is_old))
@@ -196,6 +198,7 @@ class DeliveryStore:
         """A further version of a tenant's signing secret; the first is 1."""
         newest = select(func.max(webhook_secrets.c.version)).where(webhook_secrets.c.tenant_id == tenant)
         with self._engine.begin() as connection:
+            hold(connection, f"webhook secrets of {tenant}")
             version = (connection.execute(newest).scalar() or 0) + 1
             connection.execute(insert(webhook_secrets), {"tenant_id": tenant, "version": version, "created_at": now})
         return version

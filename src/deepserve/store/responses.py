@@ -14,12 +14,11 @@ from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timedelta
 
 import msgspec
-from sqlalchemy import Connection, delete, func, insert, select
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy import Connection, delete, func, select
 
 from deepserve.config import Settings
 from deepserve.core.tenant import TenantId
-from deepserve.store.database import Database, open_memory_database
+from deepserve.store.database import FAULTS, Database, hold, insert_new, is_text, open_memory_database
 from deepserve.store.tables import responses
 
 _log = logging.getLogger(__name__)
@@ -84,6 +83,8 @@ class ResponseStore:
             waiting = self._waiting.get((tenant, response_id))
         if waiting is not None:
             return waiting
+        if not is_text(response_id):
+            return None
         query = select(responses.c.record).where(
             responses.c.tenant_id == tenant,
             responses.c.response_id == response_id,
@@ -95,6 +96,8 @@ class ResponseStore:
 
     def delete(self, tenant: TenantId, response_id: str) -> bool:
         """Whether there was one."""
+        if not is_text(response_id):
+            return False
         with self._database_lock:
             with self._waiting_lock:
                 has_waited = self._waiting.pop((tenant, response_id), None) is not None
@@ -127,7 +130,7 @@ class ResponseStore:
         try:
             with self._database_lock, self._database.begin() as connection:
                 connection.execute(gone)
-        except SQLAlchemyError:
+        except FAULTS:
             _log.exception("store: old responses could not be deleted")
 
     def _write(self, key: _Key) -> None:
@@ -137,21 +140,14 @@ class ResponseStore:
             if record is None:
                 return  # deleted meanwhile
             try:
-                with self._database.begin() as connection:
-                    self._insert(connection, key, zlib.compress(record, _COMPRESSION_LEVEL))
-            except SQLAlchemyError:
+                self._insert(key, zlib.compress(record, _COMPRESSION_LEVEL))
+            except FAULTS:
                 _log.exception("store: a response could not be written")
             with self._waiting_lock:
                 self._waiting.pop(key, None)
 
-    def _insert(self, connection: Connection, key: _Key, packed: bytes) -> None:
+    def _insert(self, key: _Key, packed: bytes) -> None:
         tenant, response_id = key
-        connection.execute(delete(responses).where(responses.c.kept_at <= self._oldest()))
-        is_kept = select(responses.c.response_id).where(
-            responses.c.tenant_id == tenant, responses.c.response_id == response_id
-        )
-        if connection.execute(is_kept).first() is not None:
-            return
         row = {
             "tenant_id": tenant,
             "response_id": response_id,
@@ -159,8 +155,14 @@ class ResponseStore:
             "size_bytes": len(packed),
             "record": packed,
         }
-        connection.execute(insert(responses), row)
-        self._make_room(connection, tenant)
+        with self._database.begin() as connection:
+            if not insert_new(connection, responses, row):
+                return
+        # By itself: what other servers delete at the same time must not cost the new one.
+        with self._database.begin() as connection:
+            hold(connection, "responses")
+            connection.execute(delete(responses).where(responses.c.kept_at <= self._oldest()))
+            self._make_room(connection, tenant)
 
     def _make_room(self, connection: Connection, tenant: TenantId) -> None:
         """Drop the tenant's oldest until the rest is within the limits."""

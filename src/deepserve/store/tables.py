@@ -19,6 +19,9 @@ from sqlalchemy import (
 
 metadata = MetaData()
 
+_NUMBER = BigInteger().with_variant(Integer, "sqlite")
+"""Of rows that are counted by the database: SQLite counts only in columns of the one type, to 2^63 all the same."""
+
 answers = Table(
     "answers",
     metadata,
@@ -148,7 +151,7 @@ responses = Table(
 turns = Table(
     "turns",
     metadata,
-    Column("id", Integer, primary_key=True),
+    Column("id", _NUMBER, primary_key=True),
     Column("tenant_id", String(64), nullable=False),
     Column("kept_at", DateTime(timezone=True), nullable=False),
     Column("size_bytes", Integer, nullable=False),
@@ -163,7 +166,7 @@ turn_names = Table(
     metadata,
     Column("tenant_id", String(64), primary_key=True),
     Column("name", LargeBinary(16), primary_key=True),
-    Column("turn_id", Integer, nullable=False),
+    Column("turn_id", _NUMBER, nullable=False),
     Index("turn_names_by_turn", "turn_id"),
 )
 """What a turn is found by: digests of call ids and conversations."""

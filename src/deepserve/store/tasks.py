@@ -15,6 +15,7 @@ from sqlalchemy.exc import IntegrityError
 
 from deepserve.core.task import DeliveryState, NewTask, TaskState, TaskStatus
 from deepserve.core.tenant import Tenant, TenantId
+from deepserve.store.database import hold, is_text
 from deepserve.store.deliveries import delivery_row, utc
 from deepserve.store.tables import deliveries, tasks
 
@@ -50,6 +51,7 @@ class TaskStore:
         )
         try:
             with self._engine.begin() as connection:
+                hold(connection, f"tasks of {task.tenant.id}")  # so that nobody else's task comes before the count
                 connection.execute(
                     insert(tasks),
                     {
@@ -68,7 +70,6 @@ class TaskStore:
                         "is_purged": False,
                     },
                 )
-                # Counted after the insertion, which holds the database's write lock.
                 count, size_bytes = connection.execute(unfinished).one()
                 if count > max_unfinished or size_bytes > max_bytes:
                     raise TooManyTasks
@@ -78,6 +79,8 @@ class TaskStore:
 
     def find(self, key: TaskKey, *, now: datetime) -> TaskState | None:
         """None for an unknown task, and from the moment its content may no longer be given out."""
+        if not is_text(key[1]):
+            return None
         with self._engine.connect() as connection:
             row = connection.execute(select(tasks).where(_is(key), ~tasks.c.is_purged)).one_or_none()
         if row is None or (row.expires_at is not None and utc(row.expires_at) <= now):
@@ -87,7 +90,7 @@ class TaskStore:
     def newest(self, *, limit: int) -> list[TaskState]:
         """The newest tasks of all tenants."""
         with self._engine.connect() as connection:
-            query = select(tasks).order_by(tasks.c.created_at.desc()).limit(limit)
+            query = select(tasks).order_by(tasks.c.created_at.desc(), tasks.c.id).limit(limit)
             return [_state(row) for row in connection.execute(query)]
 
     def named(self, task_id: str) -> list[TaskState]:
@@ -175,6 +178,8 @@ class TaskStore:
 
     def cancel(self, key: TaskKey, *, now: datetime) -> TaskState | None:
         """The task, which has ended now or before; None for an unknown one."""
+        if not is_text(key[1]):
+            return None
         is_open = and_(_is(key), tasks.c.status.in_(("queued", "running")))
         with self._engine.begin() as connection:
             _end(connection, is_open, key, "cancelled", now, result=None, error_code=None)
@@ -194,6 +199,7 @@ class TaskStore:
         is_kept = and_(tasks.c.ended_at.is_not(None), ~tasks.c.is_purged)
         size = func.coalesce(func.length(tasks.c.body), 0) + func.coalesce(func.length(tasks.c.result), 0)
         with self._engine.begin() as connection:
+            hold(connection, "purge")
             removed = connection.execute(update(tasks).where(is_kept, tasks.c.expires_at <= now).values(**_PURGED))
             num_purged = _num_changed(removed)
             totals = select(tasks.c.tenant_id).where(is_kept).group_by(tasks.c.tenant_id)

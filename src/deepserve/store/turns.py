@@ -17,9 +17,9 @@ from typing import TypeVar
 
 import msgspec
 from sqlalchemy import Connection, Engine, delete, func, insert, select
-from sqlalchemy.exc import SQLAlchemyError
 
 from deepserve.core.tenant import TenantId
+from deepserve.store.database import FAULTS, hold, insert_or_replace
 from deepserve.store.tables import turn_names, turns
 
 Item = TypeVar("Item")
@@ -29,6 +29,7 @@ _log = logging.getLogger(__name__)
 _COMPRESSION_LEVEL = 3
 _MAX_WAITING = 1000
 _PER_QUERY = 500
+_NAME = "turns"
 
 
 class TurnLimits(msgspec.Struct, frozen=True, kw_only=True):
@@ -63,7 +64,7 @@ class TurnStore:
             with self._database.connect() as connection:
                 for some in _batches(names):
                     found |= dict(self._read(connection, tenant, some))
-        except SQLAlchemyError:
+        except FAULTS:
             _log.exception("store: turns could not be read")
         return found
 
@@ -95,17 +96,16 @@ class TurnStore:
         row = {"tenant_id": tenant, "kept_at": self._now(), "size_bytes": len(packed), "turn": packed}
         try:
             with self._database.begin() as connection:
-                for some in _batches(names):
-                    connection.execute(
-                        delete(turn_names).where(turn_names.c.tenant_id == tenant, turn_names.c.name.in_(some))
-                    )
+                # Two servers may replace the same names or drop the same turns, each in its own order.
+                hold(connection, _NAME)
                 (turn_id,) = connection.execute(insert(turns).returning(turns.c.id), row).one()
-                connection.execute(
-                    insert(turn_names),
+                insert_or_replace(
+                    connection,
+                    turn_names,
                     [{"tenant_id": tenant, "name": name, "turn_id": turn_id} for name in dict.fromkeys(names)],
                 )
                 self._make_room(connection, tenant)
-        except SQLAlchemyError:
+        except FAULTS:
             _log.exception("store: a turn could not be written")
         finally:
             self._room.release()
@@ -129,8 +129,9 @@ class TurnStore:
     def _forget_expired(self) -> None:
         try:
             with self._database.begin() as connection:
+                hold(connection, _NAME)
                 self._drop_expired(connection)
-        except SQLAlchemyError:
+        except FAULTS:
             _log.exception("store: expired turns could not be dropped")
 
     def _drop_expired(self, connection: Connection) -> None:

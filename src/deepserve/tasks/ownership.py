@@ -2,7 +2,8 @@
 
 A lock of the operating system ends with the process that holds it, however it dies. Who gets the lock is called
 `main`; everything that `main` held before therefore belongs to nobody. Further servers on the same directory take
-names of their own, and what they leave behind is free when its lease has run out.
+names of their own, and what they leave behind is free when its lease has run out. So it is with all servers on a
+database that other machines use too, where no such lock reaches.
 """
 
 from __future__ import annotations
@@ -14,11 +15,11 @@ MAIN = "main"
 
 
 class Ownership:
-    """path: the lock file; None: there is no other process to share with."""
+    """path: the lock file; None: there is no other process to share with. is_shared: nor a lock that reaches all."""
 
-    def __init__(self, path: Path | None, *, other_name: str) -> None:
+    def __init__(self, path: Path | None, *, other_name: str, is_shared: bool = False) -> None:
         self._descriptor: int | None = None
-        is_main = path is None or self._lock(path)
+        is_main = not is_shared and (path is None or self._lock(path))
         self.name = MAIN if is_main else other_name
 
     def _lock(self, path: Path) -> bool:

@@ -25,7 +25,7 @@ from deepserve.core.task import DeliveryState, NewTask, TaskState
 from deepserve.core.tenant import TenantId
 from deepserve.outgoing.client import OutgoingClient
 from deepserve.outgoing.errors import OutgoingError
-from deepserve.store.database import Database
+from deepserve.store.database import Database, is_shared, is_text
 from deepserve.store.deliveries import DeliveryStore
 from deepserve.store.secret import load_secret
 from deepserve.store.tasks import DuplicateTask, TaskKey, TaskStore, TooManyTasks
@@ -38,9 +38,8 @@ from deepserve.tasks.webhooks import WebhookLimits, WebhookSender
 
 _log = logging.getLogger(__name__)
 
-_LEASE_S = 30.0
-_HOUSEKEEPING_S = 10.0
-"""A third of the lease, so that two rounds may fail before it runs out."""
+_ROUNDS_PER_LEASE = 3
+"""Of housekeeping, so that two of them may fail before the lease runs out."""
 _POLL_S = 1.0
 """How often a waiting caller looks for the end of a task that another process works on."""
 _MAX_ID_CHARACTERS = 256
@@ -52,6 +51,7 @@ class TaskRunner:
     """One for each server. `register` the performers, then `start`; `close` gives unfinished tasks back to the store.
 
     state_dir  where the database lies; None: it is in memory, and tasks end with the process
+    webhook_key  random bytes that webhooks are signed by; None: those of the state directory
     now        the wall clock, in UTC; clock: monotonic seconds; chance: random from 0 to 1
     new_hex    so many random bytes as hex digits
     """
@@ -62,6 +62,7 @@ class TaskRunner:
         client: OutgoingClient,
         *,
         state_dir: Path | None = None,
+        webhook_key: bytes | None = None,
         limits: TaskLimits = TaskLimits(),  # noqa: B008 - frozen
         schedule: RetrySchedule = RetrySchedule(),  # noqa: B008 - frozen
         webhook_limits: WebhookLimits = WebhookLimits(),  # noqa: B008 - frozen
@@ -77,10 +78,12 @@ class TaskRunner:
         self._now = now
         self._new_hex = new_hex
         self._thread = DatabaseThread()
-        self._owner = Ownership(None if state_dir is None else state_dir / LOCK_FILE, other_name=new_hex(8))
-        self._secrets = WebhookSecrets(
-            self._deliveries, None if state_dir is None else load_secret(state_dir / KEY_FILE)
+        self._owner = Ownership(
+            None if state_dir is None else state_dir / LOCK_FILE, other_name=new_hex(8), is_shared=is_shared(database)
         )
+        if webhook_key is None and state_dir is not None:
+            webhook_key = load_secret(state_dir / KEY_FILE)
+        self._secrets = WebhookSecrets(self._deliveries, webhook_key)
         self._sender = WebhookSender(
             self._deliveries,
             self._thread,
@@ -147,6 +150,8 @@ class TaskRunner:
         assert task.kind in self._performers, task.kind
         if not 1 <= len(task.id) <= _MAX_ID_CHARACTERS:
             raise InvalidField(f"A task's id has from 1 to {_MAX_ID_CHARACTERS} characters.", field="id")
+        if not is_text(task.id):
+            raise InvalidField("A task's id contains no null characters and no halves of characters.", field="id")
         if task.webhook_url is not None:
             self.check_webhook_url(task.webhook_url)
         most, most_bytes = self._limits.max_unfinished_per_tenant, self._limits.max_bytes_per_tenant
@@ -261,7 +266,7 @@ class TaskRunner:
                 self._held.add(key)
                 try:
                     state = await self._thread.run(
-                        self._store.claim, key, owner=self._owner.name, now=self._now(), lease_s=_LEASE_S
+                        self._store.claim, key, owner=self._owner.name, now=self._now(), lease_s=self._limits.lease_s
                     )
                 except Exception:  # noqa: BLE001 - supervised: housekeeping finds the task again
                     _log.exception("A task could not be begun")
@@ -357,7 +362,7 @@ class TaskRunner:
 
     async def _housekeeping(self) -> None:
         while True:
-            await asyncio.sleep(_HOUSEKEEPING_S)
+            await asyncio.sleep(self._limits.lease_s / _ROUNDS_PER_LEASE)
             try:
                 await self._keep_house()
             except Exception:  # noqa: BLE001 - supervised: the next round may find the database well again
@@ -367,7 +372,7 @@ class TaskRunner:
         """Keep our leases, take over what nobody holds, find what others queued, forget what is over."""
         now, owner = self._now(), self._owner.name
         held_before = set(self._running)
-        leased = await self._thread.run(self._store.renew, owner=owner, now=now, lease_s=_LEASE_S)
+        leased = await self._thread.run(self._store.renew, owner=owner, now=now, lease_s=self._limits.lease_s)
         for key in held_before - leased:
             if key in self._running:  # cancelled or taken over by another server
                 self._running[key].cancel()

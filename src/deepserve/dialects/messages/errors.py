@@ -53,6 +53,7 @@ FORMS: Mapping[type[DeepserveError], ErrorForm] = {
     errors.CapacityError: ErrorForm(503, "overloaded_error", "overloaded"),
     errors.TooManyRequests: ErrorForm(429, "rate_limit_error", "rate_limit_reached"),
     errors.Overloaded: ErrorForm(503, "overloaded_error", "overloaded"),
+    errors.StoreUnavailable: ErrorForm(503, "overloaded_error", "overloaded"),
     errors.ServingError: _INTERNAL,
     errors.EngineFailure: _INTERNAL,
     errors.BackendFailure: ErrorForm(502, "api_error", "upstream_error"),

@@ -40,6 +40,7 @@ TYPES: Mapping[type[DeepserveError], str] = {
     errors.CapacityError: "provider_overloaded",
     errors.TooManyRequests: "rate_limit_exceeded",
     errors.Overloaded: "provider_overloaded",
+    errors.StoreUnavailable: "provider_overloaded",
     errors.ServingError: _SERVER,
     errors.EngineFailure: _SERVER,
     errors.BackendFailure: "provider_unavailable",

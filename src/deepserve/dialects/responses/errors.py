@@ -40,6 +40,7 @@ CODES: Mapping[type[DeepserveError], str] = {
     errors.CapacityError: _OVERLOADED,
     errors.TooManyRequests: "rate_limit_exceeded",
     errors.Overloaded: _OVERLOADED,
+    errors.StoreUnavailable: _OVERLOADED,
     errors.ServingError: _SERVER,
     errors.EngineFailure: _SERVER,
     errors.BackendFailure: _SERVER,

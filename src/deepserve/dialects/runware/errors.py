@@ -57,6 +57,7 @@ FORMS: Mapping[type[DeepserveError], ErrorForm] = {
     errors.CapacityError: ErrorForm(503, "noAvailableServer"),
     errors.TooManyRequests: ErrorForm(429, "rateLimitExceeded"),
     errors.Overloaded: ErrorForm(503, "noAvailableServer"),
+    errors.StoreUnavailable: ErrorForm(503, "noAvailableServer"),
     errors.ServingError: ErrorForm(500, "internalServerError"),
     errors.EngineFailure: ErrorForm(500, "internalServerError"),
     errors.BackendFailure: ErrorForm(502, "providerError"),

@@ -39,6 +39,7 @@ TYPES: Mapping[type[DeepserveError], str] = {
     errors.CapacityError: "rate_limited",
     errors.TooManyRequests: "rate_limited",
     errors.Overloaded: "rate_limited",
+    errors.StoreUnavailable: "rate_limited",
     errors.ServingError: _UNKNOWN,
     errors.EngineFailure: _UNKNOWN,
     errors.BackendFailure: _UNKNOWN,

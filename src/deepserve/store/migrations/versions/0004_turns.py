@@ -10,11 +10,13 @@ down_revision = "0003"
 branch_labels = None
 depends_on = None
 
+_NUMBER = sa.BigInteger().with_variant(sa.Integer, "sqlite")
+
 
 def upgrade() -> None:
     op.create_table(
         "turns",
-        sa.Column("id", sa.Integer, primary_key=True),
+        sa.Column("id", _NUMBER, primary_key=True),
         sa.Column("tenant_id", sa.String(64), nullable=False),
         sa.Column("kept_at", sa.DateTime(timezone=True), nullable=False),
         sa.Column("size_bytes", sa.Integer, nullable=False),
@@ -26,7 +28,7 @@ def upgrade() -> None:
         "turn_names",
         sa.Column("tenant_id", sa.String(64), primary_key=True),
         sa.Column("name", sa.LargeBinary(16), primary_key=True),
-        sa.Column("turn_id", sa.Integer, nullable=False),
+        sa.Column("turn_id", _NUMBER, nullable=False),
     )
     op.create_index("turn_names_by_turn", "turn_names", ["turn_id"])
 
