@@ -288,14 +288,16 @@ class UpstreamSettings(msgspec.Struct, frozen=True, kw_only=True):
 class FleetSettings(msgspec.Struct, frozen=True, kw_only=True):
     """How several back ends act as one.
 
-    max_waiting   requests that may wait for a turn at one member's model; more go on to the next member
+    max_waiting   requests that may wait until one of those who could answer has room; more are refused
     wait_s        and the longest they do
+    max_repeated_characters  an answer that goes on repeating one piece of text for so long is ended; 0: none is
     hedge_s       a second member is asked, too, when the first has not begun after so long; None: never
     canary_s      every member is asked a small question so often, which costs money; None: never
     """
 
-    max_waiting: Count = 100
+    max_waiting: Count = 1000
     wait_s: Seconds = 10.0
+    max_repeated_characters: Count = 65_536
     hedge_s: Seconds | None = None
     canary_s: Seconds | None = None
 
