@@ -16,9 +16,11 @@ DeepserveError
 ├── AccessError                 who asks, or from where
 │   ├── AuthenticationFailed
 │   ├── OriginRefused
-│   └── InsufficientBalance
+│   ├── PermissionDenied        the key is known, but not for this
+│   └── BudgetExhausted         what the key may spend is spent
 ├── CapacityError               later may work; carries retry_after_s
 │   ├── TooManyRequests
+│   │   └── RateLimited         by the key's own limits
 │   ├── Overloaded
 │   └── StoreUnavailable        the database cannot be reached, or is too slow, locked or full
 ├── ServingError                our side failed while answering
@@ -37,6 +39,7 @@ from __future__ import annotations
 
 from typing import ClassVar
 
+from deepserve.core.allowance import Allowance
 from deepserve.core.attempt import FailedAttempt
 
 
@@ -144,8 +147,12 @@ class OriginRefused(AccessError):
     code = "origin_refused"
 
 
-class InsufficientBalance(AccessError):
-    code = "insufficient_balance"
+class PermissionDenied(AccessError):
+    code = "permission_denied"
+
+
+class BudgetExhausted(AccessError):
+    code = "budget_exhausted"
 
 
 class CapacityError(DeepserveError):
@@ -158,6 +165,16 @@ class CapacityError(DeepserveError):
 
 class TooManyRequests(CapacityError):
     code = "too_many_requests"
+
+
+class RateLimited(TooManyRequests):
+    """allowance: what the key has left, for the headers that tell it; None where nothing was counted."""
+
+    code = "rate_limited"
+
+    def __init__(self, message: str, *, retry_after_s: float = 1.0, allowance: Allowance | None = None) -> None:
+        super().__init__(message, retry_after_s=retry_after_s)
+        self.allowance = allowance
 
 
 class Overloaded(CapacityError):

@@ -58,9 +58,11 @@ FORMS: Mapping[type[DeepserveError], ErrorForm] = {
     errors.AccessError: ErrorForm(403, "permission_error"),
     errors.AuthenticationFailed: ErrorForm(401, "authentication_error"),
     errors.OriginRefused: ErrorForm(403, "permission_error"),
-    errors.InsufficientBalance: ErrorForm(402, "unknown_error"),
+    errors.PermissionDenied: ErrorForm(403, "permission_error"),
+    errors.BudgetExhausted: ErrorForm(402, "unknown_error"),
     errors.CapacityError: ErrorForm(503, "service_unavailable_error", "overloaded"),
     errors.TooManyRequests: ErrorForm(429, "rate_limit_reached_error", "rate_limit_reached"),
+    errors.RateLimited: ErrorForm(429, "rate_limit_reached_error", "rate_limit_reached"),
     errors.Overloaded: ErrorForm(503, "service_unavailable_error", "overloaded"),
     errors.StoreUnavailable: ErrorForm(503, "service_unavailable_error", "overloaded"),
     errors.ServingError: ErrorForm(500, "server_error", "internal_error"),
@@ -77,6 +79,8 @@ FORMS: Mapping[type[DeepserveError], ErrorForm] = {
 """Type and code are the vendor's where they were seen publicly; those of 403, 429 and 5xx are ours."""
 
 _HIDDEN = "The server met an internal fault. It has been logged."
+_NO_BALANCE = "Insufficient Balance"
+"""The vendor's words, which it says no more about: api-docs.deepseek.com, "Error Codes"."""
 
 
 def form_of(error: DeepserveError) -> ErrorForm:
@@ -93,10 +97,16 @@ def encode_error(error: DeepserveError, *, is_strict: bool = False) -> bytes:
     return msgspec.json.encode(
         WireErrorBody(
             error=WireError(
-                message=_HIDDEN if form.is_hidden else error.message,
+                message=_message(error, form, is_strict=is_strict),
                 type=form.type,
                 param=None if is_strict else error.field,
                 code=form.code,
             )
         )
     )
+
+
+def _message(error: DeepserveError, form: ErrorForm, *, is_strict: bool) -> str:
+    if is_strict and isinstance(error, errors.BudgetExhausted):
+        return _NO_BALANCE
+    return _HIDDEN if form.is_hidden else error.message

@@ -29,7 +29,7 @@ def test_every_class_has_a_form(cls: type[DeepserveError]) -> None:
 @pytest.mark.parametrize("cls", _CLASSES)
 def test_what_the_client_can_fix_is_never_a_fault_of_the_server(cls: type[DeepserveError]) -> None:
     is_clients = issubclass(cls, errors.RequestError | errors.AccessError)
-    assert (FORMS[cls].status < 500) is (is_clients or cls in (errors.TooManyRequests, errors.Cancelled))
+    assert (FORMS[cls].status < 500) is (is_clients or issubclass(cls, errors.TooManyRequests | errors.Cancelled))
 
 
 def test_a_class_without_a_row_takes_the_one_above() -> None:
@@ -60,7 +60,25 @@ def test_setup_errors_and_bare_ones_do_not_show_their_text() -> None:
         assert b"/secret/path" not in encode_error(cls("/secret/path is missing"))
 
 
-_OPERATORS = (errors.AccessError, errors.AuthenticationFailed, errors.OriginRefused, errors.InsufficientBalance)
+def test_a_spent_budget_has_the_vendors_shape_and_in_strict_mode_its_words() -> None:
+    error = errors.BudgetExhausted("Insufficient Balance: this key may spend $5.00 a day.")
+    assert form_of(error).status == 402
+    assert json.loads(encode_error(error, is_strict=True))["error"] == {
+        "message": "Insufficient Balance",
+        "type": "unknown_error",
+        "param": None,
+        "code": "invalid_request_error",
+    }
+    assert json.loads(encode_error(error))["error"]["message"] == error.message
+
+
+_OPERATORS = (
+    errors.AccessError,
+    errors.AuthenticationFailed,
+    errors.OriginRefused,
+    errors.PermissionDenied,
+    errors.BudgetExhausted,
+)
 """What only the operator can mend: our clients have no part in the key that is refused."""
 
 

@@ -33,7 +33,7 @@ def test_the_model_and_the_messages_have_the_short_shape(error: DeepserveError) 
 
 
 def test_everything_else_has_the_long_shape() -> None:
-    assert json.loads(encode_error(errors.InsufficientBalance("Nothing is left."))) == {
+    assert json.loads(encode_error(errors.BudgetExhausted("Nothing is left."))) == {
         "error": {
             "type": "insufficient_credits",
             "title": "You have run out of credits.",
