@@ -69,26 +69,24 @@ class _Collecting(msgspec.Struct):
     finished: Finished | None = None
 
 
-async def collect(events: AsyncIterator[Event]) -> Answer:
-    """Consume a stream into an Answer.
+class Collector:
+    """A whole answer in the making: `add` each event, then take the `answer`."""
 
-    Raises the error of the first `Failed` event: a whole answer is given whole or not at all.
-    """
-    served_by: ServedBy | None = None
-    usage, cost = Usage(), None
-    results: dict[int, _Collecting] = {}
+    def __init__(self) -> None:
+        self._served_by: ServedBy | None = None
+        self._usage = Usage()
+        self._cost: Cost | None = None
+        self._results: dict[int, _Collecting] = {}
 
-    def result_of(index: int) -> _Collecting:
-        return results.setdefault(index, _Collecting(parts=[], text_logprobs=[], reasoning_logprobs=[]))
-
-    async for event in events:
+    def add(self, event: Event) -> None:
+        """Raises the error of a `Failed` event: a whole answer is given whole or not at all."""
         match event:
             case Started():
-                served_by = event.served_by
+                self._served_by = event.served_by
             case BlockOpened():
-                result_of(event.result).open = _Open(block=event.block, text=[], citations=[])
+                self._result(event.result).open = _Open(block=event.block, text=[], citations=[])
             case BlockDelta():
-                result = result_of(event.result)
+                result = self._result(event.result)
                 assert result.open is not None
                 result.open.text.append(event.text)
                 result.open.citations.extend(event.citations)
@@ -97,35 +95,53 @@ async def collect(events: AsyncIterator[Event]) -> Answer:
                 elif isinstance(result.open.block, TextBlock):
                     result.text_logprobs.extend(event.logprobs)
             case BlockClosed():
-                result = result_of(event.result)
+                result = self._result(event.result)
                 assert result.open is not None
                 result.parts.append(_close(result.open, event))
                 result.open = None
             case UsageReported():
-                usage, cost = event.usage, event.cost
+                self._usage, self._cost = event.usage, event.cost
             case Finished():
-                result_of(event.result).finished = event
+                self._result(event.result).finished = event
             case Failed():
                 raise event.error
             case _:
                 assert_never(event)
-    if served_by is None or not results or any(result.finished is None for result in results.values()):
-        raise BackendFailure("The answer ended without a finish. This is a fault of the server; please retry.")
-    return Answer(
-        served_by=served_by,
-        usage=usage,
-        cost=cost,
-        results=tuple(
-            Result(
-                parts=tuple(result.parts),
-                finished=result.finished,
-                text_logprobs=tuple(result.text_logprobs),
-                reasoning_logprobs=tuple(result.reasoning_logprobs),
-            )
-            for _, result in sorted(results.items())
-            if result.finished is not None
-        ),
-    )
+
+    def answer(self) -> Answer:
+        """Raises BackendFailure where the events stopped too early."""
+        results = self._results
+        if self._served_by is None or not results or any(result.finished is None for result in results.values()):
+            raise BackendFailure("The answer ended without a finish. This is a fault of the server; please retry.")
+        return Answer(
+            served_by=self._served_by,
+            usage=self._usage,
+            cost=self._cost,
+            results=tuple(
+                Result(
+                    parts=tuple(result.parts),
+                    finished=result.finished,
+                    text_logprobs=tuple(result.text_logprobs),
+                    reasoning_logprobs=tuple(result.reasoning_logprobs),
+                )
+                for _, result in sorted(results.items())
+                if result.finished is not None
+            ),
+        )
+
+    def _result(self, index: int) -> _Collecting:
+        result = self._results.get(index)
+        if result is None:
+            result = self._results[index] = _Collecting(parts=[], text_logprobs=[], reasoning_logprobs=[])
+        return result
+
+
+async def collect(events: AsyncIterator[Event]) -> Answer:
+    """Consume a stream into an Answer. Raises what `Collector` does."""
+    collector = Collector()
+    async for event in events:
+        collector.add(event)
+    return collector.answer()
 
 
 def collect_parts(events: Iterable[Event]) -> tuple[Part, ...]:

@@ -21,6 +21,10 @@ class Closing:
         if self.is_ending:
             task.cancel()
 
+    def forget(self, task: asyncio.Task[Any]) -> None:
+        """The task goes on, and what it does from now on is not an answer."""
+        self._tasks.discard(task)
+
     def drain(self) -> None:
         self.is_draining = True
 

@@ -1,21 +1,22 @@
 """One answer on its way to one client: whole or streamed, kept alive, and cancelled when the client leaves.
 
-Two tasks race: one delivers, one waits for the client to go. Whatever ends first ends the other, and the gateway's
-stream is always closed, so that an abandoned answer frees its place at once.
+It is delivered in the very task that the request came in. Beside it somebody listens for the client to go, and a timer
+looks now and then whether the client reads, whether it has to hear something, and whether the answer still moves.
+Whatever ends it early cancels that task, and the gateway's stream is always closed, so that an abandoned answer frees
+its place at once.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, Callable, Coroutine
+from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
-from typing import Any, TypeVar
 
 from starlette.types import Receive, Send
 
 from deepserve.config import Settings
-from deepserve.core.answer import Answer, collect
+from deepserve.core.answer import Answer, Collector
 from deepserve.core.errors import Cancelled, DeepserveError, EngineFailure, Overloaded, RequestTimedOut
 from deepserve.core.events import Event, PastReasoning, Started, worst_check
 from deepserve.core.verdict import is_judged, judge, validated_label
@@ -27,12 +28,13 @@ _log = logging.getLogger(__name__)
 _FAULT = "Answer %s met a fault of the server"
 _FAULT_TOLD = "The server met an internal fault while answering. It has been logged."
 
-Value = TypeVar("Value")
-
 HeaderList = list[tuple[bytes, bytes]]
 
 
 _MAX_TOLD_CHARACTERS = 1_000
+
+_LEAST_WAIT_S = 0.001
+"""Clocks differ a little: the timer does not run ahead of what it waits for."""
 
 
 def answer_headers(served_by: str, past: PastReasoning, relaxed: tuple[str, ...] = ()) -> HeaderList:
@@ -54,12 +56,17 @@ def _printable(text: str) -> bytes:
 
 
 class Delivery:
-    """Delivers one answer. `run` raises DeepserveError only while nothing has been sent.
+    """Delivers one answer. `run` raises DeepserveError only while nothing has been sent, and Cancelled for a client
+    that has left or does not read.
 
     served_by  the label to announce when headers must leave before the back end has said a word
     clock      monotonic seconds
     opening    frames of a stream that leave before the first event
     """
+
+    _send: Send
+    _task: asyncio.Task[object]
+    _timer: asyncio.TimerHandle
 
     def __init__(
         self,
@@ -77,70 +84,75 @@ class Delivery:
         self._exchange = exchange
         self._opening = opening
         self._head = head
-        self._events = _Watched(events, clock, settings.request_timeout_s)
+        self._events = events
         self._served_by = served_by
         self._headers = headers
         self._settings = settings
         self._closing = closing
         self._clock = clock
-        self._has_client = True
-        self._has_begun = False
-        self._sent_at = clock()
-        self._writing = asyncio.Lock()
-        self._fault: DeepserveError | TimeoutError | None = None
+        self._started: Started | None = None
+        self._has_begun = self._is_over = self._is_sending = False
+        self._sent_at = self._moved_at = clock()
+        self._blank: asyncio.Task[None] | None = None
+        self._broken_off_by: DeepserveError | None = None
 
     async def run(self, receive: Receive, send: Send) -> None:
-        deliver = self._stream(send) if self._exchange.is_stream else self._whole(send)
-        work = asyncio.create_task(deliver)
+        task = asyncio.current_task()
+        assert task is not None
+        self._send, self._task = send, task
         gone = asyncio.create_task(_until_gone(receive))
-        self._closing.register(work)
+        gone.add_done_callback(self._client_left)
+        self._attend()
+        self._closing.register(task)
         try:
-            await asyncio.wait({work, gone}, return_when=asyncio.FIRST_COMPLETED)
-            if work.done():
-                work.result()
-        except TimeoutError:
-            _log.info("Answer %s was given up: its client does not read", self._head.id)
-            raise Cancelled("The client does not read.") from None
+            await (self._stream() if self._exchange.is_stream else self._whole())
+        except asyncio.CancelledError:
+            if not isinstance(self._broken_off_by, Cancelled):
+                raise
+            task.uncancel()
+            _log.info("Answer %s was given up: %s", self._head.id, self._broken_off_by)
+            raise self._broken_off_by from None
         finally:
-            self._has_client = not gone.done()
-            work.cancel()
+            self._is_over = True
+            self._closing.forget(task)
+            self._timer.cancel()
             gone.cancel()
-            await asyncio.gather(work, gone, return_exceptions=True)
+            if self._blank is not None:
+                self._blank.cancel()
 
     # Streamed.
 
-    async def _stream(self, send: Send) -> None:
+    async def _stream(self) -> None:
         encoder = self._exchange.open_stream(self._head)
         error: DeepserveError | None = None
         try:
-            await self._attended(send, self._pump(send, encoder), self._exchange.keep_alive)
+            await self._pump(encoder)
         except DeepserveError as raised:
             error = raised
         except asyncio.CancelledError:
-            error = self._ended_by_server()
-        except TimeoutError:
-            raise  # the client does not read: `run` knows what to do
+            error = self._last_words()
         except Exception:  # noqa: BLE001 - logged: a fault of ours must not end a stream in silence
             _log.exception(_FAULT, self._head.id)
             error = EngineFailure(_FAULT_TOLD)
         if error is not None and not self._has_begun:
             raise error
-        await self._write(send, encoder.finish(error), is_last=True)
+        await self._write(encoder.finish(error), is_last=True)
 
-    async def _pump(self, send: Send, encoder: StreamWriter) -> None:
-        async with aclosing(self._events):
+    async def _pump(self, encoder: StreamWriter) -> None:
+        async with aclosing(self._events) as events:
             if self._opening:
-                await self._write(send, self._opening)
-            async for event in self._events:
+                await self._write(self._opening)
+            async for event in events:
+                self._note(event)
                 frames = encoder.encode(event)
                 if frames:
-                    await self._write(send, frames)
+                    await self._write(frames)
 
     # Whole.
 
-    async def _whole(self, send: Send) -> None:
+    async def _whole(self) -> None:
         try:
-            answer = await self._attended(send, self._collect(), b"\n")
+            answer = await self._collect()
             label = self._validated(answer)
             body = self._exchange.encode_answer(answer, self._head, validated=label if self._has_begun else None)
             if label is not None:
@@ -148,17 +160,19 @@ class Delivery:
         except DeepserveError as error:
             body = self._late(error)
         except asyncio.CancelledError:
-            body = self._late(self._ended_by_server())
-        except TimeoutError:
-            raise  # the client does not read: `run` knows what to do
+            body = self._late(self._last_words())
         except Exception:  # noqa: BLE001 - logged: a fault of ours must not end a begun body in silence
             _log.exception(_FAULT, self._head.id)
             body = self._late(EngineFailure(_FAULT_TOLD))
-        await self._write(send, body, is_last=True)
+        await self._write(body, is_last=True)
 
     async def _collect(self) -> Answer:
-        async with aclosing(self._events):
-            return await collect(self._events)
+        collector = Collector()
+        async with aclosing(self._events) as events:
+            async for event in events:
+                self._note(event)
+                collector.add(event)
+        return collector.answer()
 
     def _validated(self, answer: Answer) -> str | None:
         """What a whole answer is worth, and what the back end did for it."""
@@ -178,71 +192,75 @@ class Delivery:
             raise error
         return self._exchange.encode_error(error)
 
+    # Ended early.
+
+    def _client_left(self, gone: asyncio.Task[None]) -> None:
+        if not gone.cancelled():
+            self._break_off(Cancelled("The client left."))
+
+    def _attend(self) -> None:
+        """Called by the loop again and again, whenever something may be due."""
+        settings, now = self._settings, self._clock()
+        allowed_s = settings.limits.send_timeout_s if self._is_sending else settings.keep_alive_s
+        if now - self._sent_at >= allowed_s:
+            if self._is_sending:
+                self._break_off(Cancelled("The client does not read."))
+            elif now - self._moved_at >= settings.request_timeout_s:
+                self._break_off(
+                    RequestTimedOut(
+                        f"The answer made no progress for {settings.request_timeout_s:g} seconds and was given up."
+                    )
+                )
+            else:
+                self._blank = asyncio.create_task(self._put(self._keep_alive))
+            self._sent_at = now
+        wait_s = min(self._sent_at + allowed_s - now, settings.limits.send_timeout_s)
+        self._timer = asyncio.get_running_loop().call_later(max(wait_s, _LEAST_WAIT_S), self._attend)
+
+    def _break_off(self, error: DeepserveError) -> None:
+        if not self._is_over and not isinstance(self._broken_off_by, Cancelled):
+            self._broken_off_by = error
+            self._task.cancel()
+
+    def _last_words(self) -> DeepserveError:
+        """What to tell the client when this task is cancelled. Raises CancelledError where there is nobody to tell."""
+        error = self._broken_off_by
+        if error is None and self._closing.is_ending:
+            error = Overloaded("The server is shutting down. Please retry.", retry_after_s=5.0)
+        if error is None or isinstance(error, Cancelled):
+            raise asyncio.CancelledError
+        self._task.uncancel()
+        return error
+
     # Both.
 
-    def _ended_by_server(self) -> DeepserveError:
-        """What to tell the client when this task is cancelled; a client that left is told nothing."""
-        task = asyncio.current_task()
-        assert task is not None
-        if not (self._closing.is_ending and self._has_client):
-            raise asyncio.CancelledError
-        task.uncancel()
-        return Overloaded("The server is shutting down. Please retry.", retry_after_s=5.0)
+    def _note(self, event: Event) -> None:
+        self._moved_at = self._clock()
+        if isinstance(event, Started):
+            self._started = event
 
-    async def _attended(self, send: Send, work: Coroutine[None, None, Value], blank: bytes) -> Value:
-        """Do the work in this very task, for a task more at each event is what a stream would cost most.
+    @property
+    def _keep_alive(self) -> bytes:
+        return self._exchange.keep_alive if self._exchange.is_stream else b"\n"
 
-        Whenever nothing was written for long, `blank` is. Raises RequestTimedOut when the events stop coming, and
-        TimeoutError when the client does not read.
-        """
-        loop, task = asyncio.get_running_loop(), asyncio.current_task()
-        assert task is not None
-        watching: list[asyncio.Task[None]] = []
-        begun = loop.call_later(
-            self._settings.keep_alive_s,
-            lambda: watching.append(loop.create_task(self._watch(send, blank, task))),
-        )
-        try:
-            return await work
-        except asyncio.CancelledError:
-            if self._fault is None:
-                raise
-            task.uncancel()
-            raise self._fault from None
-        finally:
-            begun.cancel()
-            for watch in watching:
-                watch.cancel()
-                await asyncio.gather(watch, return_exceptions=True)
+    async def _write(self, data: bytes, *, is_last: bool = False) -> None:
+        if self._blank is not None:
+            await asyncio.wait({self._blank})  # what is sent to keep the client does not get in between
+            self._blank = None
+        await self._put(data, is_last=is_last)
 
-    async def _watch(self, send: Send, blank: bytes, work: asyncio.Task[Any]) -> None:  # Any: whatever it returns
-        keep_alive_s = self._settings.keep_alive_s
-        try:
-            while True:
-                left_s = self._sent_at + keep_alive_s - self._clock()
-                if left_s > 0:
-                    await asyncio.sleep(left_s)
-                elif self._writing.locked():  # the client does not read; there is a time limit on that already
-                    await asyncio.sleep(keep_alive_s)
-                else:
-                    self._events.check_progress()
-                    await self._write(send, blank)
-        except (DeepserveError, TimeoutError) as fault:
-            self._fault = fault
-            work.cancel()
-
-    async def _write(self, send: Send, data: bytes, *, is_last: bool = False) -> None:
-        """Send the headers when they have not been sent, then data. A client that does not read loses the answer."""
-        async with self._writing, asyncio.timeout(self._settings.limits.send_timeout_s):
-            if not self._has_begun:
-                self._has_begun = True
-                headers = self._headers + self._kind_headers(len(data) if is_last else None)
-                await send({"type": "http.response.start", "status": 200, "headers": headers})
-            await send({"type": "http.response.body", "body": data, "more_body": not is_last})
-        self._sent_at = self._clock()
+    async def _put(self, data: bytes, *, is_last: bool = False) -> None:
+        """Send the headers when they have not been sent, then data."""
+        self._is_sending, self._sent_at = True, self._clock()
+        if not self._has_begun:
+            self._has_begun = True
+            headers = self._headers + self._kind_headers(len(data) if is_last else None)
+            await self._send({"type": "http.response.start", "status": 200, "headers": headers})
+        await self._send({"type": "http.response.body", "body": data, "more_body": not is_last})
+        self._is_sending, self._sent_at = False, self._clock()
 
     def _kind_headers(self, num_bytes: int | None) -> HeaderList:
-        started = self._events.started
+        started = self._started
         served_by = self._served_by if started is None else started.served_by.label
         past = (None if started is None else started.past_reasoning) or self._exchange.past_reasoning
         headers = answer_headers(served_by, past, () if started is None else started.relaxed)
@@ -261,35 +279,6 @@ class Delivery:
             if num_bytes is not None:
                 headers.append((b"content-length", str(num_bytes).encode()))
         return headers
-
-
-class _Watched:
-    """The gateway's events, with the time since the last one. started: the first event, once it has come."""
-
-    def __init__(self, events: AsyncGenerator[Event], clock: Callable[[], float], limit_s: float) -> None:
-        self._events = events
-        self._clock = clock
-        self._limit_s = limit_s
-        self._moved_at = clock()
-        self.started: Started | None = None
-
-    def __aiter__(self) -> _Watched:
-        return self
-
-    async def __anext__(self) -> Event:
-        event = await anext(self._events)
-        self._moved_at = self._clock()
-        if isinstance(event, Started):
-            self.started = event
-        return event
-
-    def check_progress(self) -> None:
-        """Raises RequestTimedOut."""
-        if self._clock() - self._moved_at >= self._limit_s:
-            raise RequestTimedOut(f"The answer made no progress for {self._limit_s:g} seconds and was given up.")
-
-    async def aclose(self) -> None:
-        await self._events.aclose()
 
 
 async def _until_gone(receive: Receive) -> None:
