@@ -18,6 +18,7 @@ from deepserve.grammar.growth import growth_tokens, has_free_strings
 from deepserve.grammar.json_schema import json_grammar
 from deepserve.grammar.matcher import Matcher
 from deepserve.grammar.nesting_rule import Nesting
+from deepserve.grammar.number_rule import Numbers
 from deepserve.grammar.raw_text import choice_terminal, literal, whole_terminal
 from deepserve.grammar.shortest import Shortest, TokenKinds
 from deepserve.grammar.tool_calls import CallMarkup, call_grammar
@@ -126,7 +127,7 @@ class CompiledForm:
             inner,
             self._renew,
             mask_bytes=self.vocabulary.mask_bytes,
-            numbers=self._kinds.numbers if self._has_json else None,
+            numbers=Numbers(self._kinds.numbers) if self._has_json else None,
             nesting=Nesting(self._kinds.nesting) if self._has_json else None,
         )
         matcher.consume(self._openings[entry])

@@ -35,7 +35,8 @@ _MOST_BLANKS: Final = 3
 _PLAIN: Final = re.compile(rb"[ !#-;=-\[\]-~]+")
 """Text within a string that begins nothing: no quotation mark, escape, tag or part of a character."""
 _TEXT_GROWTH: Final = 2
-"""Plain text lengthens the shortest answer by itself, and perhaps its end is cut into tokens otherwise."""
+"""Plain text lengthens the shortest answer by itself, and perhaps its end is cut into tokens otherwise. So do digits
+behind a digit: what the rest of a number may need was counted with its first."""
 
 _HOPELESS_TOKENS: Final = 8
 _HOPELESS_SHARE: Final = 16
@@ -89,6 +90,8 @@ class AnswerGuide:
         self._slack = 0  # tokens that the shortest completion can gain before it has to be looked for again
         self._is_in_string = False  # where the last mask stands
         self._is_after_text = False  # the last token was plain text in a string
+        self._is_after_digit = False
+        self._is_in_digits = False  # the last token was digits behind a digit
         if rules.beginning == "calls":
             self._enter_form("block")
         elif rules.beginning == "answer":
@@ -128,8 +131,8 @@ class AnswerGuide:
         return token
 
     def forced(self) -> Sequence[int]:
-        if not self._rules.skips_ahead or (self._is_after_text and self._plan is None):
-            return ()  # within a string there is nearly always a choice, and asking costs as much as a mask
+        if not self._rules.skips_ahead or ((self._is_after_text or self._is_in_digits) and self._plan is None):
+            return ()  # within strings and numbers there is nearly always a choice, and asking costs as much as a mask
         found: list[int] = []
         while self._left > 0:
             if self._phase == "thinking" and self._thinking_left <= 0:
@@ -219,7 +222,7 @@ class AnswerGuide:
             for token in step:
                 self._step(token)
             return step
-        if self._is_after_text:
+        if self._is_after_text or self._is_in_digits:
             return []
         step = self._matcher.forced()
         if not step and self._matcher.is_complete():
@@ -265,6 +268,8 @@ class AnswerGuide:
         assert self._matcher is not None
         self._is_after_text = self._is_in_string and token in self._masks.plain
         self._is_in_string = False
+        self._is_in_digits = self._is_after_digit and token in self._masks.digits
+        self._is_after_digit = token in self._masks.digit_ends
         self._slack -= self._growth(is_forced=is_forced)
         if token in self._vocabulary.stop_ids:
             self._phase = "ended"  # the library takes no more tokens once nothing can follow
@@ -278,7 +283,7 @@ class AnswerGuide:
         assert self._compiled is not None
         if is_forced:
             return 1
-        is_text = self._is_after_text and self._compiled.has_free_strings
+        is_text = self._is_in_digits or (self._is_after_text and self._compiled.has_free_strings)
         return _TEXT_GROWTH if is_text else self._compiled.growth_tokens
 
     def _completion(self) -> list[int] | None:
@@ -333,6 +338,10 @@ class _Masks:
         }
         self.plain = frozenset(
             token for token in vocabulary.plain_ids if _PLAIN.fullmatch(vocabulary.token_bytes[token])
+        )
+        self.digits = frozenset(token for token in vocabulary.plain_ids if vocabulary.token_bytes[token].isdigit())
+        self.digit_ends = frozenset(
+            token for token in vocabulary.plain_ids if vocabulary.token_bytes[token][-1:].isdigit()
         )
         self._marks = marks
         self._thinking: dict[tuple[int, bool], bytes] = {}

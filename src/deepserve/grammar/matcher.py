@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final
 
 from deepserve.core.errors import EngineFailure
 from deepserve.grammar.nesting_rule import Nesting
-from deepserve.grammar.number_rule import NumberRule
+from deepserve.grammar.number_rule import Numbers
 
 if TYPE_CHECKING:
     from llguidance import LLMatcher
@@ -33,7 +33,7 @@ class Matcher:
         start: Callable[[], LLMatcher],
         *,
         mask_bytes: int,
-        numbers: NumberRule | None = None,
+        numbers: Numbers | None = None,
         nesting: Nesting | None = None,
         tokens: Sequence[int] = (),
     ) -> None:
@@ -52,7 +52,7 @@ class Matcher:
             inner,
             self._start,
             mask_bytes=self._mask_bytes,
-            numbers=self._numbers,
+            numbers=self._numbers.copy() if self._numbers is not None else None,
             nesting=self._nesting.copy() if self._nesting is not None else None,
             tokens=self._tokens,
         )
@@ -62,11 +62,7 @@ class Matcher:
 
     def consume(self, tokens: Sequence[int]) -> None:
         self._catch_up()
-        if not self._inner.consume_tokens(list(tokens)):
-            self._start_anew()
-            if not self._inner.consume_tokens(list(tokens)):
-                self._fail()
-        self._tokens += tokens
+        self._read(list(tokens))
 
     def undo(self, num_tokens: int) -> None:
         """Go back to where so many tokens were not consumed yet."""
@@ -74,6 +70,8 @@ class Matcher:
         if not self._inner.rollback(num_tokens):
             self._fail()
         del self._tokens[len(self._tokens) - num_tokens :]
+        if self._numbers is not None:
+            self._numbers.undo(len(self._tokens))
         if self._nesting is not None:
             self._nesting.undo(len(self._tokens), num_tokens)
 
@@ -123,7 +121,14 @@ class Matcher:
     def _catch_up(self) -> None:
         if self._unread:
             unread, self._unread = self._unread, []
-            self.consume(unread)
+            self._read(unread)
+
+    def _read(self, tokens: list[int]) -> None:
+        if not self._inner.consume_tokens(tokens):
+            self._start_anew()
+            if not self._inner.consume_tokens(tokens):
+                self._fail()
+        self._tokens += tokens
 
     def _start_anew(self) -> None:
         if _USED_UP not in self._inner.get_error():
