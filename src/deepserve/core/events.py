@@ -12,6 +12,7 @@ from typing import Literal
 
 import msgspec
 
+from deepserve.core.allowance import Allowance
 from deepserve.core.attempt import FailedAttempt as FailedAttempt
 from deepserve.core.cost import Cost
 from deepserve.core.errors import DeepserveError
@@ -110,6 +111,7 @@ class Started(msgspec.Struct, frozen=True, kw_only=True):
     route           which rule chose the model, where the server chose it
     model           canonical id of the model that answers, where it is not the one that was asked for
     earlier         attempts that failed before this one
+    allowance       what the limits of the key leave; None where it has none
     """
 
     served_by: ServedBy
@@ -120,6 +122,7 @@ class Started(msgspec.Struct, frozen=True, kw_only=True):
     route: str | None = None
     model: str | None = None
     earlier: tuple[FailedAttempt, ...] = ()
+    allowance: Allowance | None = None
 
 
 class BlockOpened(msgspec.Struct, frozen=True, kw_only=True):
