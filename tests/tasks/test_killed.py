@@ -31,7 +31,8 @@ async def worker(
 ) -> AsyncIterator[asyncio.subprocess.Process]:
     """Killed at the end of the block, without a chance to tidy up."""
     process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "tests.tasks.worker_process", str(state_dir), receiver.host, mode, str(num_tasks)),
+        *(sys.executable, "-m", "tests.tasks.worker_process", str(state_dir)),
+        *(receiver.host, mode, str(num_tasks), "", "30"),
         stdout=subprocess.PIPE,
     )
     try:

@@ -1,6 +1,7 @@
-"""A process that accepts tasks and works on them until it is killed. Run by test_killed.py.
+"""A process that accepts tasks and works on them until it is killed. Run by test_killed.py and test_replicas.py.
 
-Arguments: the state directory, the receiver's host, `hold` or `go on`, and how many tasks to accept.
+Arguments: the state directory or a database's address, the receiver's host, `hold` or `go on`, how many tasks to
+accept, what their ids begin with, and after how many seconds others take over from it.
 Prints one word when all tasks are accepted, then one for each task that begins.
 """
 
@@ -11,14 +12,16 @@ import sys
 from datetime import UTC, datetime
 from pathlib import Path
 
+from deepserve.config import TaskLimits
 from deepserve.core.errors import DeepserveError
 from deepserve.core.task import NewTask, TaskState
 from deepserve.core.tenant import LOCAL_TENANT
 from deepserve.outgoing.addresses import AddressPolicy
 from deepserve.outgoing.client import OutgoingClient
-from deepserve.store.database import open_database
+from deepserve.store.database import Place, open_database
 from deepserve.tasks.retries import RetrySchedule
 from deepserve.tasks.runner import TaskRunner
+from deepserve.tasks.webhooks import WebhookLimits
 
 
 def say(word: str) -> None:
@@ -40,20 +43,25 @@ class Worker:
         return error.code.encode()
 
 
-async def main(state_dir: Path, host: str, mode: str, num_tasks: int) -> None:
+async def main(place: Place, host: str, mode: str, num_tasks: int, prefix: str, lease_s: float) -> None:
     client = OutgoingClient(AddressPolicy(allowed_hosts=frozenset((host,))), user_agent="deepserve-test")
     runner = TaskRunner(
-        open_database(state_dir), client, state_dir=state_dir, schedule=RetrySchedule(delays_s=(0.0,) * 8)
+        open_database(place),
+        client,
+        state_dir=place if isinstance(place, Path) else None,
+        limits=TaskLimits(lease_s=lease_s),
+        schedule=RetrySchedule(delays_s=(0.0,) * 8),
+        webhook_limits=WebhookLimits(lease_s=lease_s, rescan_s=lease_s / 2),
     )
     runner.register("work", Worker(holds=mode == "hold"))
     await runner.start()
     for number in range(num_tasks):
         await runner.submit(
             NewTask(
-                id=str(number),
+                id=f"{prefix}{number}",
                 kind="work",
                 tenant=LOCAL_TENANT,
-                body=f"task {number}".encode(),
+                body=f"task {prefix}{number}".encode(),
                 arrived_at=datetime.now(UTC),
                 keep_s=3600,
                 webhook_url=f"http://{host}/",
@@ -64,4 +72,6 @@ async def main(state_dir: Path, host: str, mode: str, num_tasks: int) -> None:
 
 
 if __name__ == "__main__":
-    asyncio.run(main(Path(sys.argv[1]), sys.argv[2], sys.argv[3], int(sys.argv[4])))
+    where, receiver, mode, num_tasks, prefix, lease_s = sys.argv[1:]
+    place: Place = where if where.startswith("postgresql://") else Path(where)
+    asyncio.run(main(place, receiver, mode, int(num_tasks), prefix, float(lease_s)))

@@ -33,9 +33,6 @@ Key = TypeVar("Key")
 
 _log = logging.getLogger(__name__)
 
-_LEASE_S = 60.0
-"""Longer than an attempt can take."""
-
 _AFTER_FAULT_S = 5.0
 """Until the next look at a delivery that met a fault of our own, such as a full disk."""
 
@@ -47,6 +44,7 @@ _ERROR_CHARACTERS = 64
 class WebhookLimits(msgspec.Struct, frozen=True, kw_only=True):
     """max_failures_in_row  after so many, a host is tried once in quarantine_s only
     rescan_s             how often the database is asked for what others have put there
+    lease_s              nobody else makes an attempt meanwhile; longer than one can take
     """
 
     max_in_flight: int = 32
@@ -55,6 +53,7 @@ class WebhookLimits(msgspec.Struct, frozen=True, kw_only=True):
     max_failures_in_row: int = 10
     quarantine_s: float = 60.0
     rescan_s: float = 15.0
+    lease_s: float = 60.0
     outgoing: OutgoingLimits = OutgoingLimits()
 
 
@@ -247,7 +246,7 @@ class WebhookSender:
 
     async def _deliver(self, pending: PendingDelivery, queue: _Queue) -> None:
         delivery = await self._thread.run(
-            self._store.claim, pending.id, owner=self._owner, now=self._now(), lease_s=_LEASE_S
+            self._store.claim, pending.id, owner=self._owner, now=self._now(), lease_s=self._limits.lease_s
         )
         if delivery is None:  # ended, or another server is at it
             self._forget(pending)
