@@ -72,7 +72,7 @@ def open_upstream(
             upstream=upstream,
             provider=provider,
             key=_key(provider, upstream, os.environ if environment is None else environment),
-            limits=_limits(upstream),
+            limits=upstream_limits(upstream),
             policy=_policy(provider, settings, is_usual=provider.base_url == row.base_url),
             settings=settings,
         )
@@ -102,7 +102,8 @@ def _key(provider: Provider, upstream: UpstreamSettings, environment: Mapping[st
     return key
 
 
-def _limits(upstream: UpstreamSettings) -> UpstreamLimits:
+def upstream_limits(upstream: UpstreamSettings) -> UpstreamLimits:
+    """The usual ones, but for what the operator says."""
     wanted = {name: getattr(upstream, name) for name in ("connect_s", "first_event_s", "idle_s", "num_retries")}
     return UpstreamLimits(**{name: value for name, value in wanted.items() if value is not None})
 

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import assert_never
 
-import msgspec
-
 from deepserve.backends.backend import Backend
-from deepserve.catalog.providers import read_upstream
 from deepserve.config import CheckPolicy, Settings
 from deepserve.core.errors import ConfigurationError
 from deepserve.engine.options import Progress
@@ -31,15 +29,21 @@ def select_backend(settings: Settings, progress: Progress | None = None, *, turn
             # Scripts are exact unless somebody asks: they are there to send every kind of answer, wrong ones too.
             return _checked(ScriptedBackend.load(settings), settings, default="off")
         case "upstream":
-            from deepserve.backends.kinds import open_upstream
+            from deepserve.backends.fleet.opening import open_fleet
 
-            assert settings.upstream is not None
-            upstream = msgspec.structs.replace(
-                read_upstream(settings.upstream), key_file=settings.upstream_key_file, models=settings.upstream_models
-            )
-            return _checked(open_upstream(upstream, settings), settings, default="retry")
+            def engine() -> Backend:
+                from deepserve.backends.embedded import EmbeddedBackend
+
+                return EmbeddedBackend.load(settings, progress, turns=turns)
+
+            return open_fleet(settings, guard=guard_of(settings), engine=engine)
         case _:
             assert_never(settings.backend)
+
+
+def guard_of(settings: Settings) -> Callable[[Backend], Backend]:
+    """What stands in front of each upstream, by these settings."""
+    return lambda backend: _checked(backend, settings, default="retry")
 
 
 def _checked(backend: Backend, settings: Settings, *, default: CheckPolicy) -> Backend:

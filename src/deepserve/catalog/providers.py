@@ -8,7 +8,7 @@ from importlib import resources
 
 import msgspec
 
-from deepserve.config import UpstreamSettings
+from deepserve.config import EMBEDDED, UpstreamSettings
 from deepserve.core.errors import ConfigurationError
 
 GENERIC = "openai"
@@ -71,6 +71,8 @@ def find_provider(wanted: str, providers: Mapping[str, Provider]) -> Provider:
 
 def read_upstream(wanted: str, *, taken: Collection[str] = ()) -> UpstreamSettings:
     """What an operator means by one word, as settings. taken: ids of others. Raises ConfigurationError."""
+    if wanted.strip().lower() == EMBEDDED and EMBEDDED not in taken:
+        return UpstreamSettings(id=EMBEDDED, kind=EMBEDDED)
     providers = load_providers()
     found = find_provider(wanted, providers)
     number, id_ = 1, found.id

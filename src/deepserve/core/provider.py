@@ -22,10 +22,30 @@ class ServedBy(msgspec.Struct, frozen=True, kw_only=True):
         return f"{self.provider}/{self.model}"
 
 
+class Endpoint(msgspec.Struct, frozen=True, kw_only=True):
+    """One of several who may answer for a model.
+
+    provider       as in `ServedBy`
+    kind           whose prices hold there: an id of the price table, where it has one
+    names          under which clients may ask for it, in lower case
+    is_own         it runs on the operator's own machines
+    region         where it processes prompts; None: nobody has said
+    collects_data  it may keep prompts, or train on them
+    """
+
+    provider: str
+    kind: str
+    names: tuple[str, ...]
+    is_own: bool
+    region: str | None
+    collects_data: bool
+
+
 class ServedModel(msgspec.Struct, frozen=True, kw_only=True):
     """A model id clients may ask for, and what stands behind it on this server. Limits in tokens.
 
     counts_by_estimate  prompt tokens are estimated when they are asked for, because the tokenizer is elsewhere
+    endpoints           who may answer, in the order in which they are asked; empty: one back end, whose `served_by` says it
     """
 
     id: str
@@ -39,3 +59,4 @@ class ServedModel(msgspec.Struct, frozen=True, kw_only=True):
     output_modalities: tuple[str, ...] = ("text",)
     note: str = ""
     counts_by_estimate: bool = False
+    endpoints: tuple[Endpoint, ...] = ()

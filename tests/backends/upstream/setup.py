@@ -11,9 +11,12 @@ from typing import Any
 
 import msgspec
 
+from deepserve.backends.fleet.fleet import FleetBackend
+from deepserve.backends.fleet.member import Member
 from deepserve.backends.upstream.backend import UpstreamBackend
 from deepserve.backends.upstream.limits import UpstreamLimits
 from deepserve.catalog.providers import load_providers
+from deepserve.config import UpstreamSettings
 from deepserve.core.events import Event
 from deepserve.core.messages import Message, Text
 from deepserve.core.request import Request, RequestId
@@ -46,13 +49,15 @@ def request(**fields: Any) -> Request:  # Any: fields of Request
 
 
 class Pauses:
-    """Takes the place of sleeping."""
+    """Takes the place of sleeping, and of the clock."""
 
     def __init__(self) -> None:
         self.seconds: list[float] = []
+        self.clock = 1000.0
 
     async def __call__(self, seconds: float) -> None:
         self.seconds.append(seconds)
+        self.clock += seconds
 
 
 @asynccontextmanager
@@ -64,8 +69,8 @@ async def upstream(
     key: str | None = KEY,
     sleep: Pauses | None = None,
     learns_models: bool = False,
-) -> AsyncIterator[UpstreamBackend]:
-    """address: `host:port`."""
+) -> AsyncIterator[FleetBackend]:
+    """A fleet of one. address: `host:port`."""
     row = msgspec.structs.replace(load_providers()[provider], base_url=f"http://{address}/v1", title="Upstream")
     client = OriginClient(
         f"http://{address}/v1",
@@ -74,22 +79,25 @@ async def upstream(
         connect_s=limits.connect_s,
         max_bytes=limits.answer_bytes,
     )
+    pauses = sleep or Pauses()
     backend = UpstreamBackend(
         row,
         client=client,
         key=key,
         limits=limits,
         learns_models=learns_models,
-        sleep=sleep or Pauses(),
-        jitter=lambda: 0.5,
         now=lambda: ARRIVED_AT,
         call_id=lambda number: f"minted_{number}",
     )
-    await backend.start()
+    member = Member(
+        provider, backend, kind=provider, upstream=UpstreamSettings(id=provider, kind=provider), limits=limits
+    )
+    fleet = FleetBackend([member], sleep=pauses, jitter=lambda: 0.5, clock=lambda: pauses.clock, now=lambda: ARRIVED_AT)
+    await fleet.start()
     try:
-        yield backend
+        yield fleet
     finally:
-        await backend.close()
+        await fleet.close()
 
 
 async def events_from(*answers: bytes | Respond, asked: Request | None = None, **options: Any) -> list[Event]:

@@ -13,9 +13,9 @@ from deepserve.backends.backend import Backend
 from deepserve.backends.kinds import KINDS
 from deepserve.backends.kinds import open_upstream as open_one
 from deepserve.backends.selection import select_backend
-from deepserve.backends.upstream.backend import upstream_user
 from deepserve.backends.upstream.estimate import estimate_prompt_tokens, estimate_tokens
 from deepserve.backends.upstream.plain_request import plain_request
+from deepserve.backends.upstream.users import upstream_user
 from deepserve.catalog.providers import load_providers, read_upstream
 from deepserve.config import Settings
 from deepserve.core.errors import BackendFailure, ConfigurationError

@@ -3,27 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import logging
-import random
-from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, Callable, Mapping
 from datetime import UTC, datetime
 
-from deepserve.backends.upstream.caller import NotAnswered, UpstreamCaller
+from deepserve.backends.upstream.caller import UpstreamCaller
 from deepserve.backends.upstream.estimate import estimate_prompt_tokens
 from deepserve.backends.upstream.limits import UpstreamLimits
-from deepserve.backends.upstream.plain_request import plain_request
-from deepserve.backends.upstream.retries import pause_s
 from deepserve.catalog.providers import Provider
 from deepserve.core.errors import BackendFailure, DeepserveError
 from deepserve.core.events import Event
 from deepserve.core.provider import ServedBy, ServedModel
 from deepserve.core.request import Request
-from deepserve.core.tenant import LOCAL_TENANT
 from deepserve.dialects.chat.upstream_flavour import UPSTREAM_FLAVOURS
 from deepserve.dialects.chat.upstream_models import ListedModel, decode_models
-from deepserve.dialects.chat.upstream_request import encode_upstream_request
 from deepserve.outgoing.errors import OutgoingError
 from deepserve.outgoing.origin_client import OriginClient
 from deepserve.prompt.decoder import mint_call_id
@@ -40,7 +33,7 @@ class UpstreamBackend:
     client  calls the provider's address
     key     is sent there and nowhere else, and never told to anybody
     learns_models  ask it at start how large its models are, and who answers there
-    sleep, jitter, now  where time and chance come from, so that tests can hold them
+    now, call_id  where time and chance come from, so that tests can hold them
     """
 
     def __init__(
@@ -51,8 +44,6 @@ class UpstreamBackend:
         key: str | None,
         limits: UpstreamLimits | None = None,
         learns_models: bool = False,
-        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
-        jitter: Callable[[], float] = random.random,
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
         call_id: Callable[[int], str] = mint_call_id,
     ) -> None:
@@ -62,11 +53,8 @@ class UpstreamBackend:
         self._limits = limits or UpstreamLimits()
         self._learns_models = learns_models
         self._listed: Mapping[str, ListedModel] = {}
-        self._sleep = sleep
-        self._jitter = jitter
         self._caller = UpstreamCaller(provider, client=client, key=key, limits=self._limits, now=now, call_id=call_id)
         self._is_ready = False
-        self._counts = dict.fromkeys(("running", "requests", "retries", "failures"), 0)
 
     def models(self) -> tuple[ServedModel, ...]:
         return tuple(self._served(model_id, name) for model_id, name in self._provider.models.items())
@@ -118,47 +106,13 @@ class UpstreamBackend:
         return False
 
     def gauges(self) -> Mapping[str, float]:
-        return {f"upstream_{name}": float(count) for name, count in self._counts.items()}
+        """The fleet counts."""
+        return {}
 
     async def count(self, request: Request) -> int:
         """An estimate, which `models` says."""
         return estimate_prompt_tokens(request)
 
-    async def answer(self, request: Request) -> AsyncGenerator[Event]:
-        asked = encode_upstream_request(
-            plain_request(request),
-            self._flavour,
-            model=self._provider.models[request.model],
-            user=upstream_user(request),
-        )
-        self._counts["running"] += 1
-        try:
-            attempt = 0
-            while True:
-                self._counts["requests"] += 1
-                has_begun = False
-                try:
-                    async with aclosing(self._caller.ask(request, asked)) as events:
-                        async for event in events:
-                            has_begun = True
-                            yield event
-                    return
-                except NotAnswered as failure:
-                    wait_s = None
-                    if failure.may_repeat and not has_begun:
-                        wait_s = pause_s(attempt, failure.retry_after_s, self._limits, jitter=self._jitter)
-                    if wait_s is None:
-                        self._counts["failures"] += 1
-                        raise failure.error from failure
-                attempt += 1
-                self._counts["retries"] += 1
-                await self._sleep(wait_s)
-        finally:
-            self._counts["running"] -= 1
-
-
-def upstream_user(request: Request) -> str | None:
-    """Whose request it is, for the upstream's own isolation: different for each of our tenants, and naming nobody."""
-    if request.tenant == LOCAL_TENANT:
-        return request.user_id
-    return hashlib.sha256(f"{request.tenant.id}\0{request.user_id or ''}".encode()).hexdigest()[:32]
+    def answer(self, request: Request) -> AsyncGenerator[Event]:
+        """Asks once. Who may be asked again, and when, is decided by the fleet that this is a member of."""
+        return self._caller.ask(request)

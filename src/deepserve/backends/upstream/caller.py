@@ -11,16 +11,18 @@ from datetime import datetime
 from deepserve.backends.upstream.account import Account
 from deepserve.backends.upstream.limits import UpstreamLimits
 from deepserve.backends.upstream.patience import Patience
+from deepserve.backends.upstream.plain_request import plain_request
 from deepserve.backends.upstream.retries import REPEATABLE_STATUSES, read_retry_after
+from deepserve.backends.upstream.users import upstream_user
 from deepserve.catalog.providers import Provider
-from deepserve.core.errors import BackendFailure, CapacityError, DeepserveError, RequestTimedOut
+from deepserve.core.errors import BackendFailure, CapacityError, DeepserveError, RequestTimedOut, UnsupportedFeature
 from deepserve.core.events import Event, Failed
 from deepserve.core.provider import ServedBy
 from deepserve.core.request import Request
 from deepserve.dialects.chat.errors import decode_error
 from deepserve.dialects.chat.upstream_answer import AnswerDecoder
 from deepserve.dialects.chat.upstream_flavour import UPSTREAM_FLAVOURS
-from deepserve.dialects.chat.upstream_request import UpstreamRequest
+from deepserve.dialects.chat.upstream_request import UpstreamRequest, encode_upstream_request
 from deepserve.outgoing.errors import AddressRefused, NotConnected, OutgoingError, OutgoingTimedOut
 from deepserve.outgoing.event_stream import EventStreamReader
 from deepserve.outgoing.origin_client import OriginAnswer, OriginClient
@@ -29,16 +31,6 @@ _log = logging.getLogger(__name__)
 
 _STREAM_BEGINNINGS = (b":", b"data:", b"event:", b"id:", b"retry:")
 _MAX_REFUSAL_BYTES = 64 * 1024
-
-
-class NotAnswered(Exception):
-    """An attempt that told nothing. may_repeat: the same request can be made again without harm."""
-
-    def __init__(self, error: DeepserveError, *, may_repeat: bool, retry_after_s: float | None = None) -> None:
-        super().__init__(error.message)
-        self.error = error
-        self.may_repeat = may_repeat
-        self.retry_after_s = retry_after_s
 
 
 class UpstreamCaller:
@@ -62,8 +54,9 @@ class UpstreamCaller:
         self._now = now
         self._call_id = call_id
 
-    async def ask(self, request: Request, asked: UpstreamRequest) -> AsyncGenerator[Event]:
-        """Raises NotAnswered before the first event; afterwards a failure is an event."""
+    async def ask(self, request: Request) -> AsyncGenerator[Event]:
+        """As `Backend.answer`. What is raised says whether the same request may be made again here."""
+        asked = self._encoded(request)
         patience = Patience(self._limits)
         answer = await self._opened(asked, patience)
         try:
@@ -86,11 +79,8 @@ class UpstreamCaller:
             except (DeepserveError, OutgoingError) as raised:
                 error = self._explained(raised)
                 if not decoder.has_begun:
-                    raise NotAnswered(
-                        error,
-                        may_repeat=isinstance(error, CapacityError),
-                        retry_after_s=None,
-                    ) from raised
+                    error.may_repeat = isinstance(error, CapacityError)
+                    raise error from raised
                 # Where all ends were heard, only the usage can be missing.
                 last = decoder.finish(None if decoder.has_all_ends else error)
             else:
@@ -103,6 +93,20 @@ class UpstreamCaller:
         finally:
             answer.close()
 
+    def _encoded(self, request: Request) -> UpstreamRequest:
+        asked = encode_upstream_request(
+            plain_request(request),
+            self._flavour,
+            model=self._provider.models[request.model],
+            user=upstream_user(request),
+        )
+        if asked.left_out and request.provider.require_parameters:
+            raise UnsupportedFeature(
+                f"{self._provider.title} does not take {', '.join(asked.left_out)}.",
+                field="provider.require_parameters",
+            )
+        return asked
+
     async def _opened(self, asked: UpstreamRequest, patience: Patience) -> OriginAnswer:
         headers = {"Content-Type": "application/json", **self.headers("text/event-stream, application/json")}
         try:
@@ -110,15 +114,17 @@ class UpstreamCaller:
                 return await self._client.call(asked.path, body=asked.body, headers=headers)
         except OutgoingError as error:
             _log.warning("%s: %s", self._provider.id, error.message)
-            raise NotAnswered(self._explained(error), may_repeat=isinstance(error, NotConnected)) from error
+            explained = self._explained(error)
+            explained.may_repeat = isinstance(error, NotConnected)
+            raise explained from error
         except TimeoutError as error:
-            raise NotAnswered(self._too_late(), may_repeat=False) from error
+            raise self._too_late() from error
 
     def headers(self, accepted: str) -> dict[str, str]:
         key = {} if self._key is None else {"Authorization": f"Bearer {self._key}"}
         return {"Accept": accepted, **key}
 
-    async def _refusal(self, answer: OriginAnswer) -> NotAnswered:
+    async def _refusal(self, answer: OriginAnswer) -> DeepserveError:
         """Why a status other than 200 came, in words."""
         body = bytearray()
         try:
@@ -131,7 +137,9 @@ class UpstreamCaller:
         error = decode_error(answer.status, bytes(body), title=self._provider.title, retry_after_s=retry_after_s)
         self._hide_key(error)
         _log.warning("%s refused a request with status %d", self._provider.id, answer.status)
-        return NotAnswered(error, may_repeat=answer.status in REPEATABLE_STATUSES, retry_after_s=retry_after_s)
+        error.may_repeat = answer.status in REPEATABLE_STATUSES
+        error.repeat_after_s = retry_after_s
+        return error
 
     async def _events(self, answer: OriginAnswer, decoder: AnswerDecoder, patience: Patience) -> AsyncGenerator[Event]:
         """Everything before the terminal events. Raises OutgoingError, DeepserveError."""
@@ -176,7 +184,7 @@ class UpstreamCaller:
             return decoder.finish()
         except DeepserveError as error:
             self._hide_key(error)
-            raise NotAnswered(error, may_repeat=False) from error
+            raise
 
     async def _drain(self, answer: OriginAnswer) -> None:
         """Read what still comes, so that the connection can be used again; not for long."""

@@ -1,0 +1,139 @@
+"""The fleet that the settings ask for, and what becomes of it when they change."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime
+
+import msgspec
+
+from deepserve.backends.backend import Backend
+from deepserve.backends.fleet.fleet import FleetBackend
+from deepserve.backends.fleet.member import Member
+from deepserve.backends.fleet.wishes import ListPrice, PriceOf
+from deepserve.backends.kinds import open_upstream, upstream_limits
+from deepserve.catalog.price_book import PriceBook
+from deepserve.catalog.prices import VENDOR
+from deepserve.catalog.providers import load_providers, read_upstream
+from deepserve.config import EMBEDDED, Settings, UpstreamSettings
+from deepserve.core.errors import ConfigurationError
+
+Guard = Callable[[Backend], Backend]
+"""Puts what the settings want in front of a back end that does not enforce the form of answers."""
+
+
+def named_upstreams(settings: Settings) -> tuple[UpstreamSettings, ...]:
+    """All that the settings name, the single one of the command line first. Raises ConfigurationError."""
+    others = settings.upstreams
+    if settings.upstream is None:
+        return others
+    wanted = read_upstream(settings.upstream, taken=[one.id for one in others])
+    if wanted.kind == EMBEDDED:
+        return (wanted, *others)
+    return (
+        msgspec.structs.replace(wanted, key_file=settings.upstream_key_file, models=settings.upstream_models),
+        *others,
+    )
+
+
+def needs_engine(settings: Settings) -> bool:
+    """Whether our own engine is one of those who answer."""
+    if settings.backend != "upstream":
+        return settings.backend == "embedded"
+    return any(one.kind == EMBEDDED for one in named_upstreams(settings)) or any(
+        EMBEDDED in chain for chain in settings.chains.values()
+    )
+
+
+def open_fleet(
+    settings: Settings,
+    *,
+    guard: Guard,
+    engine: Callable[[], Backend],
+    environment: Mapping[str, str] | None = None,
+) -> FleetBackend:
+    """Not yet started. engine: our own, made only where it is one of them. Raises SetupError."""
+    return FleetBackend(
+        _members(settings, (), guard=guard, engine=engine, environment=environment),
+        chains=settings.chains,
+        settings=settings.fleet,
+        price_of=_price_of(PriceBook(settings.prices_file)),
+    )
+
+
+async def refit_fleet(
+    fleet: FleetBackend,
+    before: Settings,
+    after: Settings,
+    *,
+    guard: Guard,
+    environment: Mapping[str, str] | None = None,
+) -> None:
+    """The fleet as the new settings want it; members that nothing is said of anew stay, with what is known of them.
+
+    Raises SetupError, and then everything stays as it was. Our own engine cannot come or go while the server runs.
+    """
+    if needs_engine(before) != needs_engine(after):
+        raise ConfigurationError("Our own engine joins or leaves the upstreams only when the server is started again.")
+    is_guarded_alike = (before.answer_checks, before.check_retries) == (after.answer_checks, after.check_retries)
+    kept = [one for one in fleet.members if is_guarded_alike or one.id == EMBEDDED]
+    members = _members(after, kept, guard=guard, engine=_no_engine, environment=environment)
+    await fleet.replace(members, chains=after.chains, settings=after.fleet)
+
+
+def _no_engine() -> Backend:
+    raise ConfigurationError("Our own engine joins the upstreams only when the server is started again.")
+
+
+def _members(
+    settings: Settings,
+    kept: Sequence[Member],
+    *,
+    guard: Guard,
+    engine: Callable[[], Backend],
+    environment: Mapping[str, str] | None,
+) -> list[Member]:
+    upstreams = named_upstreams(settings)
+    if needs_engine(settings) and all(one.kind != EMBEDDED for one in upstreams):
+        upstreams = (*upstreams, UpstreamSettings(id=EMBEDDED, kind=EMBEDDED))
+    if not upstreams:
+        raise ConfigurationError("No upstream is named: say --upstream deepseek, for example.")
+    known = {one.id: one for one in kept}
+    members: list[Member] = []
+    for upstream in upstreams:
+        old = known.get(upstream.id)
+        if upstream.kind == EMBEDDED:
+            members.append(old or Member.embedded(engine()))
+        elif old is not None and old.upstream == upstream:
+            members.append(old)
+        else:
+            members.append(_opened(upstream, settings, guard, environment))
+    return members
+
+
+def _opened(
+    upstream: UpstreamSettings, settings: Settings, guard: Guard, environment: Mapping[str, str] | None
+) -> Member:
+    backend = open_upstream(upstream, settings, environment=environment)
+    row = load_providers()[upstream.kind]
+    collects = row.collects_data if upstream.collects_data is None else upstream.collects_data
+    return Member(
+        upstream.id,
+        guard(backend),
+        kind=upstream.kind,
+        names=(row.title,),
+        upstream=upstream,
+        is_own=upstream.is_self_hosted,
+        region=None if upstream.region is None else upstream.region.lower(),
+        collects_data=not upstream.is_self_hosted if collects is None else collects,
+        max_concurrent=upstream.max_concurrent,
+        limits=upstream_limits(upstream),
+    )
+
+
+def _price_of(prices: PriceBook) -> PriceOf:
+    def price_of(kind: str, model: str, at: datetime) -> ListPrice | None:
+        # What our own engine answers is billed at the vendor's price.
+        return prices.price_at(model, at, provider=VENDOR if kind == EMBEDDED else kind)
+
+    return price_of

@@ -1,0 +1,106 @@
+"""Listens to one answer: whether it has begun, whether it goes on for ever, and what it is worth at its end."""
+
+from __future__ import annotations
+
+import math
+
+import msgspec
+
+from deepserve.backends.fleet.repetition import Repetition
+from deepserve.backends.upstream.estimate import estimate_tokens
+from deepserve.core.errors import BackendFailure, DeepserveError
+from deepserve.core.events import (
+    BlockDelta,
+    BlockOpened,
+    Event,
+    Failed,
+    Finished,
+    ReasoningBlock,
+    ServerToolCallBlock,
+    ServerToolResultBlock,
+    Started,
+    ToolCallBlock,
+    UsageReported,
+)
+from deepserve.core.usage import Usage
+
+_NAMED_BLOCKS = (ToolCallBlock, ServerToolCallBlock, ServerToolResultBlock)
+"""Their opening tells something already."""
+
+
+class AnswerWatch:
+    """`hear` every event. max_repeated: characters that an answer may go on repeating itself; 0: as long as it likes.
+
+    has_content  something of the answer was told
+    is_empty     it ended as if it were complete, and nothing was told
+    error        with which the last result failed
+    """
+
+    def __init__(self, num_results: int, *, max_repeated: int) -> None:
+        self._max_repeated = max_repeated
+        self._repetitions: dict[int, Repetition] = {}
+        self._tokens = 0.0
+        self.open_results = set(range(num_results))
+        self.has_content = False
+        self.is_repetitive = False
+        self.has_finished = False
+        self.error: DeepserveError | None = None
+        self._reported: Usage | None = None
+        self._prompt: Usage | None = None
+        self._only_stopped = True
+        self._thinking: set[int] = set()
+        self._num_characters = [0, 0]  # of traces, and of all else
+
+    def hear(self, event: Event) -> None:
+        """Raises BackendFailure for an answer that does nothing but repeat itself."""
+        if isinstance(event, BlockDelta):
+            text = event.text
+            if text:
+                self.has_content = True
+                self._num_characters[event.result not in self._thinking] += len(text)
+                if self._max_repeated:
+                    self._count(event.result, text)
+        elif isinstance(event, BlockOpened):
+            self._repetitions.pop(event.result, None)
+            (self._thinking.add if isinstance(event.block, ReasoningBlock) else self._thinking.discard)(event.result)
+            if isinstance(event.block, _NAMED_BLOCKS):
+                self.has_content = True
+        elif isinstance(event, Finished):
+            self.open_results.discard(event.result)
+            self.has_finished = True
+            self._only_stopped = self._only_stopped and event.reason == "stop"
+        elif isinstance(event, Failed):
+            self.open_results.discard(event.result)
+            self.error = event.error
+        elif isinstance(event, UsageReported):
+            self._reported = event.usage
+        elif isinstance(event, Started):
+            self._prompt = event.prompt_usage
+
+    def _count(self, result: int, text: str) -> None:
+        repetition = self._repetitions.get(result)
+        if repetition is None:
+            repetition = self._repetitions[result] = Repetition()
+        if repetition.hear(text) and repetition.num_characters >= self._max_repeated:
+            self.is_repetitive = True
+            raise BackendFailure(
+                f"The answer repeated the same text for {repetition.num_characters:,} characters and was ended."
+            )
+
+    @property
+    def is_empty(self) -> bool:
+        return self.has_finished and not self.has_content and self._only_stopped
+
+    @property
+    def usage(self) -> Usage | None:
+        """As far as it was told."""
+        return self._reported or self._prompt
+
+    def estimated_usage(self) -> Usage:
+        """Of an answer that is cut off here, where nothing better was told."""
+        if self._reported is not None:
+            return self._reported
+        reasoning, answer = (math.ceil(estimate_tokens("x") * number) for number in self._num_characters)
+        return msgspec.structs.replace(
+            self._prompt or Usage(), reasoning_tokens=reasoning, answer_tokens=answer, is_estimated=True
+        )
