@@ -20,6 +20,9 @@ from tests.databases import postgres_place as postgres_place
 from tests.databases import postgres_server as postgres_server
 from tests.databases import postgres_tables as postgres_tables
 
+# The settings of whoever runs the tests are none of theirs.
+os.environ["DEEPSERVE_CONFIG"] = os.devnull
+
 MINI_FLASH = Path(package_file).parent / "models" / "mini-flash"
 
 

@@ -22,6 +22,8 @@ Seconds = Annotated[float, msgspec.Meta(gt=0)]
 SecondsOrNone = Annotated[float, msgspec.Meta(ge=0)]
 """0 has a meaning of its own, which the setting says."""
 
+Rate = Annotated[float, msgspec.Meta(gt=0)]
+
 Secret = Annotated[str, msgspec.Meta(extra={"is_secret": True})]
 """Never written into a configuration file, never shown."""
 
@@ -74,7 +76,7 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     headers_timeout_s: Seconds = 10.0
     body_timeout_s: Seconds = 30.0
     body_grace_s: Seconds = 30.0
-    body_bytes_per_s: Seconds = 16 * 1024
+    body_bytes_per_s: Rate = 16_384.0
     send_timeout_s: Seconds = 60.0
 
 
@@ -123,6 +125,17 @@ class SocketLimits(msgspec.Struct, frozen=True, kw_only=True):
     frame_bytes: Positive = 1024 * 1024
     message_bytes: Positive = 32 * 1024 * 1024
     num_tasks: Positive = 100
+
+
+class WaitLimits(msgspec.Struct, frozen=True, kw_only=True):
+    """Bounds on requests that come faster than the limits of their keys allow.
+
+    wait_s           so long one waits for its turn before it is refused; 0: not at all
+    places           so many may wait; a tenant that fills them all loses places to others
+    """
+
+    wait_s: SecondsOrNone = 10.0
+    places: Count = 1000
 
 
 class ToolLimits(msgspec.Struct, frozen=True, kw_only=True):
@@ -377,6 +390,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     limits           what one client may send
     tasks            answers that come later
     sockets          WebSocket connections
+    waiting          requests of keys with limits
     database_limits  use of a PostgreSQL server
     """
 
@@ -406,7 +420,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     disk_cache_bytes: Count = 4 << 30
 
     state_dir: Path | None = None
-    database: Secret | None = None
+    database: str | None = None
     secret_file: Path | None = None
     replay_answers: Count = 1000
     replay_bytes: Count = 64 * 1024 * 1024
@@ -451,6 +465,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     limits: Limits = Limits()
     tasks: TaskLimits = TaskLimits()
     sockets: SocketLimits = SocketLimits()
+    waiting: WaitLimits = WaitLimits()
     database_limits: DatabaseLimits = DatabaseLimits()
 
 
@@ -473,6 +488,19 @@ TABLES: Final = (
 )
 """In the order of the settings. One that is a structure, a mapping or a list of structures is a table of its own name;
 all others stand in these, so that a new one needs no second place."""
+
+
+LIVE: Final = frozenset(
+    (
+        *("api_keys", "api_keys_file", "keep_alive_s", "request_timeout_s", "shutdown_grace_s", "log_level"),
+        *("replay_answers", "replay_bytes", "replay_s", "kept_responses", "kept_responses_bytes", "kept_responses_s"),
+        *("is_strict", "answer_checks", "check_retries", "difficulty", "prices_file"),
+        *("upstream", "upstream_key_file", "upstream_models", "upstreams", "chains", "fleet"),
+        *("outgoing_allowed", "outgoing_http", "tool_limits", "limits", "tasks", "sockets"),
+    )
+)
+"""Settings of which a running server takes a change at once; any other waits for the next start. A name without a dot
+stands for all that is in its table."""
 
 
 def default_state_dir() -> Path:

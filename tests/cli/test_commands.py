@@ -10,7 +10,7 @@ import pytest
 from click.testing import CliRunner
 
 from deepserve.cli import _COMMANDS, main
-from deepserve.cli.settings import disk_cache_option, keep_responses_option, parse_size, parse_weights, settings_from
+from deepserve.cli.settings import parse_size, parse_weights, settings_from, storage_options
 from deepserve.cli.table import format_table
 from deepserve.config import Settings, WeightFormats
 from deepserve.engine.native.shared_library import find_library
@@ -152,15 +152,16 @@ def test_what_is_not_a_size_is_refused_with_an_example(text: str) -> None:
 
 def test_the_disk_cache_can_be_bounded_or_switched_off() -> None:
     @click.command()
-    @disk_cache_option
-    def command(disk_cache_bytes: int | None) -> None:
+    @storage_options
+    def command(disk_cache_bytes: int | None, **_: object) -> None:
         click.echo(repr(disk_cache_bytes))
 
     def value(*arguments: str) -> str:
         return CliRunner().invoke(command, arguments).output.strip()
 
     assert [value(), value("--disk-cache", "0"), value("--disk-cache", "2g")] == ["None", "0", str(2 << 30)]
-    assert Settings().disk_cache_bytes == 4 << 30  # what the help says
+    assert "[default: 4g]" in CliRunner().invoke(command, ["--help"]).output
+    assert Settings().disk_cache_bytes == 4 << 30
 
 
 @pytest.mark.parametrize(
@@ -190,7 +191,7 @@ def test_tables_align_words_left_and_numbers_right() -> None:
 
 def test_days_of_keeping_responses_become_seconds() -> None:
     def keep(*arguments: str) -> Settings:
-        command = click.command()(keep_responses_option(lambda **options: settings_from(**options)))
+        command = click.command()(storage_options(lambda **options: settings_from(**options)))
         settings = command.main(list(arguments), standalone_mode=False)
         assert isinstance(settings, Settings)
         return settings
@@ -198,3 +199,6 @@ def test_days_of_keeping_responses_become_seconds() -> None:
     assert keep().kept_responses_s == 30 * 86_400
     assert keep("--keep-responses", "0.5").kept_responses_s == 43_200
     assert keep("--keep-responses", "0").kept_responses_s == 0
+    assert keep("--keep-responses", "12h").kept_responses_s == 43_200
+    with pytest.raises(click.BadParameter, match="for example 7 or"):
+        keep("--keep-responses", "-1")

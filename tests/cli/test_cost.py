@@ -22,7 +22,7 @@ WORK = ("--input-tokens", "100000", "--output-tokens", "5000", "--hit-ratio", "0
 
 
 def run(*arguments: str) -> tuple[int, str]:
-    result = CliRunner().invoke(main, ["cost", *arguments], env={"DEEPSERVE_PRICES": None})
+    result = CliRunner().invoke(main, ["cost", *arguments], env={"DEEPSERVE_PRICES_FILE": None})
     assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
     return result.exit_code, result.output
 

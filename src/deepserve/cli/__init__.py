@@ -14,6 +14,7 @@ _COMMANDS = {
     "serve": "Answer the DeepSeek V4 API on this machine.",
     "chat": "Talk to the model in this terminal.",
     "models": "List the model ids that are served, and by what.",
+    "config": "Check, show or begin the configuration file.",
     "doctor": "Check what is installed and what would be served.",
     "keys": "Create, list and revoke API keys.",
     "cost": "Say what a piece of work would cost, everywhere.",

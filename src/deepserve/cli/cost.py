@@ -15,7 +15,7 @@ from deepserve.catalog.models import load_models
 from deepserve.catalog.price_book import PriceBook
 from deepserve.catalog.prices import PriceCatalog
 from deepserve.cli.cost_report import CountedFile, compared_text, quoted_text, report_json, shown_instant
-from deepserve.cli.settings import prices_option
+from deepserve.cli.settings import config_option, prices_option, settings_from
 from deepserve.core.errors import UnknownModel
 
 LAUNCH = datetime(2026, 4, 24, tzinfo=UTC)
@@ -73,6 +73,7 @@ def _read_date(_context: click.Context, _parameter: click.Parameter, text: str |
 )
 @click.option("--json", "is_json", is_flag=True, help="Print JSON; amounts are exact, as strings.")
 @prices_option
+@config_option
 def cost(
     file: Any,  # Any: what click opens has no better type
     input_tokens: int | None,
@@ -102,7 +103,7 @@ def cost(
         raise click.UsageError(
             "Say how much work it is: --input-tokens N --output-tokens N, or name a file. --compare needs neither."
         )
-    catalog, now = PriceBook(prices_file).current(), datetime.now(UTC)
+    catalog, now = PriceBook(settings_from(prices_file=prices_file).prices_file).current(), datetime.now(UTC)
     wanted = _known_models(catalog, models)
     _check_providers(catalog, providers)
     counted = None if file is None else _count(file, tokenizer_folder)

@@ -1,177 +1,189 @@
-"""Options that several commands share, turned into Settings."""
+"""Options that several commands share, and the settings that they, the environment and the file make together."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
 from pathlib import Path
-from typing import Any, TypeVar, get_args
+from typing import Any, get_args
 
 import click
 import msgspec
 
-from deepserve.config import EngineName, InstructionSet, Settings, WeightFormat, WeightFormats, default_state_dir
+from deepserve.cli.setting_option import Function, SettingOption, options, setting_option
+from deepserve.config import Settings, WeightFormat, WeightFormats, default_state_dir
+from deepserve.configuration.configuration import FILE_NAME, Configuration, load_configuration
+from deepserve.configuration.environment import FILE_VARIABLE
+from deepserve.configuration.quantities import read_seconds, read_size
 
-Function = TypeVar("Function", bound=Callable[..., Any])  # Any: click passes a command's options by name
+_FILE_KEY = "deepserve.configuration file"
 
-_SIZE_UNITS = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
+MODEL = "What answers"
+ENGINE = "How the engine runs it"
+STORAGE = "What is kept"
+ANSWERS = "How answers are checked, routed and priced"
+
+
+def config_option(function: Function) -> Function:
+    """Names the configuration file, once for each command. Its other options are read in the light of it."""
+    if any(parameter.name == "config" for parameter in getattr(function, "__click_params__", ())):
+        return function
+    return click.option(
+        "--config",
+        metavar="FILE",
+        type=click.Path(path_type=Path, exists=True),
+        expose_value=False,
+        is_eager=True,
+        callback=_remember_file,
+        help=f"Read settings from here. Default: what {FILE_VARIABLE} names, or {FILE_NAME} in your configuration "
+        "folder.",
+    )(function)
+
+
+def _remember_file(context: click.Context, _: click.Parameter, file: Path | None) -> None:
+    if file is not None:
+        context.meta[_FILE_KEY] = file
 
 
 def model_options(function: Function) -> Function:
     """What answers: the back end, the model, and how the engine runs it."""
-    for option in reversed(
-        (
-            click.option(
-                "--backend",
-                type=click.Choice(["embedded", "scripted"]),
-                default="embedded",
-                show_default=True,
-                help="embedded: our V4 engine. scripted: a deterministic fake for testing clients.",
-            ),
-            click.option(
-                "--model",
-                "model_path",
-                metavar="PATH",
-                type=click.Path(path_type=Path, exists=True, file_okay=False),
-                help="A DeepSeek V4 checkpoint folder; by default the small model that ships.",
-            ),
-            click.option(
-                "--profile",
-                type=click.Choice(["0731", "preview", "mini"]),
-                help="Prompt format of the checkpoint, where its name does not tell.",
-            ),
-            click.option(
-                "--script",
-                "script_path",
-                metavar="FILE",
-                type=click.Path(path_type=Path, exists=True, dir_okay=False),
-                help="What the scripted backend answers.",
-            ),
-            click.option(
-                "--cache-memory",
-                "cache_bytes",
-                metavar="SIZE",
-                default="1g",
-                show_default=True,
-                callback=lambda _context, _parameter, value: parse_size(value),
-                help="Memory for sequences and cached prefixes, e.g. 512m or 8g.",
-            ),
-            click.option(
-                "--engine",
-                type=click.Choice(get_args(EngineName)),
-                default="auto",
-                show_default=True,
-                help="native: the core in C++. reference: PyTorch, slower. auto: native where it is installed.",
-            ),
-            click.option(
-                "--weights",
-                metavar="FORMAT",
-                callback=lambda _context, _parameter, value: None if value is None else parse_weights(value),
-                help=(
-                    f"How matrices are kept and multiplied: {', '.join(get_args(WeightFormat))}; for some only: "
-                    "dense=int8,experts=fp4,head=bf16. auto, the default: as the checkpoint stores them."
-                ),
-            ),
-            click.option(
-                "--mapped",
-                "is_mapped",
-                is_flag=True,
-                help="Use the checkpoint's files where they lie; for models that hardly fit into memory. Slower.",
-            ),
-            click.option(
-                "--packed-dir",
-                metavar="PATH",
-                type=click.Path(path_type=Path, file_okay=False),
-                help="Keep the weights here as the engine packs them, for faster starts; as large as the model.",
-            ),
-            click.option(
-                "--isa",
-                type=click.Choice(get_args(InstructionSet)),
-                help="Instruction set to compute with; by default the best this machine has.",
-            ),
-            click.option(
-                "--threads",
-                "num_threads",
-                type=click.IntRange(min=1),
-                help="Compute threads; by default one, and more only for a model large enough to gain by it.",
-            ),
-        )
-    ):
-        function = option(function)
-    return function
+    return options(
+        setting_option(
+            "backend",
+            group=MODEL,
+            metavar="[embedded|scripted]",
+            help="embedded: our V4 engine. scripted: a deterministic fake for testing clients.",
+        ),
+        setting_option(
+            "model_path",
+            "--model",
+            group=MODEL,
+            metavar="PATH",
+            help="A DeepSeek V4 checkpoint folder; by default the small model that ships.",
+        ),
+        setting_option("profile", group=MODEL, help="Prompt format of the checkpoint, where its name does not tell."),
+        setting_option("script_path", "--script", group=MODEL, help="What the scripted backend answers."),
+        setting_option(
+            "engine",
+            group=ENGINE,
+            help="native: the core in C++. reference: PyTorch, slower. auto: native where it is installed.",
+        ),
+        setting_option(
+            "cache_bytes",
+            "--cache-memory",
+            group=ENGINE,
+            help="Memory for sequences and cached prefixes, e.g. 512m or 8g.",
+        ),
+        _weights_option,
+        setting_option(
+            "is_mapped",
+            "--mapped",
+            group=ENGINE,
+            help="Use the checkpoint's files where they lie; for models that hardly fit into memory. Slower.",
+        ),
+        setting_option(
+            "packed_dir",
+            group=ENGINE,
+            help="Keep the weights here as the engine packs them, for faster starts; as large as the model.",
+        ),
+        setting_option(
+            "isa", group=ENGINE, help="Instruction set to compute with; by default the best this machine has."
+        ),
+        setting_option(
+            "num_threads",
+            "--threads",
+            group=ENGINE,
+            help="Compute threads; by default one, and more only for a model large enough to gain by it.",
+        ),
+        config_option,
+    )(function)
+
+
+def _weights_option(function: Function) -> Function:
+    return click.option(
+        "--weights",
+        cls=SettingOption,
+        group=ENGINE,
+        metavar="FORMAT",
+        default=None,
+        callback=lambda _context, _parameter, value: None if value is None else parse_weights(value),
+        help=(
+            f"How matrices are kept and multiplied: {', '.join(get_args(WeightFormat))}; for some only: "
+            "dense=int8,experts=fp4,head=bf16. auto, the default: as the checkpoint stores them."
+        ),
+    )(function)
 
 
 def state_option(function: Function) -> Function:
-    return click.option(
-        "--state-dir",
-        type=click.Path(path_type=Path, file_okay=False),
-        envvar="DEEPSERVE_STATE_DIR",
-        default=default_state_dir,
-        show_default=str(default_state_dir()),
-        help="Where keys and records are kept.",
+    """For commands that look into what a server with the same configuration keeps."""
+    return options(
+        click.option(
+            "--state-dir",
+            metavar="PATH",
+            type=click.Path(path_type=Path, file_okay=False),
+            callback=lambda _context, _parameter, value: settings_from(state_dir=value).state_dir,
+            help=STATE_HELP,
+        ),
+        config_option,
     )(function)
 
 
-def disk_cache_option(function: Function) -> Function:
-    return click.option(
-        "--disk-cache",
-        "disk_cache_bytes",
-        metavar="SIZE",
-        callback=lambda _context, _parameter, value: _parse_disk_cache(value),
-        help="Most that cached prefixes may take in the state directory; 0 keeps none. Default: 4g.",
+STATE_HELP = f"Where keys and records are kept.  [default: as configured, else {default_state_dir()}]"
+
+
+def storage_options(function: Function) -> Function:
+    """Where things are kept, what, and for how long."""
+    return options(
+        setting_option("state_dir", group=STORAGE, help=STATE_HELP),
+        setting_option(
+            "disk_cache_bytes",
+            "--disk-cache",
+            group=STORAGE,
+            help="Most that cached prefixes may take in the state directory; 0 keeps none.",
+        ),
+        setting_option(
+            "kept_turns_s",
+            "--keep-turns",
+            group=STORAGE,
+            metavar="DAYS",
+            read=_read_days,
+            help="Keep turns with tools so long in the state directory, for clients that send no thinking traces back; "
+            "0 keeps none.",
+        ),
+        setting_option(
+            "kept_responses_s",
+            "--keep-responses",
+            group=STORAGE,
+            metavar="DAYS",
+            read=_read_days,
+            help="Keep answers of the Responses API so long in the state directory, for clients that continue them and "
+            "do not say store: false; 0 keeps none.",
+        ),
     )(function)
 
 
-def keep_turns_option(function: Function) -> Function:
-    return click.option(
-        "--keep-turns",
-        "kept_turns_s",
-        metavar="DAYS",
-        type=click.FloatRange(min=0),
-        callback=lambda _context, _parameter, value: None if value is None else value * 86_400,
-        help="Keep turns with tools so long in the state directory, for clients that send no thinking traces back; "
-        "0 keeps none. Default: 7.",
-    )(function)
+prices_option = setting_option(
+    "prices_file",
+    "--prices",
+    group=ANSWERS,
+    help="Your own price table, which goes before the one that ships; a server reads it again when it changes.",
+)
 
 
-def keep_responses_option(function: Function) -> Function:
-    return click.option(
-        "--keep-responses",
-        "kept_responses_s",
-        metavar="DAYS",
-        type=click.FloatRange(min=0),
-        callback=lambda _context, _parameter, value: None if value is None else value * 86_400,
-        help="Keep answers of the Responses API so long in the state directory, for clients that continue them and do "
-        "not say store: false; 0 keeps none. Default: 30.",
-    )(function)
-
-
-def prices_option(function: Function) -> Function:
-    return click.option(
-        "--prices",
-        "prices_file",
-        metavar="FILE",
-        type=click.Path(path_type=Path, exists=True, dir_okay=False),
-        envvar="DEEPSERVE_PRICES",
-        help="Your own price table, which goes before the one that ships; a server reads it again when it changes.",
-    )(function)
-
-
-def _parse_disk_cache(text: str | None) -> int | None:
-    if text is None or text.strip() == "0":
-        return None if text is None else 0
-    return parse_size(text)
+def _read_days(text: str) -> float:
+    """Days, as a number or with another unit. Raises click.BadParameter."""
+    try:
+        seconds = float(text) * 86_400
+    except ValueError:
+        seconds = -1.0 if (read := read_seconds(text)) is None else read
+    if not 0 <= seconds < math.inf:
+        raise click.BadParameter(f"{text!r} is no number of days; write for example 7 or 0.5, or 12h.")
+    return seconds
 
 
 def parse_size(text: str) -> int:
     """`512m` -> bytes; units k, m, g, t of 1024, with or without b."""
-    number, unit = text.strip().lower().removesuffix("ib").removesuffix("b"), ""
-    if number and number[-1] in _SIZE_UNITS:
-        number, unit = number[:-1], number[-1]
-    try:
-        size = int(float(number) * _SIZE_UNITS[unit])
-    except ValueError:
-        size = 0
-    if size <= 0:
+    size = read_size(text)
+    if not size:
         raise click.BadParameter(f"{text!r} is not a size; write for example 512m or 8g.")
     return size
 
@@ -194,6 +206,19 @@ def parse_weights(text: str) -> WeightFormats:
     return msgspec.convert(formats, WeightFormats)
 
 
-def settings_from(**options: Any) -> Settings:  # Any: the options as click hands them over, validated by their types
-    """Build Settings from the options that were given; None leaves the default."""
-    return Settings(**{name: value for name, value in options.items() if value is not None})
+def configuration_from(**given: Any) -> Configuration:  # Any: options as click hands them over
+    """The settings in force, where these options of the running command go before everything else."""
+    return load_configuration(given, file=named_file())
+
+
+def settings_from(**given: Any) -> Settings:  # Any: as above
+    """As `configuration_from`; None among the options means that one is not given."""
+    return configuration_from(**given).settings
+
+
+def named_file() -> Path | None:
+    """What --config of the running command names."""
+    context = click.get_current_context(silent=True)
+    file = None if context is None else context.meta.get(_FILE_KEY)
+    assert file is None or isinstance(file, Path)
+    return file

@@ -3,90 +3,87 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, TypeVar, get_args
 
 import click
 
-from deepserve.config import SearchServiceName
+from deepserve.cli.setting_option import Function, options, setting_option
 
-Function = TypeVar("Function", bound=Callable[..., Any])  # Any: click passes a command's options by name
+_GROUP = "Tools that the server runs for models"
 
 _NAME = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?")
 
 
 def tool_options(function: Function) -> Function:
     """Nothing is searched, fetched or called unless one of these says so."""
-    for option in reversed(
-        (
-            click.option(
-                "--search-folder",
-                "search_folders",
-                metavar="[NAME=]PATH",
-                multiple=True,
-                callback=lambda _context, _parameter, values: name_folders(values) or None,
-                help="Let models search the documents of a folder; may be repeated. Addresses show its name alone.",
-            ),
-            click.option(
-                "--search",
-                "search_service",
-                type=click.Choice(get_args(SearchServiceName)),
-                help="Let models search the web with this service. Keys: BRAVE_SEARCH_API_KEY, TAVILY_API_KEY.",
-            ),
-            click.option(
-                "--search-url", metavar="URL", help="Where the search service is; SearXNG has no other address."
-            ),
-            click.option(
-                "--search-key-file",
-                metavar="FILE",
-                type=click.Path(path_type=Path, exists=True, dir_okay=False),
-                help="Holds the search service's key, in place of the environment.",
-            ),
-            click.option("--fetch", "fetch_pages", is_flag=True, help="Let models read public pages of the web."),
-            click.option(
-                "--fetch-site",
-                "fetch_sites",
-                metavar="DOMAIN",
-                multiple=True,
-                help="Only pages of this site and its subdomains, such as example.com or example.com/docs. Repeatable.",
-            ),
-            click.option(
-                "--fetch-never",
-                "fetch_blocked_sites",
-                metavar="DOMAIN",
-                multiple=True,
-                help="No pages of this site. Repeatable.",
-            ),
-            click.option(
-                "--fetch-any-address",
-                is_flag=True,
-                help="Also addresses that a model makes up itself; a hostile page can use that to carry secrets out.",
-            ),
-            click.option(
-                "--allow-fetch-of",
-                "fetch_allowed",
-                metavar="ADDRESS",
-                multiple=True,
-                help="Read pages at an address that is not public: host:port or a network such as 10.1.0.0/16.",
-            ),
-            click.option("--fetch-over-http", "fetch_http", is_flag=True, help="Read pages without TLS, too."),
-            click.option(
-                "--code",
-                "runs_code",
-                is_flag=True,
-                help="Let models run Python in a sandbox; without one that holds on this machine the tool is missing.",
-            ),
-            click.option(
-                "--mcp-config",
-                metavar="FILE",
-                type=click.Path(path_type=Path, exists=True, dir_okay=False),
-                help="Names the MCP servers whose functions models may call; see docs/server-tools.md.",
-            ),
-        )
-    ):
-        function = option(function)
-    return function
+    return options(
+        setting_option(
+            "search_folders",
+            "--search-folder",
+            group=_GROUP,
+            metavar="[NAME=]PATH",
+            multiple=True,
+            read=name_folders,
+            help="Let models search the documents of a folder; may be repeated. Addresses show its name alone.",
+        ),
+        setting_option(
+            "search_service",
+            "--search",
+            group=_GROUP,
+            help="Let models search the web with this service. Keys: BRAVE_SEARCH_API_KEY, TAVILY_API_KEY.",
+        ),
+        setting_option(
+            "search_url",
+            group=_GROUP,
+            metavar="URL",
+            help="Where the search service is; SearXNG has no other address.",
+        ),
+        setting_option(
+            "search_key_file",
+            group=_GROUP,
+            help="Holds the search service's key, in place of the environment.",
+        ),
+        setting_option("fetch_pages", "--fetch", group=_GROUP, help="Let models read public pages of the web."),
+        setting_option(
+            "fetch_sites",
+            "--fetch-site",
+            group=_GROUP,
+            metavar="DOMAIN",
+            help="Only pages of this site and its subdomains, such as example.com or example.com/docs. Repeatable.",
+        ),
+        setting_option(
+            "fetch_blocked_sites",
+            "--fetch-never",
+            group=_GROUP,
+            metavar="DOMAIN",
+            help="No pages of this site. Repeatable.",
+        ),
+        setting_option(
+            "fetch_any_address",
+            group=_GROUP,
+            help="Also addresses that a model makes up itself; a hostile page can use that to carry secrets out.",
+        ),
+        setting_option(
+            "fetch_allowed",
+            "--allow-fetch-of",
+            group=_GROUP,
+            metavar="ADDRESS",
+            help="Read pages at an address that is not public: host:port or a network such as 10.1.0.0/16.",
+        ),
+        setting_option("fetch_http", "--fetch-over-http", group=_GROUP, help="Read pages without TLS, too."),
+        setting_option(
+            "runs_code",
+            "--code",
+            group=_GROUP,
+            help="Let models run Python in a sandbox; without one that holds on this machine the tool is missing.",
+        ),
+        setting_option(
+            "mcp_config",
+            group=_GROUP,
+            help="Names the MCP servers whose functions models may call; see docs/server-tools.md.",
+        ),
+    )(function)
 
 
 def name_folders(values: Sequence[str]) -> dict[str, Path]:

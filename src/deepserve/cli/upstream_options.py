@@ -2,44 +2,41 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from pathlib import Path
-from typing import Any, TypeVar
+from collections.abc import Sequence
 
 import click
 
-Function = TypeVar("Function", bound=Callable[..., Any])  # Any: click passes a command's options by name
+from deepserve.cli.setting_option import Function, options, setting_option
+
+_GROUP = "Answers from elsewhere"
 
 
 def upstream_options(function: Function) -> Function:
     """Who answers in place of the embedded model."""
-    for option in reversed(
-        (
-            click.option(
-                "--upstream",
-                metavar="NAME|URL|KIND=URL",
-                help="Pass questions on: deepseek, openrouter, deepinfra, …; or any address that speaks Chat "
-                "Completions; or what stands there, as in deepserve=http://10.0.0.7:8000/v1.",
-            ),
-            click.option(
-                "--upstream-key-file",
-                metavar="FILE",
-                type=click.Path(path_type=Path, exists=True, dir_okay=False),
-                help="Holds the upstream's key, in place of the environment (DEEPSEEK_API_KEY, OPENROUTER_API_KEY, …).",
-            ),
-            click.option(
-                "--upstream-model",
-                "upstream_models",
-                metavar="ID=NAME",
-                multiple=True,
-                callback=lambda _context, _parameter, values: name_models(values) or None,
-                help="The upstream's name for a model, as in deepseek-v4-flash=my-flash; only named ones are served. "
-                "Repeatable.",
-            ),
-        )
-    ):
-        function = option(function)
-    return function
+    return options(
+        setting_option(
+            "upstream",
+            group=_GROUP,
+            metavar="NAME|URL|KIND=URL",
+            help="Pass questions on: deepseek, openrouter, deepinfra, …; or any address that speaks Chat Completions; "
+            "or what stands there, as in deepserve=http://10.0.0.7:8000/v1. A configuration file can name several.",
+        ),
+        setting_option(
+            "upstream_key_file",
+            group=_GROUP,
+            help="Holds the upstream's key, in place of the environment (DEEPSEEK_API_KEY, OPENROUTER_API_KEY, …).",
+        ),
+        setting_option(
+            "upstream_models",
+            "--upstream-model",
+            group=_GROUP,
+            metavar="ID=NAME",
+            multiple=True,
+            read=name_models,
+            help="The upstream's name for a model, as in deepseek-v4-flash=my-flash; only named ones are served. "
+            "Repeatable.",
+        ),
+    )(function)
 
 
 def name_models(entries: Sequence[str]) -> dict[str, str]:

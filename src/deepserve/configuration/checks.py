@@ -1,0 +1,86 @@
+"""What types cannot say: settings that contradict each other, and names of things that do not exist."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+
+import msgspec
+
+from deepserve.catalog.models import load_models
+from deepserve.catalog.providers import load_providers
+from deepserve.config import EMBEDDED, Settings
+from deepserve.configuration.declarations import Path
+from deepserve.configuration.problems import unknown_name
+
+
+class Contradiction(msgspec.Struct, frozen=True):
+    """path: of the setting at fault, by its names in `Settings`."""
+
+    path: Path
+    text: str
+
+
+def contradictions(settings: Settings) -> Iterator[Contradiction]:
+    """All of them."""
+    if settings.port and settings.port == settings.runware_port:
+        yield Contradiction(("runware_port",), f"`runware_port` is {settings.port}, as `port` is: choose another.")
+    models = [row.id for row in load_models().models]
+    yield from _unknown_models(("upstream_models",), settings.upstream_models, models)
+    yield from _upstreams(settings, models)
+    yield from _chains(settings, models)
+    if settings.upstream is None:
+        for name in ("upstream_models", "upstream_key_file"):
+            if getattr(settings, name):
+                yield Contradiction((name,), f"`{name}` says something about `upstream`: name it.")
+    if settings.backend == "upstream" and settings.upstream is None and not settings.upstreams:
+        yield Contradiction(
+            ("backend",),
+            "`backend` is upstream, but none is named: set `upstream` (--upstream) or [[upstreams]].",
+        )
+    if settings.search_service == "searxng" and settings.search_url is None:
+        yield Contradiction(
+            ("search_service",), "SearXNG has no address of its own: `search_url` (--search-url) must name it."
+        )
+
+
+def _upstreams(settings: Settings, models: Iterable[str]) -> Iterator[Contradiction]:
+    kinds = load_providers()
+    seen: set[str] = set()
+    for number, upstream in enumerate(settings.upstreams):
+        path: Path = ("upstreams", number)
+        if upstream.id == EMBEDDED:
+            yield Contradiction((*path, "id"), f"{EMBEDDED!r} is our own engine: give this upstream another `id`.")
+        elif not upstream.id.strip():
+            yield Contradiction((*path, "id"), "`id` is empty: give this upstream a name.")
+        elif upstream.id in seen:
+            yield Contradiction((*path, "id"), f"Two upstreams have the id {upstream.id!r}.")
+        seen.add(upstream.id)
+        row = kinds.get(upstream.kind)
+        if row is None:
+            yield Contradiction((*path, "kind"), unknown_name(upstream.kind, kinds, what="kind of upstream"))
+        elif row.base_url is None and upstream.address is None:
+            yield Contradiction(
+                path, f"{upstream.id!r} needs an `address`: {row.title} stands nowhere of its own (http://…/v1)."
+            )
+        yield from _unknown_models((*path, "models"), upstream.models, models)
+
+
+def _chains(settings: Settings, models: Iterable[str]) -> Iterator[Contradiction]:
+    ids = [upstream.id for upstream in settings.upstreams]
+    known = [*ids, EMBEDDED, *([settings.upstream.partition("=")[0]] if settings.upstream else [])]
+    yield from _unknown_models(("chains",), settings.chains, models)
+    for model, chain in settings.chains.items():
+        path: Path = ("chains", model)
+        if not chain:
+            yield Contradiction(path, f"The chain of {model} is empty: name the upstreams that it asks.")
+        for number, name in enumerate(chain):
+            if name not in known:
+                yield Contradiction((*path, number), unknown_name(name, known, what="upstream"))
+            elif name in chain[:number]:
+                yield Contradiction((*path, number), f"The chain of {model} names {name!r} twice.")
+
+
+def _unknown_models(path: Path, given: Mapping[str, object], known: Iterable[str]) -> Iterator[Contradiction]:
+    for name in given:
+        if name not in known:
+            yield Contradiction((*path, name), unknown_name(name, known, what="model of this server"))
