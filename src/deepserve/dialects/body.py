@@ -6,7 +6,7 @@ Shared by the dialects that speak JSON. It knows nothing of any dialect's fields
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import msgspec
 
@@ -67,18 +67,29 @@ def at_offset(raw: bytes, offset: int) -> str:
 
 def _check_size(raw: bytes, limits: Limits) -> int:
     """Refuse bodies that are costly to decode; return the number of keys in all objects together."""
-    most_strings = 2 * limits.json_members
-    bones, num_strings = _STRING.subn(b'""', raw, count=most_strings + 1)
-    if num_strings > most_strings:
-        raise _too_many(limits)
-    if bones.count(b",") + bones.count(b"{") + bones.count(b"[") > limits.json_members:
+    bones = _without_strings(raw, limits)
+    num_opened = bones.count(b"{") + bones.count(b"[")
+    if bones.count(b",") + num_opened > limits.json_members:
         raise _too_many(limits)
     depth = 0
-    for bracket in _BRACKET.finditer(bones):
+    for bracket in _BRACKET.finditer(bones) if num_opened > limits.json_depth else ():
         depth += 1 if bracket.group() in b"[{" else -1
         if depth > limits.json_depth:
             raise MalformedBody(f"the JSON is nested deeper than {limits.json_depth} levels")
     return bones.count(b":")
+
+
+def _without_strings(raw: bytes, limits: Limits) -> bytes:
+    """What stands between the strings. Raises MalformedBody where they are too many."""
+    most_strings = 2 * limits.json_members
+    if b"\\" in raw:
+        bones, num_strings = _STRING.subn(b"", raw, count=most_strings + 1)
+    else:  # no quote is escaped: nothing has to be looked at letter by letter
+        parts = raw.split(b'"', 2 * most_strings + 1)
+        bones, num_strings = b"".join(parts[::2]), len(parts) // 2
+    if num_strings > most_strings:
+        raise _too_many(limits)
+    return bones
 
 
 def _too_many(limits: Limits) -> MalformedBody:
@@ -101,13 +112,17 @@ def _not_json(raw: bytes, error: msgspec.DecodeError) -> MalformedBody:
 
 
 def _count_keys(value: Json) -> int:
-    match value:
-        case dict():
-            return len(value) + sum(_count_keys(item) for item in value.values() if isinstance(item, (dict, list)))
-        case list():
-            return sum(_count_keys(item) for item in value if isinstance(item, (dict, list)))
-        case _:
-            return 0
+    """Of all objects together."""
+    num_keys = 0
+    waiting = [value] if isinstance(value, (dict, list)) else []
+    while waiting:
+        container = waiting.pop()
+        members: Iterable[Json] = container
+        if isinstance(container, dict):
+            num_keys += len(container)
+            members = container.values()
+        waiting += [member for member in members if isinstance(member, (dict, list))]
+    return num_keys
 
 
 def _first_duplicate(raw: bytes) -> tuple[str, int]:
