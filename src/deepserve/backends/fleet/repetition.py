@@ -8,9 +8,6 @@ _WINDOW_CHARACTERS = 4_096
 _MAX_PERIOD = 1_024
 """Longer texts that come again and again are not noticed; what is known of loops of models is far shorter."""
 
-_NEEDLE_CHARACTERS = 64
-_MAX_CANDIDATES = 16
-
 
 class Repetition:
     """Counts how many characters the text has gone on repeating one piece of at most 1,024, exactly.
@@ -40,16 +37,10 @@ class Repetition:
 
 def _has_period(text: str) -> bool:
     """Whether it is one piece of at most _MAX_PERIOD characters, again and again."""
-    needle = text[-_NEEDLE_CHARACTERS:]
-    end = len(text)
-    for _ in range(_MAX_CANDIDATES):
-        at = text.rfind(needle, 0, end - 1)
-        if at < 0:
-            return False
-        period = len(text) - _NEEDLE_CHARACTERS - at
-        if period > _MAX_PERIOD:
-            return False
-        if text[period:] == text[:-period]:
-            return True
-        end = at + _NEEDLE_CHARACTERS
-    return False
+    # As long as the longest piece: where it stands next before its end, it is one piece or a few further left.
+    needle = text[-_MAX_PERIOD:]
+    at = text.rfind(needle, -2 * _MAX_PERIOD, -1)
+    if at < 0:
+        return False
+    period = len(text) - len(needle) - at
+    return text[period:] == text[:-period]
