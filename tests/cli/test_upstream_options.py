@@ -12,7 +12,7 @@ from deepserve.backends.backend import Backend
 from deepserve.cli import main
 from deepserve.cli import serve as serve_module
 from deepserve.cli.upstream_options import name_models
-from deepserve.config import Settings
+from deepserve.config import Settings, UpstreamSettings
 from deepserve.core.errors import ConfigurationError
 
 
@@ -43,9 +43,22 @@ def test_an_upstream_takes_the_place_of_the_embedded_model(monkeypatch: pytest.M
     assert settings.upstream_models == {"deepseek-v4-flash": "mine"}
 
 
+def test_several_upstreams_are_a_chain_in_their_order(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    arguments = ("--upstream", "deepseek", "--upstream", "vllm=http://h/v1", "--upstream", "embedded")
+    settings, _ = _settings_of(monkeypatch, tmp_path, *arguments)
+    assert settings is not None
+    assert (settings.backend, settings.upstream) == ("upstream", None)
+    assert settings.upstreams == (
+        UpstreamSettings(id="deepseek", kind="deepseek"),
+        UpstreamSettings(id="vllm", kind="vllm", address="http://h/v1"),
+        UpstreamSettings(id="embedded", kind="embedded"),
+    )
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
+        (("--upstream", "deepseek", "--upstream", "deepsek"), "deepsek"),
         (("--upstream", "deepseek", "--backend", "scripted"), "leave one out"),
         (("--upstream-model", "deepseek-v4-flash=mine"), "name it"),
     ],

@@ -10,6 +10,7 @@ from typing import Any
 import click
 
 from deepserve import __version__
+from deepserve.backends.fleet.opening import needs_engine
 from deepserve.backends.selection import select_backend
 from deepserve.cli.keys import open_key_store
 from deepserve.cli.progress import LoadingProgress
@@ -72,7 +73,7 @@ def serve(**options: Any) -> None:  # Any: the options, as click hands them over
 
 
 def _open_turns(settings: Settings, database: Database) -> TurnStore | None:
-    if settings.backend != "embedded" or not settings.kept_turns_s:
+    if not needs_engine(settings) or not settings.kept_turns_s:
         return None
     limits = TurnLimits(size_bytes=settings.kept_turns_bytes, age_s=settings.kept_turns_s)
     return TurnStore(database, limits=limits, now=lambda: datetime.now(UTC))
@@ -80,7 +81,7 @@ def _open_turns(settings: Settings, database: Database) -> TurnStore | None:
 
 def _lacks_core(settings: Settings) -> bool:
     """Nobody asked for the reference engine, yet it is all there is."""
-    return settings.backend == "embedded" and settings.engine == "auto" and find_library() is None
+    return needs_engine(settings) and settings.engine == "auto" and find_library() is None
 
 
 def _banner(address: str, models: tuple[ServedModel, ...], tools: Sequence[tuple[str, str]], access: str) -> str:

@@ -6,7 +6,10 @@ from collections.abc import Sequence
 
 import click
 
-from deepserve.cli.setting_option import Function, options, setting_option
+from deepserve.catalog.providers import read_upstream
+from deepserve.cli.setting_option import Function, SettingOption, options, setting_option
+from deepserve.config import UpstreamSettings
+from deepserve.core.errors import ConfigurationError
 
 _GROUP = "Answers from elsewhere"
 
@@ -14,12 +17,16 @@ _GROUP = "Answers from elsewhere"
 def upstream_options(function: Function) -> Function:
     """Who answers in place of the embedded model."""
     return options(
-        setting_option(
-            "upstream",
+        click.option(
+            "--upstream",
+            cls=SettingOption,
             group=_GROUP,
             metavar="NAME|URL|KIND=URL",
+            multiple=True,
+            callback=_read_upstreams,
             help="Pass questions on: deepseek, openrouter, deepinfra, …; or any address that speaks Chat Completions; "
-            "or what stands there, as in deepserve=http://10.0.0.7:8000/v1. A configuration file can name several.",
+            "or what stands there, as in deepserve=http://10.0.0.7:8000/v1; or embedded, our own engine. Repeatable: "
+            "where the first cannot answer, the next is asked.",
         ),
         setting_option(
             "upstream_key_file",
@@ -37,6 +44,20 @@ def upstream_options(function: Function) -> Function:
             "Repeatable.",
         ),
     )(function)
+
+
+def _read_upstreams(context: click.Context, _: click.Parameter, given: Sequence[str]) -> str | None:
+    """One is the setting `upstream`; several are another, `upstreams`."""
+    if len(given) < 2:
+        return given[0] if given else None
+    upstreams: list[UpstreamSettings] = []
+    for wanted in given:
+        try:
+            upstreams.append(read_upstream(wanted, taken=[one.id for one in upstreams]))
+        except ConfigurationError as error:
+            raise click.BadParameter(error.message) from error
+    context.params["upstreams"] = tuple(upstreams)
+    return None
 
 
 def name_models(entries: Sequence[str]) -> dict[str, str]:

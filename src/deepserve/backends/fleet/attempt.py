@@ -115,7 +115,7 @@ class Attempt:
     def failed(self, error: DeepserveError) -> FailedAttempt:
         """For the record."""
         return FailedAttempt(
-            provider=self.member.id,
+            provider=self.member.provider,
             model=self.lane.model,
             code=error.code,
             began_at=self._began_at,

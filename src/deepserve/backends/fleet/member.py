@@ -13,7 +13,7 @@ from deepserve.backends.upstream.limits import UpstreamLimits
 from deepserve.config import EMBEDDED, UpstreamSettings
 from deepserve.core.provider import Endpoint
 
-_OWN_NAMES = (EMBEDDED, "deepserve")
+_OWN_PROVIDER = "deepserve"
 
 
 class Member:
@@ -57,7 +57,7 @@ class Member:
             EMBEDDED,
             backend,
             kind=EMBEDDED,
-            names=_OWN_NAMES,
+            names=(_OWN_PROVIDER,),
             is_own=True,
             collects_data=False,
             limits=UpstreamLimits(num_retries=0),
@@ -68,9 +68,14 @@ class Member:
         return sum(lane.num_running for lane in self.lanes.values())
 
     @property
+    def provider(self) -> str:
+        """As in `ServedBy`."""
+        return _OWN_PROVIDER if self.upstream is None else self.id
+
+    @property
     def endpoint(self) -> Endpoint:
         return Endpoint(
-            provider=self.id,
+            provider=self.provider,
             kind=self.kind,
             names=tuple(sorted(self.names)),
             is_own=self.is_own,
