@@ -147,7 +147,7 @@ def test_a_trace_leaves_sealed_and_comes_back_as_text() -> None:
         turn = Message(role="assistant", parts=(part, text))
         asyncio.run(answer(msgspec.structs.replace(question, messages=(*question.messages, turn))))
     assert [heard.messages[-1].reasoning for heard in backend.heard] == [None, "because", None]
-    assert gateway.gauges() == {"sealed_traces_opened": 1, "sealed_traces_refused": 1}
+    assert gateway.gauges() == {"sealed_traces_opened": 1, "sealed_traces_refused": 1, "usage_repaired": 0}
 
 
 class Hearing(ScriptedBackend):

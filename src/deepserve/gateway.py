@@ -10,15 +10,19 @@ from __future__ import annotations
 import logging
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing
+from functools import partial
 from typing import Protocol
 
 import msgspec
 
 from deepserve.backends.backend import Backend
+from deepserve.catalog.prices import PriceCatalog
 from deepserve.core.errors import BackendFailure, DeepserveError, EngineFailure, UnknownModel
-from deepserve.core.events import Event, Failed, Finished, Started
+from deepserve.core.events import BlockDelta, Event, Failed, Finished, Started
 from deepserve.core.provider import ServedModel
 from deepserve.core.request import Request
+from deepserve.metering.meter import Attempt, Bill, Meter
+from deepserve.metering.rounds import Rounds
 from deepserve.routing.router import Router, routed
 from deepserve.store.sealed_reasoning import OpenedTraces, TraceSealer, open_traces
 from deepserve.store.sealing import Sealer
@@ -51,18 +55,22 @@ class Gateway:
         sealer: Sealer | None = None,
         tools: ToolLoop | None = None,
         router: Router | None = None,
+        meter: Meter | None = None,
     ) -> None:
         """sealer: seals the traces that leave and opens those that come back; None: traces are text or nothing.
 
         tools: asks the back end as often as the tools that the server runs need it; None: it runs none.
 
         router: chooses the model where a request leaves that open; None: every request must name one.
+
+        meter: prices answers and records them; None: nobody is told what they cost, and nothing is recorded.
         """
         self._backend = backend
         self._router = router
         self._tools = tools or ToolLoop()
         self._observers = observers
         self._sealer = sealer
+        self._meter = meter or Meter(PriceCatalog(rows=()))
         self._num_opened = self._num_refused = 0
 
     def models(self) -> tuple[ServedModel, ...]:
@@ -76,7 +84,7 @@ class Gateway:
     def gauges(self) -> Mapping[str, float]:
         """What monitoring may show of the inside."""
         own = {"sealed_traces_opened": self._num_opened, "sealed_traces_refused": self._num_refused}
-        return {**self._backend.gauges(), **own}
+        return {**self._backend.gauges(), **self._meter.gauges(), **own}
 
     def answer(self, request: Request) -> AsyncGenerator[Event]:
         """Stream one answer. Raises before the first event; afterwards every fault is a `Failed` event.
@@ -88,63 +96,94 @@ class Gateway:
         return self._attempt(request, None)
 
     async def _answer_routed(self, request: Request, router: Router) -> AsyncGenerator[Event]:
-        """By the model that the rules choose, or two of them in turn."""
-        decision = await router.decide(request, self._backend.models(), ask=self.answer, count=self._backend.count)
+        """By the model that the rules choose, or two of them in turn: all attempts are on one bill."""
+        bill = self._meter.open(request)
+
+        def attempt(asked: Request, route: str | None = None) -> AsyncGenerator[Event]:
+            return self._attempt(asked, route, bill)
+
+        decision = await router.decide(request, self._backend.models(), ask=attempt, count=self._backend.count)
         escalation = router.escalation(request, decision)
         if escalation is None:
-            answer = self._attempt(routed(request, decision), decision.route.label)
+            answer = attempt(routed(request, decision), decision.route.label)
         else:
-            answer = escalation.answer(self._attempt)
+            answer = escalation.answer(attempt)
         async with aclosing(answer) as events:
             async for event in events:
                 yield event
 
-    async def _attempt(self, request: Request, route: str | None) -> AsyncGenerator[Event]:
-        """One answer by the model that the request names. route: which rule chose it, where the client did not."""
+    async def _attempt(self, request: Request, route: str | None, bill: Bill | None = None) -> AsyncGenerator[Event]:
+        """One answer by the model that the request names.
+
+        route: which rule chose it, where the client did not. bill: of the request that it is for; None: it has none yet.
+        """
+        bill = self._meter.open(request) if bill is None else bill
         self._check_model(request)
         opened = self._open_traces(request)
         request = opened.request
         seals = TraceSealer(self._sealer, opened) if self._sealer is not None else None
         for observer in self._observers:
             observer.on_accepted(request)
+        account: Attempt | Rounds = bill.attempt(request, route)
         error: DeepserveError | None = None
         open_results = set(range(request.num_results))
         has_begun = False
         try:
-            async with aclosing(self._tools.answer(request, self._backend.answer)) as events:
-                async for event in events:
-                    has_begun = True
-                    if route is not None and isinstance(event, Started):
-                        event = msgspec.structs.replace(event, route=route)
-                    if seals is not None:
-                        event = seals.seal(event)
-                    if isinstance(event, (Finished, Failed)):
-                        open_results.discard(event.result)
-                    if isinstance(event, Failed):
-                        error = event.error
-                    for observer in self._observers:
-                        observer.on_event(request, event)
-                    yield event
+            try:
+                prepared = self._tools.prepare(request)
+                if prepared.is_plain:
+                    answer = self._backend.answer(prepared.request)
+                else:
+                    account = Rounds(bill, route)
+                    answer = self._tools.answer(request, partial(account.ask, self._backend.answer), prepared=prepared)
+                async with aclosing(answer) as events:
+                    async for event in events:
+                        has_begun = True
+                        if isinstance(event, BlockDelta):
+                            account.hear_delta(event)
+                        else:
+                            event = account.hear(event)
+                            if isinstance(event, (Finished, Failed)):
+                                open_results.discard(event.result)
+                                if isinstance(event, Failed):
+                                    error = event.error
+                                if not open_results:
+                                    # Written down before the client can know that it has everything.
+                                    corrected = account.end(error)
+                                    await bill.settled()
+                                    if corrected is not None:
+                                        yield corrected
+                            elif route is not None and isinstance(event, Started):
+                                event = msgspec.structs.replace(event, route=route)
+                        if seals is not None:
+                            event = seals.seal(event)
+                        for observer in self._observers:
+                            observer.on_event(request, event)
+                        yield event
+                if open_results:
+                    raise BackendFailure(
+                        "The answer stopped without an end. This is a fault of the server; please retry."
+                    )
+            except DeepserveError as raised:
+                error = raised
+            except Exception as raised:  # the boundary that keeps a fault of one request from the others
+                _log.exception("Request %s met a fault of the server", request.id)
+                error = EngineFailure("The server met an internal fault while answering. It has been logged.")
+                error.__cause__ = raised
             if open_results:
-                error = BackendFailure(
-                    "The answer stopped without an end. This is a fault of the server; please retry."
-                )
+                assert error is not None
+                corrected = account.end(error)
+                await bill.settled()
+                if not has_begun:
+                    raise error
+                if corrected is not None:
+                    yield corrected
                 for result in sorted(open_results):
                     yield Failed(error=error, result=result)
-        except DeepserveError as raised:
-            error = raised
-            if not has_begun:
-                raise
-            for result in sorted(open_results):
-                yield Failed(error=raised, result=result)
-        except Exception as raised:  # the boundary that keeps a fault of one request from the others
-            _log.exception("Request %s met a fault of the server", request.id)
-            error = EngineFailure("The server met an internal fault while answering. It has been logged.")
-            if not has_begun:
-                raise error from raised
-            for result in sorted(open_results):
-                yield Failed(error=error, result=result)
         finally:
+            # Without effect where it has ended; else the client has left, and what was produced is billed.
+            account.end(error)
+            bill.settle()
             for observer in self._observers:
                 observer.on_ended(request, error)
 

@@ -17,8 +17,10 @@ from deepserve.backends.backend import Backend
 from deepserve.backends.script import Reply, Rule, Script
 from deepserve.backends.scripted import ScriptedBackend
 from deepserve.catalog.models import load_models
+from deepserve.catalog.price_table import load_prices
 from deepserve.config import Settings
 from deepserve.gateway import Gateway, Observer
+from deepserve.metering.meter import Meter
 from deepserve.routing.router import Router
 from deepserve.server.access import ConfiguredKeys, KeyLookup
 from deepserve.server.app import create_app
@@ -26,6 +28,9 @@ from deepserve.server.closing import Closing
 from deepserve.server.later import make_task_runner
 from deepserve.server.metrics import Metrics
 from deepserve.server.run import Server, bind, server_config
+from deepserve.store.database import Database
+from deepserve.store.ledger import Ledger
+from deepserve.store.ledger_record import LedgerRecord
 from deepserve.store.sealing import open_sealer
 from deepserve.tools.tool_loop import ToolLoop
 from deepserve.tools.toolbox import EMPTY, Toolbox
@@ -121,8 +126,12 @@ def live_server(
     alive: AbstractAsyncContextManager[object] | None = None,
     router: Router | None = None,
     observers: Sequence[Observer] = (),
+    database: Database | None = None,
 ) -> Iterator[LiveServer]:
-    """Serve for the length of a block; the port is free, whatever the settings say. alive: kept open meanwhile."""
+    """Serve for the length of a block; the port is free, whatever the settings say. alive: kept open meanwhile.
+
+    database: has the ledger; None: there is none.
+    """
     backend = backend or ScriptedBackend()
     settings = settings or Settings()
     started = threading.Event()
@@ -135,6 +144,7 @@ def live_server(
         metrics = Metrics([model.id for model in backend.models()], clock=asyncio.get_running_loop().time)
         keys = (ConfiguredKeys(settings.api_keys),) if settings.api_keys else ()
         tasks = make_task_runner(settings)
+        ledger = None if database is None else Ledger(database, state_dir=settings.state_dir)
         app = create_app(
             settings,
             Gateway(
@@ -143,12 +153,14 @@ def live_server(
                 sealer=open_sealer(settings.state_dir),
                 tools=ToolLoop(toolbox, settings.tool_limits),
                 router=router,
+                meter=Meter(load_prices(), ledger),
             ),
             names=load_models(),
             metrics=metrics,
             tasks=tasks,
             lookups=(*keys, *lookups),
             closing=closing,
+            ledger=LedgerRecord(database),
         )
 
         def on_ready(address: str) -> None:
@@ -162,6 +174,8 @@ def live_server(
                 await server.serve(sockets=[listening])
         await tasks.close()
         await backend.close()
+        if ledger is not None:
+            await asyncio.to_thread(ledger.close)
 
     def supervise() -> None:
         try:

@@ -17,9 +17,8 @@ from deepserve.core.request import RequestId
 from deepserve.core.tenant import LOCAL_TENANT
 from deepserve.routing.difficulty import ModelEstimator
 from deepserve.routing.router import Router
-from deepserve.store.answers import AnswerLog, AnswerRecord
 from deepserve.store.database import open_database
-from deepserve.store.writer import Writer
+from deepserve.store.ledger_record import LedgerRecord
 from tests.server.live import Gate, LiveServer, live_server
 
 FLASH, PRO = "deepseek-v4-flash", "deepseek-v4-pro"
@@ -207,19 +206,20 @@ def test_an_escalated_answer_says_what_failed(server: LiveServer) -> None:
 
 def test_the_record_has_the_model_that_answered_and_the_rule(tmp_path: Path) -> None:
     database = open_database(tmp_path)
-    writer = Writer(database)
     judge = Rule(when=When(model=FLASH, contains="this"), reply=Reply(text="hard"))
     backend = ScriptedBackend(Script(rules=(judge, *BY_MODEL.rules)))
     router = Router(load_prices(), estimator=ModelEstimator())
-    with live_server(backend, Settings(), router=router, observers=(AnswerLog(writer),)) as server:
+    with live_server(backend, Settings(), router=router, database=database) as server:
         response = chat(server)
-    writer.close()
     assert text_of(response) == "Pro, thinking"
-    record = AnswerRecord(database)
-    row = record.find(LOCAL_TENANT.id, RequestId(response.headers["x-request-id"]))
-    assert row is not None
-    assert row.model == PRO
-    assert row.route == response.headers["x-deepserve-route"]
-    assert "deepseek-v4-flash judges it so" in row.route
-    judged = [other for other in record.page(LOCAL_TENANT.id, first=0, size=9) if other != row]
-    assert [(other.model, other.route) for other in judged] == [(FLASH, None)], "the judge's answer is recorded as well"
+    record = LedgerRecord(database)
+    found = record.find(LOCAL_TENANT.id, RequestId(response.headers["x-request-id"]))
+    assert found is not None
+    assert (found.model, found.num_attempts) == (PRO, 2)
+    assert found.route == response.headers["x-deepserve-route"]
+    assert "deepseek-v4-flash judges it so" in found.route
+    attempts = [(row.number, row.model, row.route, row.dialect) for row in record.rows()]
+    assert attempts == [(1, FLASH, None, "chat"), (2, PRO, found.route, "chat")], (
+        "the judge's answer is an attempt, too"
+    )
+    assert found.cost_pico_usd == sum(row.total_pico_usd for row in record.rows()) > 0

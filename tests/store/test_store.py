@@ -1,4 +1,4 @@
-"""The database: schema, migrations, keys and the record of answers."""
+"""The database: schema, migrations and keys."""
 
 from __future__ import annotations
 
@@ -15,23 +15,13 @@ from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import select, text
 
-from deepserve.core.errors import ConfigurationError, EngineFailure, UnfitAnswer
-from deepserve.core.events import Checked, Failed, Finished, Started, UsageReported
-from deepserve.core.provider import ServedBy
-from deepserve.core.request import Request, RequestId
+from deepserve.core.errors import ConfigurationError
 from deepserve.core.tenant import TenantId
-from deepserve.core.usage import Usage
-from deepserve.store.answers import AnswerLog, AnswerRecord, read_totals
 from deepserve.store.database import HEAD, open_database
 from deepserve.store.keys import KeyStore
-from deepserve.store.tables import answers, api_keys, metadata
-from deepserve.store.writer import Writer
+from deepserve.store.tables import api_keys, metadata
 
 NOON = datetime(2026, 11, 1, 12, tzinfo=UTC)
-
-
-def request(name: str) -> Request:
-    return Request(id=RequestId(name), model="deepseek-v4-flash", arrived_at=NOON)
 
 
 def key_store(tmp_path: Path) -> KeyStore:
@@ -114,90 +104,3 @@ def test_no_column_holds_a_readable_key(tmp_path: Path) -> None:
         row = connection.execute(select(api_keys)).one()
     assert key.encode() not in row.digest
     assert not any(isinstance(value, str) and key in value for value in row)
-
-
-def test_each_answer_leaves_one_row_and_no_content(tmp_path: Path) -> None:
-    engine = open_database(tmp_path)
-    writer = Writer(engine)
-    log = AnswerLog(writer)
-    served_by = ServedBy(provider="deepserve", model="mini-flash", fingerprint="f")
-    usage = Usage(hit_tokens=128, miss_tokens=7, reasoning_tokens=3, answer_tokens=5)
-    for name, error in (("good", None), ("bad", EngineFailure("broken"))):
-        log.on_accepted(request(name))
-        log.on_event(request(name), Started(served_by=served_by))
-        log.on_event(request(name), UsageReported(usage=usage))
-        log.on_event(request(name), Finished(reason="stop"))
-        log.on_ended(request(name), error)
-    log.on_accepted(request("refused"))
-    log.on_ended(request("refused"), None)
-    writer.close()
-    with engine.connect() as connection:
-        rows = {row.request_id: row for row in connection.execute(select(answers))}
-    assert set(rows) == {"good", "bad"}
-    assert rows["good"].outcome == "stop"
-    assert rows["bad"].outcome == "engine_failure"
-    (totals,) = read_totals(engine)
-    assert totals.num_answers == 2
-    assert totals.usage == usage.plus(usage)
-    assert totals.served_by == "deepserve/mini-flash"
-
-
-def test_what_was_done_about_the_form_of_an_answer_is_recorded(tmp_path: Path) -> None:
-    engine = open_database(tmp_path)
-    writer = Writer(engine)
-    log = AnswerLog(writer)
-    served_by = ServedBy(provider="deepserve", model="mini-flash", fingerprint="f")
-    repaired, wrong = Checked(verdict="repaired", repairs=("fences",), num_retries=1), Checked(verdict="invalid")
-    for name, started, end in (
-        ("free", None, Finished(reason="stop")),
-        ("held", repaired, Finished(reason="stop", checked=repaired)),
-        ("streamed", None, Finished(reason="stop", checked=Checked(verdict="valid"))),
-        ("failed", wrong, Failed(error=UnfitAnswer("no"))),
-    ):
-        log.on_accepted(request(name))
-        log.on_event(request(name), Started(served_by=served_by, checked=started))
-        log.on_event(request(name), end)
-        log.on_ended(request(name), end.error if isinstance(end, Failed) else None)
-    writer.close()
-    record = AnswerRecord(engine)
-    rows = {
-        row.request_id: (row.outcome, row.checked) for row in record.page(request("free").tenant.id, first=0, size=9)
-    }
-    assert rows == {
-        "free": ("stop", None),
-        "held": ("stop", "checked=repaired, retried=1"),
-        "streamed": ("stop", "checked=valid"),
-        "failed": ("unfit_answer", "checked=invalid"),
-    }
-
-
-def test_a_client_that_leaves_is_recorded_as_such(tmp_path: Path) -> None:
-    engine = open_database(tmp_path)
-    writer = Writer(engine)
-    log = AnswerLog(writer)
-    log.on_accepted(request("left"))
-    log.on_event(
-        request("left"),
-        Started(
-            served_by=ServedBy(provider="deepserve", model="mini-flash", fingerprint="f"),
-            prompt_usage=Usage(miss_tokens=9),
-        ),
-    )
-    log.on_ended(request("left"), None)
-    writer.close()
-    with engine.connect() as connection:
-        row = connection.execute(select(answers)).one()
-    assert (row.outcome, row.miss_tokens, row.answer_tokens) == ("client_left", 9, 0)
-
-
-def test_close_writes_every_waiting_row(tmp_path: Path) -> None:
-    engine = open_database(tmp_path)
-    writer = Writer(engine)
-    log = AnswerLog(writer)
-    served_by = ServedBy(provider="deepserve", model="mini-flash", fingerprint="f")
-    for number in range(2500):
-        log.on_accepted(request(str(number)))
-        log.on_event(request(str(number)), Started(served_by=served_by))
-        log.on_ended(request(str(number)), None)
-    writer.close()
-    assert sum(totals.num_answers for totals in read_totals(engine)) == 2500

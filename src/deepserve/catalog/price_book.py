@@ -11,7 +11,7 @@ from datetime import datetime
 from pathlib import Path
 
 from deepserve.catalog.price_table import load_prices, read_own_prices
-from deepserve.catalog.prices import VENDOR, Hours, Price, PriceCatalog, PriceRow
+from deepserve.catalog.prices import VENDOR, Hours, Price, PriceCatalog, PricePoint, PriceRow
 from deepserve.core.errors import ConfigurationError
 
 _log = logging.getLogger(__name__)
@@ -76,6 +76,11 @@ class PriceBook:
 
     def price_at(self, model: str, at: datetime, *, provider: str = VENDOR, prompt_tokens: int = 0) -> Price | None:
         return self.current().price_at(model, at, provider=provider, prompt_tokens=prompt_tokens)
+
+    def point_at(
+        self, model: str, at: datetime, *, provider: str = VENDOR, prompt_tokens: int = 0
+    ) -> PricePoint | None:
+        return self.current().point_at(model, at, provider=provider, prompt_tokens=prompt_tokens)
 
 
 def _stamp_of(path: Path) -> _Stamp:

@@ -5,9 +5,9 @@ Where rows come from is `price_table`'s business; a table that follows an operat
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, date, datetime, time
-from decimal import Decimal
+from decimal import Decimal, InvalidOperation
 from typing import Protocol
 
 import msgspec
@@ -31,6 +31,18 @@ class Price(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     miss: Decimal
     output: Decimal
     has_hit: bool = True
+
+
+class PricePoint(msgspec.Struct, frozen=True):
+    """A price that was in force, under the id by which it is found again.
+
+    `deepseek/deepseek-v4-pro@2026-08-16T16:00Z`: provider, model and beginning of a shipped row, which never changes.
+    `/deepseek-peak` is added in hours, and `/above-200000` in tiers with prices of their own. The id of an operator's
+    row ends with its amounts, for nobody else keeps them: `=0.1/0.2/0.4`.
+    """
+
+    id: str
+    price: Price
 
 
 class WindowPrice(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -125,6 +137,10 @@ class Prices(Protocol):
 
     def price_at(self, model: str, at: datetime, *, provider: str = VENDOR, prompt_tokens: int = 0) -> Price | None: ...
 
+    def point_at(
+        self, model: str, at: datetime, *, provider: str = VENDOR, prompt_tokens: int = 0
+    ) -> PricePoint | None: ...
+
 
 class PriceCatalog(msgspec.Struct, frozen=True, kw_only=True):
     """Prices of all providers through time. The operator's own rows go before the shipped ones while they hold."""
@@ -158,15 +174,59 @@ class PriceCatalog(msgspec.Struct, frozen=True, kw_only=True):
 
     def price_at(self, model: str, at: datetime, *, provider: str = VENDOR, prompt_tokens: int = 0) -> Price | None:
         """The price of a canonical model id at an instant; None when there was none."""
+        point = self.point_at(model, at, provider=provider, prompt_tokens=prompt_tokens)
+        return None if point is None else point.price
+
+    def point_at(
+        self, model: str, at: datetime, *, provider: str = VENDOR, prompt_tokens: int = 0
+    ) -> PricePoint | None:
+        """The same, with its id."""
         row = self.row_at(model, at, provider=provider)
         if row is None:
             return None
+        is_own = row in self.own_rows
         for window in row.windows:
             hours = self.hours_at(window.hours, at)
             if hours is not None and hours.hold(at):
-                return window.price
+                return _point(row, window.price, f"/{window.hours}", is_own=is_own)
         reached = [tier for tier in row.tiers if prompt_tokens > tier.above_tokens]
-        return reached[-1].price if reached else row.price
+        if reached:
+            return _point(row, reached[-1].price, f"/above-{reached[-1].above_tokens}", is_own=is_own)
+        return _point(row, row.price, "", is_own=is_own)
+
+    def points(self) -> Mapping[str, Price]:
+        """Every price that can ever have been applied, by its id, but for an operator's; see `own_price`."""
+        found: dict[str, Price] = {}
+        for row in self.rows:
+            special = [(f"/{window.hours}", window.price) for window in row.windows]
+            special += [(f"/above-{tier.above_tokens}", tier.price) for tier in row.tiers]
+            for end, price in (("", row.price), *special):
+                found[_point(row, price, end, is_own=False).id] = price
+        return found
+
+
+def own_price(point_id: str) -> Price | None:
+    """The amounts that the id of an operator's price carries; None for any other id."""
+    _, is_own, amounts = point_id.rpartition("=")
+    parts = amounts.split("/")
+    if not is_own or len(parts) != 3:
+        return None
+    try:
+        hit, miss, output = (Decimal(part) for part in parts)
+    except InvalidOperation:
+        return None
+    return Price(hit=hit, miss=miss, output=output)
+
+
+def pico_usd_of_tokens(price: Price) -> tuple[int, int, int]:
+    """What one token costs in millionths of a millionth of a dollar: hit, miss, output.
+
+    Exact, for a table refuses amounts with more than six decimals.
+    """
+    amounts = tuple(amount.scaleb(6) for amount in (price.hit, price.miss, price.output))
+    assert all(amount == amount.to_integral_value() for amount in amounts), price
+    hit, miss, output = (int(amount) for amount in amounts)
+    return hit, miss, output
 
 
 def cost_usd(usage: Usage, price: Price) -> Cost:
@@ -176,6 +236,13 @@ def cost_usd(usage: Usage, price: Price) -> Cost:
         miss_usd=usage.miss_tokens * price.miss * _PER_TOKEN,
         output_usd=usage.output_tokens * price.output * _PER_TOKEN,
     )
+
+
+def _point(row: PriceRow, price: Price, end: str, *, is_own: bool) -> PricePoint:
+    since = row.since.astimezone(UTC)
+    shown = since.isoformat(timespec="seconds" if since.second else "minutes").replace("+00:00", "Z")
+    amounts = f"={price.hit}/{price.miss}/{price.output}" if is_own else ""
+    return PricePoint(f"{row.provider}/{row.model}@{shown}{end}{amounts}", price)
 
 
 def _latest(rows: Sequence[PriceRow], at: datetime) -> PriceRow | None:

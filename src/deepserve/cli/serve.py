@@ -22,10 +22,8 @@ from deepserve.config import Settings
 from deepserve.core.provider import ServedModel
 from deepserve.engine.native.shared_library import HOW_TO_GET_IT, find_library
 from deepserve.server.run import serve as run_server
-from deepserve.store.answers import AnswerLog
 from deepserve.store.database import Database, open_database
 from deepserve.store.turns import TurnLimits, TurnStore
-from deepserve.store.writer import Writer
 from deepserve.tools.opening import OpenedTools
 
 
@@ -48,7 +46,6 @@ def serve(**options: Any) -> None:  # Any: the options, as click hands them over
     keys = open_key_store(database)
     stored_keys = (keys,) if keys.has_any() else ()
     backend = select_backend(settings, LoadingProgress(), turns=_open_turns(settings, database))
-    writer = Writer(database)
 
     if _lacks_core(settings):
         notice = "Reference engine only, which is slow: the native core is not part of this installation."
@@ -58,18 +55,14 @@ def serve(**options: Any) -> None:  # Any: the options, as click hands them over
         access = "keys required" if stored_keys or settings.api_keys else "any key works, from this machine only"
         click.echo(_banner(address, backend.models(), tools.report(), access))
 
-    try:
-        run_server(
-            settings,
-            backend,
-            lookups=stored_keys,
-            observers=(AnswerLog(writer),),
-            database=database,
-            on_ready=announce,
-            on_progress=lambda words: click.echo(words, err=True),
-        )
-    finally:
-        writer.close()
+    run_server(
+        settings,
+        backend,
+        lookups=stored_keys,
+        database=database,
+        on_ready=announce,
+        on_progress=lambda words: click.echo(words, err=True),
+    )
 
 
 def _open_turns(settings: Settings, database: Database) -> TurnStore | None:

@@ -14,11 +14,11 @@ from deepserve.cli.table import format_table
 @state_option
 def usage(state_dir: Path) -> None:
     """Show how many answers each model gave, and their tokens."""
-    from deepserve.store.answers import read_totals
     from deepserve.store.database import open_database
+    from deepserve.store.ledger_record import LedgerRecord
 
-    totals = read_totals(open_database(state_dir))
-    if not totals:
+    sums = LedgerRecord(open_database(state_dir)).sums(("model", "provider"))
+    if not sums:
         click.echo("Nothing has been answered yet.")
         return
     click.echo(
@@ -26,16 +26,15 @@ def usage(state_dir: Path) -> None:
             ("model", "served by", "answers", "hit", "miss", "hit ratio", "reasoning", "answer"),
             [
                 (
-                    row.model,
-                    row.served_by,
-                    f"{row.num_answers:,}",
-                    f"{row.usage.hit_tokens:,}",
-                    f"{row.usage.miss_tokens:,}",
-                    f"{row.usage.hit_tokens / max(1, row.usage.prompt_tokens):.0%}",
-                    f"{row.usage.reasoning_tokens:,}",
-                    f"{row.usage.answer_tokens:,}",
+                    *one.group,
+                    f"{one.num_requests:,}",
+                    f"{one.usage.hit_tokens:,}",
+                    f"{one.usage.miss_tokens:,}",
+                    f"{one.usage.hit_tokens / max(1, one.usage.prompt_tokens):.0%}",
+                    f"{one.usage.reasoning_tokens:,}",
+                    f"{one.usage.answer_tokens:,}",
                 )
-                for row in totals
+                for one in sums
             ],
         )
     )

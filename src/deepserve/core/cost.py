@@ -2,10 +2,20 @@
 
 from __future__ import annotations
 
-from decimal import Decimal
+from decimal import ROUND_HALF_EVEN, Decimal
 from typing import Literal
 
 import msgspec
+
+
+def pico_usd(usd: Decimal) -> int:
+    """Dollars as the ledger counts them: whole millionths of a millionth. What is smaller is rounded, half to even."""
+    return int(usd.scaleb(12).to_integral_value(ROUND_HALF_EVEN))
+
+
+def usd_of(pico_usd: int) -> Decimal:
+    """What the ledger counts, as dollars, exactly."""
+    return Decimal(pico_usd).scaleb(-12)
 
 
 class Cost(msgspec.Struct, frozen=True, kw_only=True):

@@ -35,7 +35,7 @@ from deepserve.server.models import Models
 from deepserve.server.openapi import OpenApi
 from deepserve.server.replay import ReplayMemory
 from deepserve.server.site import Site
-from deepserve.store.answers import AnswerRecord
+from deepserve.store.ledger_record import LedgerRecord
 from deepserve.store.responses import ResponseStore, ShelfLimits
 from deepserve.tasks.runner import TaskRunner
 
@@ -59,7 +59,7 @@ def create_app(
     lookups: Sequence[KeyLookup] = (),
     closing: Closing | None = None,
     kept: ResponseStore | None = None,
-    answers: AnswerRecord | None = None,
+    ledger: LedgerRecord | None = None,
     prices: PriceBook | None = None,
     new_id: Callable[[], UUID] = uuid4,
     now: Callable[[], datetime] = lambda: datetime.now(UTC),
@@ -67,7 +67,9 @@ def create_app(
 ) -> Starlette:
     """lookups: where keys are found; none means that everybody on this machine is one tenant.
 
-    metrics must also observe the gateway. kept: None keeps responses in memory only. answers: None has no record.
+    metrics must also observe the gateway. kept: None keeps responses in memory only.
+
+    ledger: None has no record of answers.
     prices: None reads those of the settings.
     tasks: to be started by the caller once the application is made, for that registers what carries them out.
     """
@@ -78,7 +80,7 @@ def create_app(
         names=names,
         listings=load_listings(),
         prices=prices or PriceBook(settings.prices_file, clock=clock),
-        answers=answers or AnswerRecord(None),
+        ledger=ledger or LedgerRecord(None),
         closing=closing or Closing(),
         replays=ReplayMemory(settings, clock=clock),
         responses=kept or ResponseStore(None, limits=ShelfLimits.of(settings), now=now),

@@ -1,16 +1,17 @@
-"""OpenRouter's account addresses: what a key has used, and the record of one answer. Amounts are list prices."""
+"""OpenRouter's account addresses: what a key has used, and the record of one answer, as the ledger has it."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
 from datetime import datetime, timedelta
+from decimal import Decimal
 from typing import Any
 
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
+from deepserve.core.cost import usd_of
 from deepserve.core.errors import InvalidField, RouteNotFound, error_classes
 from deepserve.core.tenant import TenantId
 from deepserve.dialects.amounts import encode_amounts, plain
@@ -18,10 +19,9 @@ from deepserve.dialects.chat.openrouter.response import FINISH_WORDS
 from deepserve.dialects.chat.response import FAILED_WORD
 from deepserve.dialects.chat.response import FINISH_WORDS as NATIVE_WORDS
 from deepserve.dialects.openrouter.ids import request_id_of
-from deepserve.server.charge import Charges
 from deepserve.server.site import Site
 from deepserve.server.visit import visit_of
-from deepserve.store.answers import AnswerRow, AnswerSum
+from deepserve.store.ledger_record import RecordedAnswer
 
 _ERROR_CODES = frozenset(cls.code for cls in error_classes())
 
@@ -41,21 +41,16 @@ class _Account:
 
     def __init__(self, site: Site) -> None:
         self._site = site
-        self._charges = Charges(site.prices)
 
     async def key(self, request: Request) -> Response:
         tenant = visit_of(request.scope).tenant
-        sums = await self._sums(tenant.id)
         now = self._site.now()
         today = now.replace(hour=0, minute=0, second=0, microsecond=0)
 
-        def used(since: datetime) -> object:
-            return plain(self._charges.total(one for one in sums if one.minute >= since))
-
         periods = {
-            "usage_daily": used(today),
-            "usage_weekly": used(today - timedelta(days=today.weekday())),
-            "usage_monthly": used(today.replace(day=1)),
+            "usage_daily": await self._spent(tenant.id, today),
+            "usage_weekly": await self._spent(tenant.id, today - timedelta(days=today.weekday())),
+            "usage_monthly": await self._spent(tenant.id, today.replace(day=1)),
         }
         return _json(
             {
@@ -65,7 +60,7 @@ class _Account:
                     "limit_remaining": None,
                     "limit_reset": None,
                     "include_byok_in_limit": False,
-                    "usage": plain(self._charges.total(sums)),
+                    "usage": await self._spent(tenant.id),
                     **periods,
                     "byok_usage": 0,
                     **{f"byok_{name}": 0 for name in periods},
@@ -86,9 +81,9 @@ class _Account:
         )
 
     async def credits(self, request: Request) -> Response:
-        """Nothing was bought; what was used is told at list prices."""
-        sums = await self._sums(visit_of(request.scope).tenant.id)
-        return _json({"data": {"total_credits": 0, "total_usage": plain(self._charges.total(sums))}})
+        """Nothing was bought; what was used is told as the ledger has it."""
+        spent = await self._spent(visit_of(request.scope).tenant.id)
+        return _json({"data": {"total_credits": 0, "total_usage": spent}})
 
     async def generation(self, request: Request) -> Response:
         """The record of one answer, soon after its end."""
@@ -98,13 +93,13 @@ class _Account:
         request_id, tenant = request_id_of(id_), visit_of(request.scope).tenant.id
         row = None
         if request_id is not None:
-            row = await asyncio.to_thread(self._site.answers.find, tenant, request_id)
+            row = await asyncio.to_thread(self._site.ledger.find, tenant, request_id)
         if row is None:
             raise RouteNotFound(f"Generation {id_[:100]} not found.", field="id")
         return _json({"data": self._record(id_, row)})
 
-    def _record(self, id_: str, row: AnswerRow) -> dict[str, Any]:  # Any: a JSON object on its way out
-        usage, cost = row.usage, self._charges.cost_of_row(row)
+    def _record(self, id_: str, row: RecordedAnswer) -> dict[str, Any]:  # Any: a JSON object on its way out
+        usage, cost = row.usage, plain(usd_of(row.cost_pico_usd))
         finish, native = _finish(row.outcome)
         listings = self._site.listings.openrouter
         unknown = dict.fromkeys(
@@ -132,15 +127,16 @@ class _Account:
             "native_tokens_completion": usage.output_tokens,
             "native_tokens_reasoning": usage.reasoning_tokens,
             "native_tokens_cached": usage.hit_tokens,
-            "total_cost": plain(cost.total_usd),
-            "usage": plain(cost.total_usd),
+            "total_cost": cost,
+            "usage": cost,
             "is_byok": False,
             "origin": "",
             "data_region": "global",
         }
 
-    async def _sums(self, tenant: TenantId) -> Sequence[AnswerSum]:
-        return await asyncio.to_thread(self._site.answers.sums, tenant)
+    async def _spent(self, tenant: TenantId, since: datetime | None = None) -> Decimal:
+        spent_pico_usd = await asyncio.to_thread(self._site.ledger.spent_pico_usd, tenant, since)
+        return plain(usd_of(spent_pico_usd))
 
 
 def _finish(outcome: str) -> tuple[str | None, str | None]:

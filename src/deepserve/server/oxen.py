@@ -13,6 +13,7 @@ from starlette.responses import Response, StreamingResponse
 from starlette.routing import BaseRoute, Route
 
 from deepserve.catalog.listings import Listing
+from deepserve.core.cost import usd_of
 from deepserve.core.errors import InvalidField, RouteNotFound, UnknownModel, UnsupportedMedia, error_classes
 from deepserve.core.model import ModelName
 from deepserve.core.provider import ServedModel
@@ -28,7 +29,7 @@ from deepserve.server.charge import Charges
 from deepserve.server.endpoint import Endpoint
 from deepserve.server.site import Site
 from deepserve.server.visit import visit_of
-from deepserve.store.answers import AnswerRow
+from deepserve.store.ledger_record import RecordedAnswer
 
 BASE = "/api/ai"
 
@@ -52,7 +53,7 @@ def routes(site: Site) -> list[BaseRoute]:
     charges = Charges(site.prices)
     decode = oxen_decoder(names=site.names.without_presets(), limits=site.settings.limits, charge=charges.cost)
     chat = Endpoint(site, decode, name="oxen chat")
-    models, history, queue = _Models(site), _History(site, charges), _Queue(site)
+    models, history, queue = _Models(site), _History(site), _Queue(site)
     found: list[BaseRoute] = [Route(f"{base}{_CHAT}", chat, methods=["POST"]) for base in (BASE, f"{BASE}/v1", "/api")]
     for base in (BASE, f"{BASE}/v1"):
         found += [
@@ -206,20 +207,19 @@ class _Models:
 
 
 class _History:
-    """What was answered, newest first, with the cost at list prices. Prompts and answers are not kept."""
+    """What was answered, newest first, with its cost. Prompts and answers are not kept."""
 
-    def __init__(self, site: Site, charges: Charges) -> None:
+    def __init__(self, site: Site) -> None:
         self._site = site
-        self._charges = charges
 
     async def list(self, request: Request) -> Response:
         page = _number(request, "page", 1, high=10**6)
         size = _number(request, "page_size", _DEFAULT_PAGE, high=_MAX_PAGE)
         tenant = visit_of(request.scope).tenant
-        answers = self._site.answers
-        rows = await asyncio.to_thread(answers.page, tenant.id, first=(page - 1) * size, size=size)
-        count = await asyncio.to_thread(answers.count, tenant.id)
-        total = self._charges.total(await asyncio.to_thread(answers.sums, tenant.id))
+        ledger = self._site.ledger
+        rows = await asyncio.to_thread(ledger.page, tenant.id, first=(page - 1) * size, size=size)
+        count = await asyncio.to_thread(ledger.count, tenant.id)
+        total = usd_of(await asyncio.to_thread(ledger.spent_pico_usd, tenant.id))
         return _json(
             {
                 "count": len(rows),
@@ -228,14 +228,14 @@ class _History:
                 "page_size": size,
                 "total_pages": -(-count // size),
                 "total_entries": count,
-                "total_cost": format(total, "f"),
+                "total_cost": format(plain(total), "f"),
             }
         )
 
     async def retrieve(self, request: Request) -> Response:
         tenant = visit_of(request.scope).tenant
         wanted = request.path_params["id"].removeprefix("chatcmpl-").replace("-", "")
-        row = await asyncio.to_thread(self._site.answers.find, tenant.id, RequestId(wanted))
+        row = await asyncio.to_thread(self._site.ledger.find, tenant.id, RequestId(wanted))
         if row is None:
             raise RouteNotFound(_NOT_FOUND, field="id")
         return _json(
@@ -246,7 +246,7 @@ class _History:
             }
         )
 
-    def _row(self, row: AnswerRow, user: str) -> Item:
+    def _row(self, row: RecordedAnswer, user: str) -> Item:
         """Amounts are texts here, as the service writes them."""
         is_failed = row.outcome in _ERROR_CODES
         arrived = int(row.arrived_at.timestamp())
@@ -264,7 +264,7 @@ class _History:
             "target_namespace": None,
             "target_repo": None,
             "target_directory": None,
-            "cost": format(self._charges.cost_of_row(row).total_usd, "f"),
+            "cost": format(plain(usd_of(row.cost_pico_usd)), "f"),
             "prompt_tokens": row.usage.prompt_tokens,
             "cached_tokens": row.usage.hit_tokens,
             "completion_tokens": row.usage.output_tokens,
@@ -327,7 +327,7 @@ _CLOSING_CHECK_S = 0.5
 """How soon a listener notices that the server stops."""
 
 
-def _shown_id(row: AnswerRow) -> str:
+def _shown_id(row: RecordedAnswer) -> str:
     """As answers of this dialect carry it; other dialects may name their requests otherwise."""
     digits = row.request_id
     return answer_id(str(UUID(digits))) if _HEX.fullmatch(digits) else digits

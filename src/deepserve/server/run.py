@@ -24,6 +24,7 @@ from deepserve.catalog.price_book import PriceBook
 from deepserve.config import Settings
 from deepserve.core.errors import ConfigurationError
 from deepserve.gateway import Gateway, Observer
+from deepserve.metering.meter import Meter
 from deepserve.routing.difficulty import make_estimator
 from deepserve.routing.router import Router
 from deepserve.server.access import ConfiguredKeys, KeyLookup, is_loopback
@@ -32,8 +33,9 @@ from deepserve.server.closing import Closing
 from deepserve.server.later import addresses_of, make_task_runner
 from deepserve.server.metrics import Metrics
 from deepserve.server.protocol import limited_http
-from deepserve.store.answers import AnswerRecord
 from deepserve.store.database import Database
+from deepserve.store.ledger import Ledger
+from deepserve.store.ledger_record import LedgerRecord
 from deepserve.store.responses import ResponseStore, ShelfLimits
 from deepserve.store.sealing import open_sealer
 from deepserve.tools.opening import OpenedTools, open_tools
@@ -154,12 +156,14 @@ async def _serve(
                 [model.id for model in backend.models()], clock=time.monotonic, gauges=lambda: gateway.gauges()
             )
             prices = PriceBook(settings.prices_file)
+            ledger = None if database is None else Ledger(database, state_dir=settings.state_dir)
             gateway = Gateway(
                 backend,
                 observers=(metrics, *observers),
                 sealer=open_sealer(settings.state_dir),
                 tools=ToolLoop(tools.toolbox, settings.tool_limits),
                 router=Router(prices, presets=names.presets, estimator=make_estimator(settings.difficulty)),
+                meter=Meter(prices, ledger),
             )
             kept = ResponseStore(database, limits=ShelfLimits.of(settings), now=lambda: datetime.now(UTC))
             tasks = make_task_runner(settings, database, listening=listening)
@@ -172,7 +176,7 @@ async def _serve(
                 lookups=lookups,
                 closing=closing,
                 kept=kept,
-                answers=AnswerRecord(database),
+                ledger=LedgerRecord(database),
                 prices=prices,
             )
             server = Server(
@@ -187,6 +191,8 @@ async def _serve(
             finally:
                 await tasks.close()
                 await asyncio.to_thread(kept.close)
+                if ledger is not None:
+                    await asyncio.to_thread(ledger.close)
     finally:
         await backend.close()
 

@@ -15,7 +15,7 @@ from deepserve.gateway import Gateway
 from deepserve.server.access import Access
 from deepserve.server.closing import Closing
 from deepserve.server.replay import ReplayMemory
-from deepserve.store.answers import AnswerRecord
+from deepserve.store.ledger_record import LedgerRecord
 from deepserve.store.responses import ResponseStore
 from deepserve.tasks.runner import TaskRunner
 
@@ -23,7 +23,7 @@ from deepserve.tasks.runner import TaskRunner
 class Site(msgspec.Struct, frozen=True, kw_only=True):
     """now is the wall clock, in UTC; clock is monotonic seconds.
 
-    answers: the record of what was answered.
+    ledger: what was answered, and what it cost.
     tasks: dialects register their performers with it while the routes are made; it is started afterwards.
     """
 
@@ -33,7 +33,7 @@ class Site(msgspec.Struct, frozen=True, kw_only=True):
     names: ModelCatalog
     listings: Listings
     prices: PriceBook
-    answers: AnswerRecord
+    ledger: LedgerRecord
     closing: Closing
     replays: ReplayMemory
     responses: ResponseStore

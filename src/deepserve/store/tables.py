@@ -22,29 +22,52 @@ metadata = MetaData()
 _NUMBER = BigInteger().with_variant(Integer, "sqlite")
 """Of rows that are counted by the database: SQLite counts only in columns of the one type, to 2^63 all the same."""
 
-answers = Table(
-    "answers",
+ledger = Table(
+    "ledger",
     metadata,
-    Column("request_id", String(64), primary_key=True),
+    # Rises with time, so that rows are written where the last ones were.
+    Column("attempt_id", String(64), primary_key=True),
+    Column("request_id", String(64), nullable=False),
+    # Counts the attempts at one request from 1.
+    Column("number", Integer, nullable=False),
     Column("tenant_id", String(64), nullable=False),
+    Column("key_id", String(64)),
+    Column("dialect", String(16), nullable=False),
+    Column("provider", Text, nullable=False),
+    # What was asked for, and what answered; `served_by` is what really ran.
     Column("model", String(128), nullable=False),
-    Column("served_by", String(256), nullable=False),
-    Column("fingerprint", String(128), nullable=False),
+    Column("answered_model", String(128), nullable=False),
+    Column("served_by", Text, nullable=False),
+    Column("fingerprint", Text, nullable=False),
     Column("arrived_at", DateTime(timezone=True), nullable=False),
+    Column("ended_at", DateTime(timezone=True)),
+    Column("first_token_ms", Integer),
     Column("hit_tokens", BigInteger, nullable=False),
     Column("miss_tokens", BigInteger, nullable=False),
     Column("reasoning_tokens", BigInteger, nullable=False),
     Column("answer_tokens", BigInteger, nullable=False),
+    Column("cache_write_tokens", BigInteger, nullable=False),
+    Column("num_tool_calls", Integer, nullable=False),
     Column("num_results", Integer, nullable=False),
-    # finish reason of the last result, or the code of the error that ended the request
+    Column("is_estimated", Boolean, nullable=False),
+    # The id of the price that was applied; without one, the amounts are what the provider stated, or zero.
+    Column("price", Text),
+    # Millionths of a millionth of a dollar. A sum in SQL overflows at nine million dollars: sum elsewhere.
+    Column("hit_pico_usd", BigInteger, nullable=False),
+    Column("miss_pico_usd", BigInteger, nullable=False),
+    Column("output_pico_usd", BigInteger, nullable=False),
+    Column("tools_pico_usd", BigInteger, nullable=False),
+    Column("stated_pico_usd", BigInteger),
+    # a finish reason, `client_left`, or the code of the error that ended the attempt
     Column("outcome", String(64), nullable=False),
     # what was found and done where the answer's form could only be checked, as in the response header
     Column("checked", String(64)),
     # which rule chose the model, where the request left that open, as in the response header
     Column("route", Text),
-    Index("answers_by_tenant_and_time", "tenant_id", "arrived_at"),
+    Index("ledger_by_request", "request_id"),
+    Index("ledger_by_tenant_and_time", "tenant_id", "arrived_at"),
 )
-"""One row for each request that reached a back end. Content is never stored."""
+"""One row for each attempt at an answer, written once and never changed. Content is never stored."""
 
 api_keys = Table(
     "api_keys",

@@ -65,6 +65,11 @@ class PreparedRequest(msgspec.Struct, frozen=True, kw_only=True):
     offered: Mapping[str, OfferedTool] = {}
     first: tuple[OfferedTool, ...] = ()
 
+    @property
+    def is_plain(self) -> bool:
+        """Nothing is run: one round is the answer."""
+        return not self.offered and not self.first
+
 
 class AnswerInRounds:
     """One answer being given. carried_out: the calls that were made, with what they brought."""

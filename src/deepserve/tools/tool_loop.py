@@ -67,10 +67,13 @@ class ToolLoop:
             first=tuple(tool for tool in offered if tool.wanted.is_first),
         )
 
-    def answer(self, request: Request, ask: Ask) -> AsyncGenerator[Event]:
-        """As `Backend.answer`. Closing it cancels the tools that run. Raises what `prepare` does."""
-        prepared = self.prepare(request)
-        if not prepared.offered and not prepared.first:
+    def answer(self, request: Request, ask: Ask, *, prepared: PreparedRequest | None = None) -> AsyncGenerator[Event]:
+        """As `Backend.answer`. Closing it cancels the tools that run. Raises what `prepare` does.
+
+        prepared: what that gave, for callers that have looked at it.
+        """
+        prepared = self.prepare(request) if prepared is None else prepared
+        if prepared.is_plain:
             return ask(prepared.request)  # as it is: one more generator would cost something at every event
         return self._answer_with_tools(request, prepared, ask)
 

@@ -1,0 +1,1 @@
+"""What answers cost: the price in force applied to what was consumed, told with the answer and handed to the ledger."""

@@ -1,0 +1,334 @@
+"""The one thread that writes the ledger: whatever waits while it commits goes into the next commit.
+
+Nobody waits for company: a row alone is committed alone, and under load the groups grow by themselves. What the
+database does not take is tried again and again; `ledger` decides how long a client waits for that.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import queue
+import threading
+from collections.abc import Callable, Sequence
+from typing import Any, Final
+
+import msgspec
+from sqlalchemy import Connection, Engine, insert, select
+from sqlalchemy.exc import DataError, IntegrityError
+
+from deepserve.core.errors import EngineFailure
+from deepserve.store.database import FAULTS
+from deepserve.store.ledger_row import LedgerRow, read_row
+from deepserve.store.spill import SpillFile, Unwritten
+from deepserve.store.tables import ledger
+
+_log = logging.getLogger(__name__)
+
+Booking = Callable[[Connection, Sequence[Unwritten]], None]
+"""Writes down elsewhere what rows mean for budgets, in the transaction that writes these rows."""
+
+_MAX_ROWS_PER_COMMIT: Final = 1_000
+_MAX_ROWS_PER_STATEMENT: Final = 64
+"""Of 31 values each: SQLite takes 32,766 values at most, and one statement is one wait for Python's lock."""
+
+_BUSY_MS: Final = 250
+"""So long the thread waits for another writer within SQLite, before it looks at what else there is to do."""
+
+_RETRY_S: Final = (0.05, 0.1, 0.25, 0.5, 1.0)
+_REFUSALS: Final = (IntegrityError, DataError, OverflowError, ValueError)
+"""What says that the same row will never be taken."""
+
+_LOOK_S: Final = 1.0
+"""How often it is tried whether the database takes again what could not be written."""
+
+
+class Batch:
+    """Rows that are settled together. is_spilled: they are safe elsewhere, and nobody waits for the database."""
+
+    __slots__ = ("future", "is_spilled", "release", "rows", "settled_at")
+
+    def __init__(
+        self, rows: Sequence[LedgerRow], release: str | None, future: asyncio.Future[None], settled_at: float
+    ) -> None:
+        self.rows = rows
+        self.release = release
+        self.future = future
+        self.settled_at = settled_at
+        self.is_spilled = False
+
+    def unwritten(self) -> list[Unwritten]:
+        return [Unwritten(row, self.release) for row in self.rows]
+
+
+class LedgerWriter:
+    """Takes batches from event loops and tells these when they are durable.
+
+    is_power_safe  wait for the disk at every commit
+    book           see `Booking`; None: nobody wants to know
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        spill: SpillFile | None,
+        *,
+        is_power_safe: bool = False,
+        book: Booking | None = None,
+    ) -> None:
+        self._engine = engine
+        self._spill = spill
+        self._is_power_safe = is_power_safe
+        self._book = book
+        self._is_sqlite = engine.dialect.name == "sqlite"
+        self._queue: queue.SimpleQueue[Batch | None] = queue.SimpleQueue()
+        self._connection: Connection | None = None
+        self._closing = threading.Event()
+        self._left: Sequence[Batch] = ()
+        self._has_left_behind = spill is not None
+        self.problem: str | None = None
+        """Why the last commit failed; None once one has succeeded."""
+        self._thread = threading.Thread(target=self._run, name="deepserve-ledger", daemon=True)
+        self._thread.start()
+
+    def put(self, batch: Batch) -> None:
+        self._queue.put(batch)
+
+    def close(self, timeout_s: float) -> Sequence[Batch]:
+        """Write what waits and stop. Returns what the database did not take within this time."""
+        self._closing.set()
+        self._queue.put(None)
+        self._thread.join(timeout_s)
+        left = list(self._left)
+        while True:
+            try:
+                item = self._queue.get_nowait()
+            except queue.Empty:
+                return left
+            if item is not None:
+                left.append(item)
+
+    # The thread.
+
+    def _run(self) -> None:
+        is_open = True
+        while is_open:
+            if self._has_left_behind:
+                self._guarded(self._load_left_behind)
+            group: list[Batch] = []
+            try:
+                item = self._queue.get(timeout=None if self._spill is None else _LOOK_S)
+            except queue.Empty:
+                self._guarded(self._load)
+                continue
+            num_rows = 0
+            while item is not None:
+                if not item.is_spilled:
+                    group.append(item)
+                    num_rows += len(item.rows)
+                if num_rows >= _MAX_ROWS_PER_COMMIT:
+                    break
+                try:
+                    item = self._queue.get_nowait()
+                except queue.Empty:
+                    break
+            self._write(group)
+            is_open = item is not None and not (self._left and self._closing.is_set())
+        self._disconnect()
+
+    def _write(self, group: Sequence[Batch]) -> None:
+        """Until the database has taken the group, or nobody waits for that any more. `_left` is what is then left."""
+        attempt = 0
+        while group:
+            self._left = group
+            try:
+                self._commit(group)
+            except _REFUSALS:
+                self._disconnect()
+                self._write_apart(group)
+                return
+            except FAULTS as error:
+                self._disconnect()
+                if self.problem is None:
+                    _log.error("ledger: rows cannot be written and are kept: %s", _reason(error))
+                self.problem = _reason(error)
+                if self._closing.wait(_RETRY_S[min(attempt, len(_RETRY_S) - 1)]) and attempt > 0:
+                    return
+                attempt += 1
+                group = [batch for batch in group if not batch.is_spilled]
+                continue
+            if self.problem is not None:
+                self.problem = None
+                _log.warning("ledger: rows are written again")
+            _resolve(group)
+            break
+        self._left = ()
+        if self._spill and self.problem is None:
+            self._guarded(self._load)
+
+    def _write_apart(self, group: Sequence[Batch]) -> None:
+        """One row that the database refuses must not keep the others."""
+        if len(group) > 1:
+            for position, batch in enumerate(group):
+                self._write((batch,))
+                if self._left:  # closing
+                    self._left = (*self._left, *group[position + 1 :])
+                    return
+            return
+        [batch] = group
+        try:
+            refused = [one.row for one in batch.unwritten() if not self._is_taken(one)]
+        except FAULTS as error:  # the database went away meanwhile: the row is tried again like any other
+            self.problem = _reason(error)
+            self._disconnect()
+            self._write(group)
+            return
+        self._left = ()
+        for row in refused:
+            _log.critical("ledger: an attempt was refused: %s", msgspec.json.encode(row).decode())
+        (_refuse if refused else _resolve)(group)
+
+    def _is_taken(self, one: Unwritten) -> bool:
+        """Whether a row could be inserted, or is there: the database may have gone away after it had committed."""
+        try:
+            connection = self._connected()
+            with connection.begin():
+                self._insert(connection, [one.row])
+                if self._book is not None:
+                    self._book(connection, [one])
+            return True
+        except _REFUSALS:
+            self._disconnect()
+        with self._engine.connect() as connection:
+            found = connection.execute(select(ledger).where(ledger.c.attempt_id == one.row.attempt_id)).one_or_none()
+        return found is not None and read_row(found) == one.row
+
+    def _commit(self, group: Sequence[Batch]) -> None:
+        rows = group[0].rows if len(group) == 1 else [row for batch in group for row in batch.rows]
+        booked = [one for batch in group for one in batch.unwritten()] if self._book is not None else []
+        connection = self._connected()
+        with connection.begin():
+            self._insert(connection, rows)
+            if self._book is not None:
+                self._book(connection, booked)
+
+    def _insert(self, connection: Connection, rows: Sequence[LedgerRow]) -> None:
+        if not rows:
+            return
+        if not self._is_sqlite:
+            connection.execute(insert(ledger), [msgspec.structs.asdict(row) for row in rows])
+            return
+        # Rows of one statement cost a third of rows one by one, and Python's lock is waited for once, not for each.
+        for first in range(0, len(rows), _MAX_ROWS_PER_STATEMENT):
+            part = rows[first : first + _MAX_ROWS_PER_STATEMENT]
+            values = [value for row in part for value in _sqlite_values(row)]
+            connection.exec_driver_sql(_sqlite_insert(len(part)), tuple(values))
+
+    def _load(self) -> None:
+        """Bring back what had to wait in the file."""
+        if self._spill:
+            self._tell_loaded(self._spill.load(self._restore))
+
+    def _load_left_behind(self) -> None:
+        assert self._spill is not None
+        self._tell_loaded(self._spill.load_left_behind(self._restore))
+        self._has_left_behind = False
+
+    def _tell_loaded(self, num_rows: int) -> None:
+        if num_rows:
+            self.problem = None
+            _log.warning("ledger: %d rows that had to wait are written now", num_rows)
+
+    def _restore(self, waiting: Sequence[Unwritten]) -> None:
+        """In one transaction, but for what had been written after all."""
+        connection = self._connected()
+        with connection.begin():
+            for first in range(0, len(waiting), 500):
+                part = waiting[first : first + 500]
+                ids = [one.row.attempt_id for one in part]
+                query = select(ledger.c.attempt_id).where(ledger.c.attempt_id.in_(ids))
+                known = set(connection.execute(query).scalars())
+                missing = [one for one in part if one.row.attempt_id not in known]
+                self._insert(connection, [one.row for one in missing])
+                if self._book is not None:
+                    self._book(connection, missing)
+
+    def _guarded(self, work: Callable[[], None]) -> None:
+        try:
+            work()
+        except (*FAULTS, OSError) as error:
+            self._disconnect()
+            self.problem = _reason(error)
+
+    # The connection.
+
+    def _connected(self) -> Connection:
+        if self._connection is None:
+            connection = self._engine.connect()
+            if self._is_sqlite:
+                connection.exec_driver_sql(f"PRAGMA busy_timeout={_BUSY_MS}")
+                connection.exec_driver_sql(f"PRAGMA synchronous={'FULL' if self._is_power_safe else 'NORMAL'}")
+                connection.rollback()
+            self._connection = connection
+        return self._connection
+
+    def _disconnect(self) -> None:
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            try:
+                # Its settings are no others' in a pool.
+                connection.invalidate()
+                connection.close()
+            except FAULTS:
+                _log.debug("ledger: a connection could not be closed", exc_info=True)
+
+
+def _resolve(group: Sequence[Batch]) -> None:
+    """Tell the event loops, with one call for each."""
+    waiting: dict[asyncio.AbstractEventLoop, list[asyncio.Future[None]]] = {}
+    for batch in group:
+        waiting.setdefault(batch.future.get_loop(), []).append(batch.future)
+    for loop, futures in waiting.items():
+        with contextlib.suppress(RuntimeError):  # the loop has ended, and with it whoever waited
+            loop.call_soon_threadsafe(_end, futures)
+
+
+def _end(futures: Sequence[asyncio.Future[None]]) -> None:
+    for future in futures:
+        if not future.done():
+            future.set_result(None)
+
+
+def _refuse(group: Sequence[Batch]) -> None:
+    for batch in group:
+        with contextlib.suppress(RuntimeError):
+            batch.future.get_loop().call_soon_threadsafe(_fail, batch.future)
+
+
+def _fail(future: asyncio.Future[None]) -> None:
+    if not future.done():
+        future.set_exception(EngineFailure("The answer could not be recorded. It has been logged."))
+
+
+def _reason(error: BaseException) -> str:
+    cause = getattr(error, "orig", None) or error.__cause__ or error
+    return " ".join(str(cause).split())[:300]
+
+
+_NAMES: Final = tuple(column.name for column in ledger.columns)
+_ARRIVED, _ENDED = _NAMES.index("arrived_at"), _NAMES.index("ended_at")
+_ONE_ROW: Final = f"({', '.join('?' * len(_NAMES))})"
+
+
+def _sqlite_insert(num_rows: int) -> str:
+    return f"INSERT INTO ledger ({', '.join(_NAMES)}) VALUES {', '.join([_ONE_ROW] * num_rows)}"  # noqa: S608 - ours
+
+
+def _sqlite_values(row: LedgerRow) -> Sequence[Any]:  # Any: what the columns hold
+    """As SQLAlchemy stores them there: instants are texts in UTC."""
+    values = list(msgspec.structs.astuple(row))
+    values[_ARRIVED] = row.arrived_at.isoformat(" ", "microseconds")[:26]
+    if row.ended_at is not None:
+        values[_ENDED] = row.ended_at.isoformat(" ", "microseconds")[:26]
+    return values
