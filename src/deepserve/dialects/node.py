@@ -19,16 +19,16 @@ _MAX_U32 = 2**32 - 1
 class Node:
     """A value and where it stands. Reading methods return the plain value or raise InvalidField.
 
-    label  the path as refusals show it; the error's `field` always has the whole path
+    told_path  the path as refusals show it; the error's `field` always has the whole path
     """
 
-    __slots__ = ("_label", "body", "path", "value")
+    __slots__ = ("_told_path", "body", "path", "value")
 
-    def __init__(self, body: JsonBody, value: Json, path: Path = (), label: str | None = None) -> None:
+    def __init__(self, body: JsonBody, value: Json, path: Path = (), told_path: Path | None = None) -> None:
         self.body = body
         self.value = value
         self.path = path
-        self._label = label
+        self._told_path = told_path
 
     @property
     def field(self) -> str:
@@ -37,10 +37,10 @@ class Node:
 
     def labelled(self) -> Node:
         """The same value, whose parts are all reported under its own path."""
-        return Node(self.body, self.value, self.path, self.field)
+        return Node(self.body, self.value, self.path, self.path)
 
     def child(self, key: str | int) -> Node:
-        return Node(self.body, self.value[key], (*self.path, key), self._label)
+        return Node(self.body, self.value[key], (*self.path, key), self._told_path)
 
     def optional(self, key: str) -> Node | None:
         """The member of an object; None when it is absent or null, which mean the same everywhere."""
@@ -48,7 +48,7 @@ class Node:
         if not isinstance(members, dict):
             raise self.mistyped("a map")
         value = members.get(key)
-        return None if value is None else Node(self.body, value, (*self.path, key), self._label)
+        return None if value is None else Node(self.body, value, (*self.path, key), self._told_path)
 
     def required(self, key: str) -> Node:
         if key not in self.mapping():
@@ -110,7 +110,7 @@ class Node:
 
     def refuse(self, detail: str, kind: type[InvalidField] = InvalidField) -> InvalidField:
         """In the words of the vendor's parser, with the place."""
-        shown = self.field if self._label is None else self._label
+        shown = self.field if self._told_path is None else _spelled(self._told_path)
         where = f"{shown}: " if shown else ""
         return kind(
             f"Failed to deserialize the JSON body into the target type: {where}{detail}"

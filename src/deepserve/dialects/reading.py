@@ -40,6 +40,10 @@ class Reading:
             if key not in known and value not in (None, "", []):
                 self.ignore(f"{path}.{key}")
 
+    def mentions(self, fields: frozenset[str]) -> bool:
+        """Whether the body has any of these fields. Most have few, and looking for one after the other takes longer."""
+        return not fields.isdisjoint(self.root.mapping())
+
     def extension(self, name: str) -> Node | None:
         """A field that only tolerant mode knows."""
         return None if self.is_strict else self.root.optional(name)

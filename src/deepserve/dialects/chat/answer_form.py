@@ -20,6 +20,8 @@ _NO_GRAMMARS = "grammars are not taken from clients; use a JSON schema, a regula
 
 
 def decode_answer_form(reading: ChatReading, messages: tuple[Message, ...]) -> ResponseFormat:
+    if not reading.mentions(_FIELDS):
+        return ResponseFormat()
     asked = {"response_format": _response_format(reading, messages)}
     for name, read in _GUIDES.items():
         node = reading.extension(name)
@@ -119,6 +121,7 @@ _GUIDES: Mapping[str, _Reader] = {
     "guided_regex": _regex,
     "guided_choice": _choice,
 }
+_FIELDS = frozenset(("response_format", "structured_outputs", *_GUIDES))
 
 _STRUCTURED: Mapping[str, _Reader] = {
     "json": _schema,

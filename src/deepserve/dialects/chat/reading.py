@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import cache
+
 from deepserve.config import Limits
 from deepserve.core.errors import UnsupportedFeature
 from deepserve.dialects.chat.fields import DOCUMENTED, EXTENSIONS
@@ -21,20 +23,27 @@ class ChatReading(Reading):
 
     def refuse_unserved(self) -> None:
         """Raises UnsupportedFeature for a field that the flavour refuses; strict mode ignores those fields."""
+        members = self.root.mapping()
         for name, instead in self.flavour.refused.items():
-            if self.extension(name) is not None:
+            if not self.is_strict and members.get(name) is not None:
                 raise UnsupportedFeature(f"`{name}` is not supported: {instead}.", field=name)
 
     def note_unknown(self) -> None:
         """Note every field that nothing acts on. Called last, after the noteworthy ones."""
         spellings = spelling_fields(is_strict=self.is_strict)
-        known = DOCUMENTED if self.is_strict else DOCUMENTED | EXTENSIONS | spellings.keys() | self.flavour.own_fields
-        for name in self.root.keys():  # noqa: SIM118 - a Node, not a dict
-            node = self.root.optional(name)
-            if node is None:
+        known = _known_fields(self.flavour.own_fields, is_strict=self.is_strict)
+        for name, value in self.root.mapping().items():
+            if value is None:
                 continue
             if name not in known:
                 self.ignore(name)
-            elif name in spellings and isinstance(node.value, dict):
-                for inner in sorted(node.value.keys() - spellings[name]):
+            elif name in spellings and isinstance(value, dict):
+                for inner in sorted(value.keys() - spellings[name]):
                     self.ignore(f"{name}.{inner}")
+
+
+@cache
+def _known_fields(own_fields: frozenset[str], *, is_strict: bool) -> frozenset[str]:
+    if is_strict:
+        return DOCUMENTED
+    return DOCUMENTED | EXTENSIONS | spelling_fields().keys() | own_fields

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from deepserve.core.errors import InvalidField
 from deepserve.core.request import Thinking
-from deepserve.core.sampling import Sampling
+from deepserve.core.sampling import KNOBS, Sampling
 from deepserve.dialects.chat.reading import ChatReading
 from deepserve.dialects.deepseek import default_output_tokens
 from deepserve.dialects.knobs import (
@@ -16,8 +16,12 @@ from deepserve.dialects.knobs import (
     read_top_k,
 )
 
+_FIELDS = frozenset((*KNOBS, "logit_bias", "seed", "logprobs", "top_logprobs"))
+
 
 def decode_sampling(reading: ChatReading, thinking: Thinking) -> Sampling:
+    if not reading.mentions(_FIELDS):
+        return Sampling()
     temperature, top_p = read_knob(reading.root, "temperature"), read_knob(reading.root, "top_p")
     if reading.is_strict and thinking.enabled:
         # The vendor checks the range, then draws as it likes: api-docs.deepseek.com/guides/thinking_mode.

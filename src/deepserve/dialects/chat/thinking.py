@@ -115,19 +115,20 @@ def spelling_fields(*, is_strict: bool = False) -> Mapping[str, frozenset[str]]:
 
 def decode_thinking(body: Node, flavour: Flavour, *, default: bool | None, is_strict: bool) -> Resolved:
     """Read all spellings. default: what the model's alias fixes; None leaves it to the flavour."""
-    wishes = []
-    if not spelling_fields(is_strict=is_strict).keys().isdisjoint(body.keys()):  # most requests say nothing of it
-        wishes = [
-            (path, read(node, flavour))
-            for path, read in (OFFICIAL if is_strict else SPELLINGS)
-            if (node := _at(body, path, is_strict=is_strict)) is not None
-        ]
+    by_default = flavour.thinks_by_default if default is None else default
+    if spelling_fields(is_strict=is_strict).keys().isdisjoint(body.keys()):  # most requests say nothing of it
+        return Resolved(thinking=Thinking(enabled=by_default))
+    wishes = [
+        (path, read(node, flavour))
+        for path, read in (OFFICIAL if is_strict else SPELLINGS)
+        if (node := _at(body, path, is_strict=is_strict)) is not None
+    ]
     off = [path for path, wish in wishes if wish.is_on is False]
     on = [path for path, wish in wishes if wish.is_on is True]
     efforts = [(path, wish.level) for path, wish in wishes if wish.level not in (None, "none")]
     overruled = on if off else []
     overruled += [path for path, level in efforts if off or level != efforts[0][1]]
-    is_enabled = not off and (bool(on) or bool(efforts) or (flavour.thinks_by_default if default is None else default))
+    is_enabled = not off and (bool(on) or bool(efforts) or by_default)
     level = efforts[0][1] if efforts and is_enabled else None
     budgets = [(path, wish.budget_tokens) for path, wish in wishes if wish.budget_tokens is not None]
     overruled += [path for path, budget in budgets if off or budget != budgets[0][1]]
