@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from deepserve.config import Settings, WeightFormats, default_state_dir
+from deepserve.config import Settings, UpstreamSettings, WeightFormats, default_state_dir
 from deepserve.configuration.configuration import find_file, load_configuration
 from deepserve.core.errors import ConfigurationError
 
@@ -107,6 +107,10 @@ def test_an_upstream_that_is_named_answers_unless_something_stronger_says_otherw
     assert load_configuration({"backend": "scripted"}, file=file, environment={}).settings.backend == "scripted"
     file = file_with(tmp_path, "[model]\nbackend = 'scripted'\n")
     assert load_configuration({"upstream": "deepseek"}, file=file, environment={}).settings.backend == "upstream"
+    file = file_with(tmp_path, "[upstream]\nupstream = 'deepseek'\n")
+    several = (UpstreamSettings(id="oxen", kind="oxen"),)
+    settings = load_configuration({"upstreams": several}, file=file, environment={}).settings
+    assert (settings.upstream, settings.upstreams) == (None, several)
     with pytest.raises(ConfigurationError, match="leave one out"):
         load_configuration({"upstream": "deepseek", "backend": "scripted"}, environment={}, directory=tmp_path)
 

@@ -141,7 +141,7 @@ def test_paths_begin_beside_the_file(tmp_path: Path) -> None:
             "line 3, column 1: 'deepsek' is no kind of upstream; did you mean",
         ),
         ('[[upstreams]]\nid = "a"\nkind = "vllm"', "line 1, column 1: 'a' needs an `address`"),
-        ('[[upstreams]]\nid = "embedded"\nkind = "deepseek"', "is our own engine: give this upstream another `id`."),
+        ('[[upstreams]]\nid = "embedded"\nkind = "deepseek"', "line 2, column 1: Our own engine has the id and the"),
         (
             '[[upstreams]]\nid = "a"\nkind = "deepseek"\n[[upstreams]]\nid = "a"\nkind = "oxen"',
             "line 5, column 1: Two upstreams have the id 'a'.",
@@ -151,6 +151,7 @@ def test_paths_begin_beside_the_file(tmp_path: Path) -> None:
             "FILE, line 6, column 3: 'frist' is no upstream; did you mean 'first'?",
         ),
         ('[chains]\ndeepseek-v4-por = ["embedded"]', "line 2, column 1: 'deepseek-v4-por' is no model of this server"),
+        ('[upstream]\nupstream = "depseek"', "line 2, column 1: 'depseek' is no upstream that is known: deepseek, "),
         ("[chains]\ndeepseek-v4-pro = []", "line 2, column 1: The chain of deepseek-v4-pro is empty"),
         ('[chains]\ndeepseek-v4-pro = ["embedded", "embedded"]', "names 'embedded' twice"),
         ("[server]\nport = 8080\nrunware_port = 8080", "line 3, column 1: `runware_port` is 8080, as `port` is"),

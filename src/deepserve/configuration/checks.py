@@ -7,10 +7,11 @@ from collections.abc import Iterable, Iterator, Mapping
 import msgspec
 
 from deepserve.catalog.models import load_models
-from deepserve.catalog.providers import load_providers
+from deepserve.catalog.providers import load_providers, read_upstream
 from deepserve.config import EMBEDDED, Settings
 from deepserve.configuration.declarations import Path
 from deepserve.configuration.problems import unknown_name
+from deepserve.core.errors import ConfigurationError
 
 
 class Contradiction(msgspec.Struct, frozen=True):
@@ -44,21 +45,22 @@ def contradictions(settings: Settings) -> Iterator[Contradiction]:
 
 
 def _upstreams(settings: Settings, models: Iterable[str]) -> Iterator[Contradiction]:
-    kinds = load_providers()
+    rows = load_providers()
+    kinds = [*rows, EMBEDDED]
     seen: set[str] = set()
     for number, upstream in enumerate(settings.upstreams):
         path: Path = ("upstreams", number)
-        if upstream.id == EMBEDDED:
-            yield Contradiction((*path, "id"), f"{EMBEDDED!r} is our own engine: give this upstream another `id`.")
+        if (upstream.id == EMBEDDED) != (upstream.kind == EMBEDDED):
+            yield Contradiction((*path, "id"), f"Our own engine has the id and the kind {EMBEDDED!r}, and nobody else.")
         elif not upstream.id.strip():
             yield Contradiction((*path, "id"), "`id` is empty: give this upstream a name.")
         elif upstream.id in seen:
             yield Contradiction((*path, "id"), f"Two upstreams have the id {upstream.id!r}.")
         seen.add(upstream.id)
-        row = kinds.get(upstream.kind)
-        if row is None:
+        row = rows.get(upstream.kind)
+        if upstream.kind not in kinds:
             yield Contradiction((*path, "kind"), unknown_name(upstream.kind, kinds, what="kind of upstream"))
-        elif row.base_url is None and upstream.address is None:
+        elif row is not None and row.base_url is None and upstream.address is None:
             yield Contradiction(
                 path, f"{upstream.id!r} needs an `address`: {row.title} stands nowhere of its own (http://…/v1)."
             )
@@ -66,8 +68,13 @@ def _upstreams(settings: Settings, models: Iterable[str]) -> Iterator[Contradict
 
 
 def _chains(settings: Settings, models: Iterable[str]) -> Iterator[Contradiction]:
-    ids = [upstream.id for upstream in settings.upstreams]
-    known = [*ids, EMBEDDED, *([settings.upstream.partition("=")[0]] if settings.upstream else [])]
+    known = [upstream.id for upstream in settings.upstreams]
+    if settings.upstream is not None:
+        try:
+            known.append(read_upstream(settings.upstream, taken=known).id)
+        except ConfigurationError as error:
+            yield Contradiction(("upstream",), error.message)
+    known = list(dict.fromkeys([*known, EMBEDDED]))
     yield from _unknown_models(("chains",), settings.chains, models)
     for model, chain in settings.chains.items():
         path: Path = ("chains", model)

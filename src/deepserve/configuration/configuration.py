@@ -156,15 +156,20 @@ _STRENGTH: Final[Mapping[Layer, int]] = {"default": 0, "file": 1, "environment":
 
 def _choose_backend(values: dict[str, Any], origins: Mapping[str, Origin]) -> Iterable[tuple[Keys, str]]:
     """Who names an upstream wants it to answer, and who names both in one place must mean one of them."""
+    if _strength("upstreams", origins) > _strength("upstream", origins):
+        values.pop("upstream", None)
     named = [name for name in ("upstream", "upstreams") if values.get(name)]
     if not named or values.get("backend") == "upstream":
         return
-    strongest = max((origins[name] for name in named), key=lambda origin: _STRENGTH[origin.layer])
-    backend = origins.get("backend", DEFAULT)
-    if _STRENGTH[strongest.layer] > _STRENGTH[backend.layer]:
+    strength = max(_strength(name, origins) for name in named)
+    if strength > _strength("backend", origins):
         values["backend"] = "upstream"
-    elif strongest.layer == backend.layer and values["backend"] != "embedded":
+    elif strength == _strength("backend", origins):
         yield ("backend",), f"`{named[0]}` and `backend` both say who answers: leave one out."
+
+
+def _strength(name: str, origins: Mapping[str, Origin]) -> int:
+    return _STRENGTH[origins.get(name, DEFAULT).layer]
 
 
 def _assembled(values: Mapping[str, Any]) -> Settings:  # Any: values of settings
