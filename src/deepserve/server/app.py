@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from datetime import UTC, datetime
 from uuid import UUID, uuid4
 
@@ -56,6 +56,7 @@ def create_app(
     names: ModelCatalog,
     metrics: Metrics,
     tasks: TaskRunner,
+    scrape: Callable[[], Awaitable[bytes]] | None = None,
     lookups: Sequence[KeyLookup] = (),
     closing: Closing | None = None,
     kept: ResponseStore | None = None,
@@ -67,9 +68,8 @@ def create_app(
 ) -> Starlette:
     """lookups: where keys are found; none means that everybody on this machine is one tenant.
 
-    metrics must also observe the gateway. kept: None keeps responses in memory only.
-
-    ledger: None has no record of answers.
+    metrics must also observe the gateway. scrape: what `/metrics` answers with; None: with these metrics alone.
+    kept: None keeps responses in memory only. ledger: None has no record of answers.
     prices: None reads those of the settings.
     tasks: to be started by the caller once the application is made, for that registers what carries them out.
     """
@@ -89,7 +89,7 @@ def create_app(
         clock=clock,
     )
     metrics.watch(TaskMetrics(tasks))
-    models, monitoring = Models(site), _Monitoring(site, metrics)
+    models, monitoring = Models(site), _Monitoring(site, metrics, scrape)
     routes: list[BaseRoute] = [
         Route("/health", _health),
         Route("/ready", monitoring.ready),
@@ -131,9 +131,10 @@ async def _health(_: Request) -> Response:
 class _Monitoring:
     """What watches the server from outside."""
 
-    def __init__(self, site: Site, metrics: Metrics) -> None:
+    def __init__(self, site: Site, metrics: Metrics, scrape: Callable[[], Awaitable[bytes]] | None) -> None:
         self._site = site
         self._metrics = metrics
+        self._scrape = scrape
 
     async def ready(self, _: Request) -> Response:
         """Whether new requests would be answered."""
@@ -142,7 +143,8 @@ class _Monitoring:
         return Response(body, status_code=200 if is_ready else 503, media_type="application/json")
 
     async def metrics(self, _: Request) -> Response:
-        return Response(self._metrics.render(), media_type="text/plain; version=0.0.4; charset=utf-8")
+        text = self._metrics.render() if self._scrape is None else await self._scrape()
+        return Response(text, media_type="text/plain; version=0.0.4; charset=utf-8")
 
 
 def _base_hint(path: str) -> str:

@@ -33,6 +33,8 @@ from deepserve.server.closing import Closing
 from deepserve.server.later import addresses_of, make_task_runner
 from deepserve.server.metrics import Metrics
 from deepserve.server.protocol import limited_http
+from deepserve.server.worker_metrics import WorkerMetrics
+from deepserve.server.workers import Worker
 from deepserve.store.database import Database
 from deepserve.store.ledger import Ledger
 from deepserve.store.ledger_record import LedgerRecord
@@ -62,6 +64,8 @@ def serve(
     database: Database | None = None,
     on_ready: Callable[[str, OpenedTools], None] = lambda _address, _tools: None,
     on_progress: Callable[[str], None] = _log.info,
+    listening: Sequence[socket.socket] | None = None,
+    worker: Worker | None = None,
 ) -> None:
     """Serve until SIGINT or SIGTERM. Blocks; call it in the main thread for the signals to work.
 
@@ -69,14 +73,15 @@ def serve(
     database     keeps what must survive a restart; None: nothing does
     on_ready     called with the base address and the tools that the server runs, once requests are answered
     on_progress  hears in words of what takes long, such as indexing folders
+    listening    what `bind_all` has bound; None: it is bound here
+    worker       which of several processes on these sockets this one is
 
     Raises ConfigurationError for an address that cannot be used, and what `backend.start` raises.
     """
     found = (*((ConfiguredKeys(settings.api_keys),) if settings.api_keys else ()), *lookups)
-    listening = [bind(settings, has_keys=bool(found))]
+    if listening is None:
+        listening = bind_all(settings, has_keys=bool(found))
     try:
-        if settings.runware_port is not None:
-            listening.append(bind(settings, port=settings.runware_port, has_keys=bool(found)))
         # Before the event loop: walls for programs are tried, and processes are not begun beside other threads.
         tools = open_tools(
             settings, environment=os.environ, own_addresses=addresses_of(listening), on_progress=on_progress
@@ -89,12 +94,33 @@ def serve(
         with asyncio.Runner(loop_factory=loop_factory) as runner:
             runner.run(
                 _serve(
-                    settings, backend, tools, listening, found, observers, names or load_models(), database, on_ready
+                    settings,
+                    backend,
+                    tools,
+                    listening,
+                    found,
+                    observers,
+                    names or load_models(),
+                    database,
+                    on_ready,
+                    worker,
                 )
             )
     finally:
         for one in listening:
             one.close()
+
+
+def bind_all(settings: Settings, *, has_keys: bool) -> list[socket.socket]:
+    """Every socket the settings ask for. Raises ConfigurationError."""
+    listening = [bind(settings, has_keys=has_keys)]
+    try:
+        if settings.runware_port is not None:
+            listening.append(bind(settings, port=settings.runware_port, has_keys=has_keys))
+    except ConfigurationError:
+        listening[0].close()
+        raise
+    return listening
 
 
 def bind(settings: Settings, *, has_keys: bool, port: int | None = None) -> socket.socket:
@@ -116,6 +142,9 @@ def bind(settings: Settings, *, has_keys: bool, port: int | None = None) -> sock
     listening = socket.socket(family, kind, protocol)
     try:
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        # Connections have it from here: what sets it on them looks at a number that a shared socket need not carry,
+        # and without it the last piece of an answer may wait 40 ms for the client to have noticed the one before.
+        listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         listening.bind(address)
         listening.listen(2048)
         listening.setblocking(False)
@@ -147,6 +176,7 @@ async def _serve(
     names: ModelCatalog,
     database: Database | None,
     on_ready: Callable[[str, OpenedTools], None],
+    worker: Worker | None,
 ) -> None:
     closing = Closing()
     await backend.start()
@@ -155,6 +185,7 @@ async def _serve(
             metrics = Metrics(
                 [model.id for model in backend.models()], clock=time.monotonic, gauges=lambda: gateway.gauges()
             )
+            gathered = None if worker is None else WorkerMetrics(worker, metrics.render)
             prices = PriceBook(settings.prices_file)
             ledger = None if database is None else Ledger(database, state_dir=settings.state_dir)
             gateway = Gateway(
@@ -172,6 +203,7 @@ async def _serve(
                 gateway,
                 names=names,
                 metrics=metrics,
+                scrape=None if gathered is None else gathered.gather,
                 tasks=tasks,
                 lookups=lookups,
                 closing=closing,
@@ -187,8 +219,14 @@ async def _serve(
             )
             try:
                 await tasks.start()
+                if gathered is not None:
+                    await gathered.start()
+                if worker is not None:
+                    server.end_with(worker.lifeline)
                 await server.serve(sockets=list(listening))
             finally:
+                if gathered is not None:
+                    await gathered.close()
                 await tasks.close()
                 await asyncio.to_thread(kept.close)
                 if ledger is not None:
@@ -226,6 +264,16 @@ class Server(uvicorn.Server):
         self._closing = closing
         self._grace_s = grace_s
         self._on_ready = on_ready
+
+    def end_with(self, lifeline: int) -> None:
+        """Stop, as after SIGTERM, once there is something to read. lifeline: a descriptor."""
+        loop = asyncio.get_running_loop()
+
+        def end() -> None:
+            loop.remove_reader(lifeline)
+            self.should_exit = True
+
+        loop.add_reader(lifeline, end)
 
     @override
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
