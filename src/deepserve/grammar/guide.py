@@ -189,10 +189,14 @@ class AnswerGuide:
         assert self._compiled is not None
         self._phase = "form"
         self._matcher = self._compiled.matcher(entry)
-        if entry == "start" and self._rules.begun:
-            self._matcher.consume(self._rules.begun)
         self._slack = 0
         self._old_plan = self._compiled.known_completion(entry)
+        if entry == "start" and self._rules.begun:
+            self._matcher.consume(self._rules.begun)
+        elif 0 < len(self._old_plan) <= self._left:
+            # What was found when the form was compiled need not be looked for here.
+            self._plan = self._old_plan
+            self._relax()
 
     def _accept_in_form(self, token: int) -> int:
         assert self._matcher is not None

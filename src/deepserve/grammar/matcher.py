@@ -44,6 +44,7 @@ class Matcher:
         self._nesting = nesting
         self._tokens = list(tokens)
         self._unread: list[int] = []
+        self._mask: bytes | None = None  # where the answer stands, once it was asked for
 
     def copy(self) -> Matcher:
         self._catch_up()
@@ -67,6 +68,7 @@ class Matcher:
     def undo(self, num_tokens: int) -> None:
         """Go back to where so many tokens were not consumed yet."""
         self._catch_up()
+        self._mask = None
         if not self._inner.rollback(num_tokens):
             self._fail()
         del self._tokens[len(self._tokens) - num_tokens :]
@@ -87,6 +89,11 @@ class Matcher:
     def mask(self) -> bytes:
         """The tokens that may follow, as the engine wants them."""
         self._catch_up()
+        if self._mask is None:
+            self._mask = self._compute_mask()
+        return self._mask
+
+    def _compute_mask(self) -> bytes:
         mask = self._inner.compute_bitmask()
         if self._inner.is_error():
             self._start_anew()
@@ -124,6 +131,7 @@ class Matcher:
             self._read(unread)
 
     def _read(self, tokens: list[int]) -> None:
+        self._mask = None
         if not self._inner.consume_tokens(tokens):
             self._start_anew()
             if not self._inner.consume_tokens(tokens):

@@ -60,6 +60,7 @@ class TokenKinds:
     ids_of    a text as the model would cut it; quick for those of formats, which many forms name
     many      where more tokens than these may follow, the inside of a string is
     mark      the special token of tool markup, the only one that a grammar holds
+    inside_characters  tokens that go on with a character that has begun: any of them will do
     """
 
     def __init__(self, vocabulary: Vocabulary, *, mark: int) -> None:
@@ -72,6 +73,9 @@ class TokenKinds:
         closing = tuple(vocabulary.encode("</"))
         self.ways_out = [closing, *((token,) for token in _matching(vocabulary, (_TAGS,)) if closing != (token,))]
         self.fillers = _fillers(vocabulary)
+        self.inside_characters = vocabulary.bits(
+            [token for token in vocabulary.plain_ids if 0x80 <= vocabulary.token_bytes[token][0] < 0xC0]
+        )
         self.numbers = NumberRule(vocabulary)
         self.nesting = NestingRule(vocabulary)
         self.ids_of = lru_cache(_MAX_REMEMBERED_TEXTS)(lambda text: tuple(vocabulary.encode(text)))
@@ -113,12 +117,13 @@ class Shortest:
         is_late  asked again and again whether to give up
         The matcher is left as it is.
         """
-        state = matcher.copy()
+        state = matcher
         tokens: list[int] = []
         text = b""
         while len(tokens) < max_tokens and not is_late():
-            # Where nothing can be rejoined, what must follow anyway needs no mask, which is dear at a new place.
-            step: Sequence[int] = () if known else state.forced()
+            # What must follow anyway needs no mask, which is dear at a new place; first of all, though, the known
+            # completion may do.
+            step: Sequence[int] = () if known and not tokens else state.forced()
             if not step:
                 allowed = state.allowed()
                 if allowed & self._kinds.stop_bits:
@@ -126,7 +131,9 @@ class Shortest:
                 rest = self._rejoined(state, allowed, known)
                 if rest is not None:
                     return [*tokens, *rest] if len(tokens) + len(rest) <= max_tokens else None
-                step = state.forced() if known else ()
+                step = state.forced() if known and not tokens else ()
+            if state is matcher:
+                state = matcher.copy()
             if step:
                 state.consume(step)
             else:
@@ -141,14 +148,17 @@ class Shortest:
         # Within text nearly every end of the known completion may begin, and few of them go on.
         is_text = allowed.bit_count() > self._kinds.many
         num_tried = 0
+        refused: set[Sequence[int]] = set()  # beginnings that may not follow; many ends begin alike
         for skipped in first if is_text else range(len(known) - 1, -1, -1):
             if num_tried > _MAX_TRIED_TOKENS and skipped not in first:
                 continue
-            if allowed >> known[skipped] & 1:
+            if allowed >> known[skipped] & 1 and tuple(known[skipped : skipped + 2]) not in refused:
                 rest = known[skipped:]
                 num_admitted = state.num_admitted(rest)
                 if num_admitted == len(rest):
                     return rest
+                if num_admitted < 2:
+                    refused.add(tuple(rest[:2]))
                 num_tried += _TRIAL_TOKENS + num_admitted
         return None
 
@@ -158,6 +168,10 @@ class Shortest:
 
     def _choose(self, state: Matcher, allowed: int, text: bytes) -> Sequence[int]:
         """Go on by a token or a few; returns them."""
+        if not allowed & ~self._kinds.inside_characters:
+            token = (allowed & -allowed).bit_length() - 1
+            state.consume((token,))
+            return (token,)
         is_text = allowed.bit_count() > self._kinds.many
         if is_text and allowed & self._kinds.special_bits:
             # A raw text that ends here.

@@ -55,8 +55,12 @@ class MaskWorker:
         """The mask, here and now; None where it cannot be computed."""
         started = thread_time()  # of this thread alone: waiting for the GIL would look as if masks were dear
         mask = computed_mask(source, vocab_size=self._vocab_size)
-        self._mask_s += _SMOOTHING * (thread_time() - started - self._mask_s)
+        self._note(thread_time() - started, 1)
         return mask
+
+    def _note(self, seconds: float, num_masks: int) -> None:
+        """Keep the running mean of what a mask takes."""
+        self._mask_s += min(1.0, _SMOOTHING * num_masks) * (seconds / num_masks - self._mask_s)
 
     def take(self, jobs: Sequence[MaskJob]) -> None:
         """Begin with a step's jobs, in the order in which the core will wait for them."""
@@ -72,7 +76,9 @@ class MaskWorker:
         while jobs := self._steps.get():
             # The core reads the bits where they are: they stay until the next step, which begins after this one ended.
             self._kept = []
+            started = thread_time()
             for job in jobs:
-                mask = self.compute(job.source)
+                mask = computed_mask(job.source, vocab_size=self._vocab_size)
                 self._kept.append(mask)
                 self._library.ds_mask_settle(job.late, mask, len(mask or b""))
+            self._note(thread_time() - started, len(jobs))
