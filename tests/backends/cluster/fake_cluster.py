@@ -14,7 +14,7 @@ from contextlib import aclosing
 from typing import Any, Literal, Self
 
 import msgspec
-from aiohttp import web
+from aiohttp import ClientConnectionResetError, web
 from llguidance import LLMatcher, LLParserLimits, grammar_from
 from typing_extensions import override
 
@@ -310,6 +310,8 @@ class FakeServer:
                         request.transport.abort()
                         return response
             has_ended = True
+        except ClientConnectionResetError:
+            return response  # who asked has gone
         finally:
             self.num_aborted += not has_ended
         await response.write_eof()
@@ -325,29 +327,37 @@ class _Writer:
         self.hit_tokens = 0
         self.drawn: list[Drawn] = []
         self.end: Literal["stop", "length"] | None = None
+        self.end_token: int | None = None
 
     async def events(self, stream: AsyncIterator[Sequence[Any]]) -> AsyncIterator[bytes]:
+        """An event for each token; the last one says why it is the last."""
+        held: Drawn | None = None
         async for batch in stream:
-            new: list[Drawn] = []
             for progress in batch:
                 match progress:
                     case Admitted(hit_tokens=hit_tokens):
                         self.hit_tokens = hit_tokens
                     case TokenDrawn(drawn=drawn):
-                        new.append(drawn)
+                        if held is not None:
+                            for event in self._tell(held):
+                                yield event
+                        held = drawn
                     case ResultEnded(reason=reason, error=error):
                         assert reason != "failed", error
+                        assert held is not None
                         self.end = reason
-            if not new and self.end is None:
-                continue
-            self.drawn += new
-            if self.end == "stop" and self.habits.trims_stop:
-                self.drawn.pop()
-                new = new[:-1]
-            for event in self.write(new):
-                yield event
+                        for event in self._tell(held):
+                            yield event
         for event in self.last():
             yield event
+
+    def _tell(self, drawn: Drawn) -> list[bytes]:
+        is_trimmed = self.end == "stop" and self.habits.trims_stop
+        if self.end == "stop":
+            self.end_token = drawn.token
+        new = [] if is_trimmed else [drawn]
+        self.drawn += new
+        return self.write(new)
 
     def write(self, new: Sequence[Drawn]) -> list[bytes]:
         raise NotImplementedError
@@ -382,11 +392,8 @@ class _Completions(_Writer):
                     for one in new
                 ],
             )
-        stop_reason = None
-        if self.end == "stop":
-            # The model's own end is never named.
-            last = self.drawn[-1].token if self.drawn else 0
-            stop_reason = last if last != self.source.tokenizer.eos_id and not self.habits.trims_stop else None
+        # The model's own end is never named.
+        stop_reason = self.end_token if self.end_token != self.source.tokenizer.eos_id else None
         choice = CompletionChoice(
             index=0,
             text=self.text(new),
@@ -419,8 +426,7 @@ class _Generated(_Writer):
         finish = None
         match self.end:
             case "stop":
-                matched = self.drawn[-1].token if self.drawn and not self.habits.trims_stop else None
-                finish = FinishReason(type="stop", matched=matched or self.source.tokenizer.eos_id)
+                finish = FinishReason(type="stop", matched=self.end_token)
             case "length":
                 finish = FinishReason(type="length", length=len(self.drawn))
         meta = MetaInfo(

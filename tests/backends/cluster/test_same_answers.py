@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 import pytest
 
+from deepserve.backends.backend import Backend
+from deepserve.backends.cluster.backend import ClusterBackend
 from deepserve.core.answer import Answer
 from deepserve.core.messages import Message, Reasoning, Text, ToolCall, ToolResult
 from deepserve.core.request import Infill, Request, ResponseFormat, Thinking, ToolChoice
 from deepserve.core.sampling import Sampling
 from tests.backends.cluster.conftest import Pair
-from tests.backends.cluster.fake_cluster import Habits
+from tests.backends.cluster.fake_cluster import FakeServer, Habits
 from tests.backends.cluster.setup import answer, with_cluster
-from tests.backends.embedded_setup import request_of
+from tests.backends.embedded_setup import request_of, tool_result
 from tests.backends.test_enforced_answers import CLOCK, PERSON, WEATHER
 
 GREEDY = Sampling(temperature=0.0)
@@ -128,3 +130,103 @@ def test_a_cluster_answers_as_our_own_engine_does(shipped: Pair, kind: str, name
     assert told(there) == told(here)
     assert there.usage.prompt_tokens == here.usage.prompt_tokens
     assert told_logprobs(there) == told_logprobs(here)
+
+
+@pytest.mark.parametrize("name", REQUESTS)
+@pytest.mark.parametrize("forms", ["ignore", "refuse"])
+def test_a_cluster_that_enforces_nothing_answers_as_our_own_engine_does(
+    shipped: Pair, forms: Literal["ignore", "refuse"], name: str
+) -> None:
+    here, there = both(shipped, REQUESTS[name], "vllm", Habits(forms=forms))
+    assert told(there) == told(here)
+
+
+@pytest.mark.parametrize("name", REQUESTS)
+def test_llama_cpp_answers_as_our_own_engine_does(shipped: Pair, name: str) -> None:
+    """It is told neither grammars nor where to stop."""
+    here, there = both(shipped, REQUESTS[name], "llamacpp")
+    assert told(there) == told(here)
+
+
+FORMED = (
+    "tools, the model's choice",
+    "a call demanded",
+    "one call by name",
+    "JSON by a schema",
+    "any JSON object",
+    "a pattern",
+    "a choice",
+    "an answer continued",
+    "text around a gap",
+)
+
+
+@pytest.mark.parametrize("name", FORMED)
+@pytest.mark.parametrize(
+    ("kind", "forms"), [("vllm", "follow"), ("vllm", "ignore"), ("sglang", "follow"), ("llamacpp", "follow")]
+)
+def test_a_model_that_writes_noise_is_held_to_the_same_tokens(
+    noise: Pair, kind: str, forms: Literal["follow", "ignore"], name: str
+) -> None:
+    """Log-probabilities are asked for because no token is forced then: each is the likeliest that may stand."""
+    sampling = Sampling(temperature=0.0, num_top_logprobs=0)
+    request = msgspec.structs.replace(REQUESTS[name], sampling=sampling, max_output_tokens=60)
+    here, there = both(noise, request, kind, Habits(forms=forms))
+    assert told(there) == told(here)
+
+
+@pytest.mark.parametrize(
+    ("kind", "habits"),
+    [
+        ("sglang", Habits(is_incremental=True)),
+        ("sglang", Habits(trims_stop=True)),
+        ("vllm", Habits(trims_stop=True)),
+        ("vllm", Habits(breaks_after=7)),
+        ("sglang", Habits(breaks_after=7)),
+        ("sglang", Habits(breaks_after=7, is_incremental=True)),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("name", ["thinking, high", "tools, thinking", "JSON by a schema", "log-probabilities"])
+def test_a_servers_habits_change_no_answer(shipped: Pair, kind: str, habits: Habits, name: str) -> None:
+    """Even of one that breaks off again and again: what it has said is kept, and it is asked for the rest."""
+    here, there = both(shipped, REQUESTS[name], kind, habits)
+    assert told(there) == told(here)
+    assert told_logprobs(there) == told_logprobs(here)
+
+
+def test_an_answer_that_is_drawn_goes_on_by_chance_where_a_server_broke_off(shipped: Pair) -> None:
+    """A second server is not asked with the seed that has been used up: its first draws would repeat the old ones."""
+    request = msgspec.structs.replace(REQUESTS["drawn"], sampling=Sampling(temperature=3.0, seed=3))
+
+    async def ask_twice(backend: ClusterBackend, servers: list[FakeServer]) -> list[int]:
+        await answer(backend, request)
+        return [body["seed"] for server in servers for body in server.asked]
+
+    seeds = with_cluster(shipped.source, shipped.model, ask_twice, Habits(breaks_after=3))
+    assert seeds[0] == 3
+    assert len(set(seeds)) == len(seeds) >= 2
+
+
+def test_a_turn_with_calls_is_replayed_token_by_token(shipped: Pair) -> None:
+    request = REQUESTS["tools, thinking"]
+
+    async def two_turns(backend: Backend) -> tuple[Answer, int]:
+        first = await answer(backend, request)
+        parts = tuple(
+            msgspec.structs.replace(part, arguments=part.arguments.replace(", ", ","))
+            for part in first.results[0].parts
+            if isinstance(part, ToolCall)
+        )
+        assert parts
+        results = tuple(tool_result(call.id, "Sunny") for call in parts)
+        later = msgspec.structs.replace(
+            request, messages=(*request.messages, Message(role="assistant", parts=parts), *results)
+        )
+        return await answer(backend, later), await backend.count(later)
+
+    here, here_count = asyncio.run(two_turns(shipped.embedded))
+    there, there_count = with_cluster(shipped.source, shipped.model, lambda backend, _: two_turns(backend))
+    assert (told(there), there_count) == (told(here), here_count)
+    # The drawn turn is a cached prefix: all but the tool's result and what stands around it.
+    assert there.usage.hit_tokens > there.usage.prompt_tokens * 0.8

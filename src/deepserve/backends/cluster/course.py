@@ -145,7 +145,7 @@ class Course:
                     if part.end == "stop" and not self._has_stopped and not self._stops & {one.token for one in drawn}:
                         drawn = (*drawn, Drawn(self._rules.end))  # not every server tells it
                     accepted, is_followed = await self._off_loop(partial(self._judge, drawn))
-                    if accepted:
+                    if accepted or self._wrong is not None:
                         self._num_idle = 0
                         yield accepted
                     if part.end == "length" and is_followed and self.ending is None and not self._expected:
@@ -239,6 +239,7 @@ class Course:
         if ask.form is None or ask.level == "none" or refusal.status not in _REFUSALS:
             raise _refused(refusal) from refusal
         self._level = self._levels.note_refused(ask)
+        self._num_idle = 0
 
     # What is judged; in a thread where that may take long
 
