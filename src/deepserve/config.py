@@ -326,6 +326,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     host             address to listen on; others than loopback need keys
     port             0: any free one
     runware_port     listen here too, for Runware's clients that stream to one fixed local address; None: do not
+    workers          processes that answer at this address; more than one only without our own engine
     api_keys         keys that may use the server; none, here and in the state directory: everybody on this machine is
                      one local tenant
     api_keys_file    holds more of them, one on a line; what follows a # is not read
@@ -397,6 +398,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     host: str = "127.0.0.1"
     port: Port = 8000
     runware_port: Port | None = None
+    workers: Positive = 1
     api_keys: tuple[Secret, ...] = ()
     api_keys_file: File | None = None
     keep_alive_s: Seconds = 10.0

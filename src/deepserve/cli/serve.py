@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import socket
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any
@@ -19,10 +20,13 @@ from deepserve.cli.setting_option import GroupedCommand
 from deepserve.cli.settings import configuration_from
 from deepserve.cli.table import format_table
 from deepserve.config import Settings
+from deepserve.core.errors import ConfigurationError
 from deepserve.core.provider import ServedModel
 from deepserve.engine.native.shared_library import HOW_TO_GET_IT, find_library
+from deepserve.server.run import bind_all
 from deepserve.server.run import serve as run_server
-from deepserve.store.database import Database, open_database
+from deepserve.server.workers import Supervisor, Worker
+from deepserve.store.database import Database, open_configured
 from deepserve.store.turns import TurnLimits, TurnStore
 from deepserve.tools.opening import OpenedTools
 
@@ -41,19 +45,47 @@ def serve(**options: Any) -> None:  # Any: the options, as click hands them over
     logging.basicConfig(level=settings.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     for note in configuration.notes:
         click.echo(note, err=True)
-    assert settings.state_dir is not None
-    database = open_database(settings.state_dir)
+    if _lacks_core(settings):
+        notice = "Reference engine only, which is slow: the native core is not part of this installation."
+        click.echo(f"{notice} {HOW_TO_GET_IT}\n", err=True)
+    if settings.workers == 1:
+        _answer(settings)
+        return
+    if needs_engine(settings):
+        raise ConfigurationError(
+            f"{settings.workers} workers cannot share our own engine, which answers in one process with as many "
+            "threads as --threads says. Several are for answers that come from elsewhere: name --upstream, or leave "
+            "out --workers."
+        )
+    _answer_by_workers(settings)
+
+
+def _answer_by_workers(settings: Settings) -> None:
+    # What would stop every worker is found here, and tables are made once.
+    database = open_configured(settings)
+    try:
+        has_keys = bool(settings.api_keys or open_key_store(database).has_any())
+    finally:
+        database.dispose()  # no connection is shared with workers
+    listening = bind_all(settings, has_keys=has_keys)
+    Supervisor(
+        settings.workers, lambda worker: _answer(settings, listening, worker), grace_s=settings.shutdown_grace_s
+    ).run()
+
+
+def _answer(settings: Settings, listening: Sequence[socket.socket] | None = None, worker: Worker | None = None) -> None:
+    """Until told to stop, in this process. listening: bound already, by whom all workers come from."""
+    database = open_configured(settings)
     keys = open_key_store(database)
     stored_keys = (keys,) if keys.has_any() else ()
     backend = select_backend(settings, LoadingProgress(), turns=_open_turns(settings, database))
 
-    if _lacks_core(settings):
-        notice = "Reference engine only, which is slow: the native core is not part of this installation."
-        click.echo(f"{notice} {HOW_TO_GET_IT}\n", err=True)
-
     def announce(address: str, tools: OpenedTools) -> None:
         access = "keys required" if stored_keys or settings.api_keys else "any key works, from this machine only"
-        click.echo(_banner(address, backend.models(), tools.report(), access))
+        if worker is None or worker.is_first:
+            click.echo(_banner(address, backend.models(), tools.report(), access))
+        if worker is not None:
+            worker.tell()
 
     run_server(
         settings,
@@ -62,6 +94,8 @@ def serve(**options: Any) -> None:  # Any: the options, as click hands them over
         database=database,
         on_ready=announce,
         on_progress=lambda words: click.echo(words, err=True),
+        listening=listening,
+        worker=worker,
     )
 
 

@@ -22,6 +22,11 @@ def serve_options(function: Function) -> Function:
             help="Listen here too. Runware's Python SDK streams to no other local address than http://localhost:8080.",
         ),
         setting_option(
+            "workers",
+            group=_SERVER,
+            help="Processes that answer here. More than one only without our own engine, as with --upstream.",
+        ),
+        setting_option(
             "api_keys",
             "--api-key",
             group=_SERVER,

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, cast, get_args
 
 import click
 import msgspec
@@ -130,10 +131,39 @@ def state_option(function: Function) -> Function:
 STATE_HELP = f"Where keys and records are kept.  [default: as configured, else {default_state_dir()}]"
 
 
+DATABASE_HELP = (
+    "Keep records there, and not in a file of the state directory: postgresql://USER@HOST:PORT/NAME, for several "
+    "servers that share them."
+)
+
+
+def database_option(function: Function) -> Function:
+    """For commands that look into a server's database: they get its `settings`, to open it by."""
+
+    @functools.wraps(function)
+    def with_settings(**given: Any) -> Any:  # Any: options as click hands them over, and what the command returns
+        settings = settings_from(state_dir=given.pop("state_dir"), database=given.pop("database"))
+        return function(**given, settings=settings)
+
+    decorated = options(
+        click.option("--state-dir", metavar="PATH", type=click.Path(path_type=Path, file_okay=False), help=STATE_HELP),
+        click.option("--database", metavar="ADDRESS", help="What `serve` was given.  [default: as configured]"),
+        config_option,
+    )(with_settings)
+    return cast(Function, decorated)
+
+
 def storage_options(function: Function) -> Function:
     """Where things are kept, what, and for how long."""
     return options(
         setting_option("state_dir", group=STORAGE, help=STATE_HELP),
+        setting_option("database", group=STORAGE, metavar="ADDRESS", help=DATABASE_HELP),
+        setting_option(
+            "secret_file",
+            group=STORAGE,
+            help="Random bytes, the same for all servers of one database, that seal traces and sign webhooks. Default: "
+            "made in the state directory.",
+        ),
         setting_option(
             "disk_cache_bytes",
             "--disk-cache",

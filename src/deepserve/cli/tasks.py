@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from datetime import datetime
-from pathlib import Path
 
 import click
 
-from deepserve.cli.settings import state_option
+from deepserve.cli.settings import database_option
 from deepserve.cli.table import format_table
+from deepserve.config import Settings
 
 
 @click.group()
@@ -18,13 +18,13 @@ def tasks() -> None:
 
 @tasks.command(name="list")
 @click.option("--limit", type=click.IntRange(min=1), default=20, show_default=True, help="The newest so many.")
-@state_option
-def list_tasks(limit: int, state_dir: Path) -> None:
+@database_option
+def list_tasks(limit: int, settings: Settings) -> None:
     """List tasks, the newest first."""
-    from deepserve.store.database import open_database
+    from deepserve.store.database import open_configured
     from deepserve.store.tasks import TaskStore
 
-    found = TaskStore(open_database(state_dir)).newest(limit=limit)
+    found = TaskStore(open_configured(settings)).newest(limit=limit)
     if not found:
         click.echo("There are no tasks.")
         return
@@ -49,14 +49,14 @@ def list_tasks(limit: int, state_dir: Path) -> None:
 
 @tasks.command()
 @click.argument("task_id", metavar="TASK")
-@state_option
-def show(task_id: str, state_dir: Path) -> None:
+@database_option
+def show(task_id: str, settings: Settings) -> None:
     """Show TASK with every attempt to deliver its results."""
-    from deepserve.store.database import open_database
+    from deepserve.store.database import open_configured
     from deepserve.store.deliveries import DeliveryStore
     from deepserve.store.tasks import TaskStore
 
-    database = open_database(state_dir)
+    database = open_configured(settings)
     found = TaskStore(database).named(task_id)
     if not found:
         raise click.ClickException(f"There is no task {task_id}. See: deepserve tasks list")

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import get_args
 
 import click
 
-from deepserve.cli.settings import state_option
+from deepserve.cli.settings import database_option
 from deepserve.cli.table import format_table
 from deepserve.cli.tasks import show_time
+from deepserve.config import Settings
 from deepserve.core.task import DeliveryStatus
 from deepserve.core.tenant import TenantId
-from deepserve.store.database import open_database
+from deepserve.store.database import open_configured
 from deepserve.store.deliveries import DeliveryStore
 
 
@@ -25,10 +25,10 @@ def webhooks() -> None:
 @webhooks.command(name="list")
 @click.option("--status", type=click.Choice(get_args(DeliveryStatus)), help="Only these.")
 @click.option("--limit", type=click.IntRange(min=1), default=20, show_default=True, help="The newest so many.")
-@state_option
-def list_webhooks(status: DeliveryStatus | None, limit: int, state_dir: Path) -> None:
+@database_option
+def list_webhooks(status: DeliveryStatus | None, limit: int, settings: Settings) -> None:
     """List calls, the newest first. Addresses are shown without path and query, which may hold secrets."""
-    found = DeliveryStore(open_database(state_dir)).newest(status=status, limit=limit)
+    found = DeliveryStore(open_configured(settings)).newest(status=status, limit=limit)
     if not found:
         click.echo("There are no webhook calls.")
         return
@@ -54,10 +54,10 @@ def list_webhooks(status: DeliveryStatus | None, limit: int, state_dir: Path) ->
 
 @webhooks.command()
 @click.argument("webhook_id", metavar="WEBHOOK")
-@state_option
-def retry(webhook_id: str, state_dir: Path) -> None:
+@database_option
+def retry(webhook_id: str, settings: Settings) -> None:
     """Begin a WEBHOOK that was given up anew, with the same id. A running server takes it up within 15 seconds."""
-    if not DeliveryStore(open_database(state_dir)).retry(webhook_id, now=datetime.now(UTC)):
+    if not DeliveryStore(open_configured(settings)).retry(webhook_id, now=datetime.now(UTC)):
         raise click.ClickException(
             f"There is no webhook {webhook_id} that was given up. See: deepserve webhooks list --status failed"
         )
@@ -66,10 +66,10 @@ def retry(webhook_id: str, state_dir: Path) -> None:
 
 @webhooks.command()
 @click.argument("host", metavar="HOST:PORT")
-@state_option
-def disable(host: str, state_dir: Path) -> None:
+@database_option
+def disable(host: str, settings: Settings) -> None:
     """Stop what waits for a receiver, given as `list` prints it. Later tasks may call it again."""
-    num_stopped = DeliveryStore(open_database(state_dir)).disable(host, now=datetime.now(UTC))
+    num_stopped = DeliveryStore(open_configured(settings)).disable(host, now=datetime.now(UTC))
     if not num_stopped:
         raise click.ClickException(f"Nothing waits for {host}. See: deepserve webhooks list --status pending")
     click.echo(f"Stopped {num_stopped} {'call' if num_stopped == 1 else 'calls'}.")
@@ -77,8 +77,8 @@ def disable(host: str, state_dir: Path) -> None:
 
 @webhooks.command()
 @click.argument("tenant", default="local")
-@state_option
-def secret(tenant: str, state_dir: Path) -> None:
+@database_option
+def secret(tenant: str, settings: Settings) -> None:
     """Make a new secret that signs the calls for TENANT, as Standard Webhooks 1.0 says.
 
     It is shown once. The one before signs too for another 24 hours.
@@ -87,6 +87,7 @@ def secret(tenant: str, state_dir: Path) -> None:
     from deepserve.tasks.runner import KEY_FILE
     from deepserve.tasks.signing import WebhookSecrets
 
-    store = DeliveryStore(open_database(state_dir))
-    secrets = WebhookSecrets(store, load_secret(state_dir / KEY_FILE))
+    assert settings.state_dir is not None
+    store = DeliveryStore(open_configured(settings))
+    secrets = WebhookSecrets(store, load_secret(settings.state_dir / KEY_FILE))
     click.echo(secrets.create(TenantId(tenant), now=datetime.now(UTC)))

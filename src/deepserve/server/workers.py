@@ -42,6 +42,7 @@ _LAST_WORDS_S = 10.0
 class Worker(msgspec.Struct, frozen=True, kw_only=True):
     """One of several processes, as it knows itself.
 
+    is_first  the first one that was begun with the number 0
     number    from 0; one that is begun again has the number of the one that died
     count     how many there are
     folder    where they find each other, readable by their owner only
@@ -49,6 +50,7 @@ class Worker(msgspec.Struct, frozen=True, kw_only=True):
     tell      says to the supervisor that requests are answered
     """
 
+    is_first: bool
     number: int
     count: int
     folder: Path
@@ -133,6 +135,7 @@ class Supervisor:
             _be_worker(
                 self._work,
                 Worker(
+                    is_first=number == 0 and not self._has_answered,
                     number=number,
                     count=self._count,
                     folder=folder,

@@ -18,7 +18,7 @@ from sqlalchemy import Connection, Engine, ExceptionContext, Table, create_engin
 from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError, SQLAlchemyError
 from sqlalchemy.pool import StaticPool
 
-from deepserve.config import DatabaseLimits
+from deepserve.config import DatabaseLimits, Settings
 from deepserve.core.errors import ConfigurationError, StoreUnavailable
 from deepserve.store.postgres import is_postgres, make_postgres_engine, show_address
 from deepserve.store.tables import metadata
@@ -78,6 +78,14 @@ def open_database(place: Place, limits: DatabaseLimits = DatabaseLimits()) -> Da
         raise
     event.listen(engine, "handle_error", _tell_unavailable)
     return engine
+
+
+def open_configured(settings: Settings) -> Database:
+    """The database of a server with these settings. Raises ConfigurationError, also where it keeps nothing."""
+    place = settings.database or settings.state_dir
+    if place is None:
+        raise ConfigurationError("Nothing is kept: name a place with --state-dir or --database.")
+    return open_database(place, settings.database_limits)
 
 
 def open_memory_database() -> Engine:
