@@ -7,6 +7,7 @@ exactly one `Finished` or `Failed`. `Started` comes once for the stream, `UsageR
 
 from __future__ import annotations
 
+import builtins
 from collections.abc import Iterable
 from typing import Literal
 
@@ -29,7 +30,7 @@ class TokenLogprob(msgspec.Struct, frozen=True, kw_only=True):
 
     token: str
     logprob: float
-    bytes: bytes
+    bytes: builtins.bytes  # in this class, `bytes` alone would mean the field
     top: tuple[TokenLogprob, ...] = ()
 
 
