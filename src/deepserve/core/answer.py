@@ -7,6 +7,7 @@ from typing import assert_never
 
 import msgspec
 
+from deepserve.core.attempt import FailedAttempt
 from deepserve.core.cost import Cost
 from deepserve.core.errors import BackendFailure
 from deepserve.core.events import (
@@ -49,10 +50,14 @@ class Result(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Answer(msgspec.Struct, frozen=True, kw_only=True):
+    """model and earlier: as in `Started`."""
+
     served_by: ServedBy
     results: tuple[Result, ...]
     usage: Usage
     cost: Cost | None = None
+    model: str | None = None
+    earlier: tuple[FailedAttempt, ...] = ()
 
 
 class _Open(msgspec.Struct):
@@ -73,7 +78,7 @@ class Collector:
     """A whole answer in the making: `add` each event, then take the `answer`."""
 
     def __init__(self) -> None:
-        self._served_by: ServedBy | None = None
+        self._started: Started | None = None
         self._usage = Usage()
         self._cost: Cost | None = None
         self._results: dict[int, _Collecting] = {}
@@ -82,7 +87,7 @@ class Collector:
         """Raises the error of a `Failed` event: a whole answer is given whole or not at all."""
         match event:
             case Started():
-                self._served_by = event.served_by
+                self._started = event
             case BlockOpened():
                 self._result(event.result).open = _Open(block=event.block, text=[], citations=[])
             case BlockDelta():
@@ -111,10 +116,13 @@ class Collector:
     def answer(self) -> Answer:
         """Raises BackendFailure where the events stopped too early."""
         results = self._results
-        if self._served_by is None or not results or any(result.finished is None for result in results.values()):
+        started = self._started
+        if started is None or not results or any(result.finished is None for result in results.values()):
             raise BackendFailure("The answer ended without a finish. This is a fault of the server; please retry.")
         return Answer(
-            served_by=self._served_by,
+            served_by=started.served_by,
+            model=started.model,
+            earlier=started.earlier,
             usage=self._usage,
             cost=self._cost,
             results=tuple(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from starlette.routing import BaseRoute, Route
 
+from deepserve.core import provider
 from deepserve.dialects.chat.openrouter.exchange import openrouter_decoder
 from deepserve.dialects.completions.openrouter import openrouter_completions_decoder
 from deepserve.dialects.exchange import AnswerHead
@@ -29,6 +30,7 @@ def routes(site: Site) -> list[BaseRoute]:
         default_model=lambda: site.gateway.models()[0].id,
         prices=site.prices,
         keeps_prompts=keeps_prompts(site.settings),
+        endpoints=lambda model: _endpoints(site, model),
     )
     decode = openrouter_decoder(directory=directory, limits=limits, charge=charge)
     decode_plain = openrouter_completions_decoder(directory=directory, limits=limits, charge=charge)
@@ -41,6 +43,10 @@ def routes(site: Site) -> list[BaseRoute]:
         *catalogue_routes(site, slugs, BASE),
         *account_routes(site, BASE),
     ]
+
+
+def _endpoints(site: Site, model: str) -> tuple[provider.Endpoint, ...] | None:
+    return next((served.endpoints for served in site.gateway.models() if served.id == model), None)
 
 
 def _announce(head: AnswerHead) -> HeaderList:

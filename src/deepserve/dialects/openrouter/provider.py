@@ -1,4 +1,7 @@
-"""Wishes about who answers. There is one provider, this server; a wish it cannot meet is refused by name."""
+"""Wishes about who answers: one provider, this server, or several behind it.
+
+A wish that this server cannot meet is refused by name; what none of several meets is refused by whoever chooses one.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +16,7 @@ from deepserve.core.request import ProviderPreferences
 from deepserve.dialects.node import Node
 
 PROVIDER_NAME = "deepserve"
-"""Display name and routing tag of the one provider."""
+"""Display name and routing tag of this server, which means whoever answers behind it."""
 
 _SORTS = ("price", "throughput", "latency", "exacto")
 _QUANTIZATIONS = (*("int4", "int8", "fp4", "mxfp4", "nvfp4", "fp6", "fp8", "mxfp8", "fp16", "bf16", "fp32", "unknown"),)
@@ -36,6 +39,7 @@ EXCLUDED_BY: Mapping[str, str] = {
     "provider.max_price": "max_price",
     "provider.require_parameters": "require_parameters",
     "provider.zdr": "data_policy:zdr",
+    "provider.data_collection": "data_policy:training",
 }
 """Field that excluded the provider -> the service's word for it."""
 
@@ -57,29 +61,33 @@ class Prices(Protocol):
 
 
 def read_provider(
-    node: Node, price: ListPrice | None, *, keeps_prompts: bool
+    node: Node, price: ListPrice | None, *, keeps_prompts: bool, members: frozenset[str] = frozenset()
 ) -> tuple[ProviderPreferences, tuple[str, ...]]:
     """The preferences, and paths of what has no effect. Raises UnsupportedFeature for a wish that cannot be met.
 
-    keeps_prompts: the server writes what it has read to its own disk, as cached prefixes or turns with tools.
+    keeps_prompts  the server writes what it has read to its own disk, as cached prefixes or turns with tools
+    members        names of those who may answer; empty: only this server, whose price is given
     """
+    known = members | {PROVIDER_NAME}
     ignored: list[str] = []
     order, only, excluded = _names(node, "order"), _names(node, "only"), _names(node, "ignore")
     allows_fallbacks = _flag(node, "allow_fallbacks", default=True)
-    if only and PROVIDER_NAME not in only:
-        raise _none_left("only", f"this server has one provider, `{PROVIDER_NAME}`")
-    if PROVIDER_NAME in excluded:
-        raise _none_left("ignore", f"`{PROVIDER_NAME}` is the only provider of this server")
-    if order and PROVIDER_NAME not in order and not allows_fallbacks:
-        raise _none_left("order", f"this server has one provider, `{PROVIDER_NAME}`, and fallbacks are not allowed")
-    if any(name != PROVIDER_NAME for name in order):
+    whose = f"this server has {', '.join(f'`{name}`' for name in sorted(known))}"
+    if only and known.isdisjoint(only):
+        raise _none_left("only", whose)
+    if PROVIDER_NAME in excluded and PROVIDER_NAME not in members:
+        raise _none_left("ignore", f"`{PROVIDER_NAME}` is this server, and answers all come through it")
+    if order and known.isdisjoint(order) and not allows_fallbacks:
+        raise _none_left("order", f"{whose}, and fallbacks are not allowed")
+    if not known.issuperset(order):
         ignored.append("provider.order[]")
     quantizations = node.optional("quantizations")
     if quantizations is not None:
         asked = [item.variant(_QUANTIZATIONS) for item in quantizations.items()]
         if asked and "unknown" not in asked:
             raise _none_left("quantizations", "this server does not state one; add `unknown` to accept that")
-    if keeps_prompts and _flag(node, "zdr", default=False):
+    wants_zero = _flag(node, "zdr", default=False)
+    if keeps_prompts and wants_zero:
         raise _none_left("zdr", "this server keeps cached prefixes and turns on its own disk")
     collection = node.optional("data_collection")
     if collection is not None:
@@ -96,7 +104,7 @@ def read_provider(
         require_parameters=_flag(node, "require_parameters", default=False),
         sort=_sort(node),
         max_price=max_price,
-        data_collection="deny" if collection is not None and collection.value == "deny" else "allow",
+        data_collection=("deny" if wants_zero or (collection is not None and collection.value == "deny") else "allow"),
     )
     return preferences, tuple(ignored)
 

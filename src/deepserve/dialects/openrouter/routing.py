@@ -9,6 +9,7 @@ import msgspec
 
 from deepserve.core.errors import DeepserveError, UnknownModel
 from deepserve.core.model import ModelName
+from deepserve.core.provider import Endpoint
 from deepserve.core.request import ProviderPreferences
 from deepserve.dialects.node import Node
 from deepserve.dialects.openrouter.provider import Prices, read_provider
@@ -20,18 +21,23 @@ class Directory(msgspec.Struct, frozen=True, kw_only=True):
 
     default_model  what is asked when the client names none
     keeps_prompts  as in `read_provider`
+    endpoints      who may answer for a model, by its canonical id; empty: this server alone; None: it is not served
     """
 
     slugs: Slugs
     default_model: Callable[[], str]
     prices: Prices
     keeps_prompts: bool
+    endpoints: Callable[[str], tuple[Endpoint, ...] | None] = lambda _: ()
 
 
 class Route(msgspec.Struct, frozen=True, kw_only=True):
-    """ignored: paths of what has no effect, in the client's spelling."""
+    """fallbacks: asked in turn where the first cannot answer. ignored: paths of what has no effect, as the client
+    spelled them.
+    """
 
     slug: Slug
+    fallbacks: tuple[Slug, ...]
     preferences: ProviderPreferences
     ignored: tuple[str, ...]
 
@@ -52,29 +58,42 @@ class Chosen:
 
 def read_route(root: Node, directory: Directory, *, at: datetime) -> Route:
     """Read `model`, `models` and `provider`. Raises RequestError. at: the instant that decides the price."""
-    slug, ignored = _choose(root, directory)
+    (slug, *fallbacks), ignored = _choose(root, directory)
     ignored += slug.ignored
     preferences = ProviderPreferences()
     provider = root.optional("provider")
     if provider is not None:
-        price = directory.prices.price_at(slug.model.id, at)
-        preferences, unmet = read_provider(provider, price, keeps_prompts=directory.keeps_prompts)
+        ends = [end for one in (slug, *fallbacks) for end in directory.endpoints(one.model.id) or ()]
+        # Where several may answer, each has a price of its own, and whoever chooses among them looks at it.
+        price = None if ends else directory.prices.price_at(slug.model.id, at)
+        preferences, unmet = read_provider(
+            provider,
+            price,
+            keeps_prompts=directory.keeps_prompts,
+            members=frozenset(name for end in ends for name in end.names),
+        )
         ignored += unmet
-    return Route(slug=slug, preferences=preferences, ignored=ignored)
+    return Route(slug=slug, fallbacks=tuple(fallbacks), preferences=preferences, ignored=ignored)
 
 
-def _choose(root: Node, directory: Directory) -> tuple[Slug, tuple[str, ...]]:
-    """The first of `model` and `models` that this server knows, and the paths of those it does not.
-
-    All models have the same engine behind them: where one cannot answer, another could not either.
-    """
+def _choose(root: Node, directory: Directory) -> tuple[list[Slug], tuple[str, ...]]:
+    """Those of `model` and `models` that this server has, each model once, and the paths of those it has not."""
     model, models = root.optional("model"), root.optional("models")
     names = [] if model is None else [model.string()]
     names += [] if models is None else [item.string() for item in models.items()]
     unknown: list[UnknownModel] = []
+    found: dict[str, Slug] = {}
+    unserved: dict[str, Slug] = {}
     for name in names or [directory.default_model()]:
         try:
-            return directory.slugs.read(name), ("models[]",) if unknown else ()
+            slug = directory.slugs.read(name)
         except UnknownModel as error:
             unknown.append(error)
-    raise unknown[0]
+        else:
+            is_served = directory.endpoints(slug.model.id) is not None
+            (found if is_served else unserved).setdefault(slug.model.id, slug)
+    # What this server knows by name and does not have is refused by the gateway, which knows what it has.
+    chosen = list(found.values()) or list(unserved.values())[:1]
+    if not chosen:
+        raise unknown[0]
+    return chosen, ("models[]",) if unknown or (found and unserved) else ()

@@ -86,6 +86,10 @@ class Slugs:
         ignored = ("model:free",) if "free" in variants else ()
         return Slug(model=model, dated_name=found.dated_name, ignored=ignored, is_online="online" in variants)
 
+    def dated_name(self, model: str) -> str:
+        """How answers call a model by its canonical id."""
+        return next((entry.dated_name for entry in self._entries if entry.model == model), model)
+
     def _find(self, name: str, requested: str) -> Slug:
         for entry in self._entries:
             if entry.is_called(name):
@@ -97,5 +101,4 @@ class Slugs:
             model = self._names.resolve(requested if name is None else name)
         except UnknownModel as error:
             raise self.unknown(requested) from error
-        dated = next((entry.dated_name for entry in self._entries if entry.model == model.id), model.id)
-        return Slug(model=msgspec.structs.replace(model, requested=requested), dated_name=dated)
+        return Slug(model=msgspec.structs.replace(model, requested=requested), dated_name=self.dated_name(model.id))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import msgspec
 
 from deepserve.config import Limits
@@ -27,10 +29,14 @@ from deepserve.dialects.openrouter.slugs import Slug
 
 
 class OpenRouterRequest(msgspec.Struct, frozen=True, kw_only=True):
-    """A decoded request; dated_name is the model's name in the answer."""
+    """A decoded request.
+
+    dated_name  the model's name in the answer; name_of: that of another one, by its id, which answers in its place
+    """
 
     chat: ChatRequest
     dated_name: str
+    name_of: Callable[[str], str]
 
 
 def decode_request(raw: bytes, arrival: Arrival, *, directory: Directory, limits: Limits) -> OpenRouterRequest:
@@ -66,10 +72,16 @@ def decode_request(raw: bytes, arrival: Arrival, *, directory: Directory, limits
     ignored += tuple(path for path in chat.ignored if not path.startswith("stream_options"))
     if route.preferences.require_parameters:
         refuse_unmet_parameters(ignored)
-    request = msgspec.structs.replace(chat.request, provider=route.preferences, tool_budget=read_budget(root))
+    request = msgspec.structs.replace(
+        chat.request,
+        provider=route.preferences,
+        fallback_models=tuple(one.model.id for one in route.fallbacks),
+        tool_budget=read_budget(root),
+    )
     return OpenRouterRequest(
         chat=msgspec.structs.replace(chat, request=request, ignored=tuple(dict.fromkeys(ignored)), include_usage=True),
         dated_name=slug.dated_name,
+        name_of=directory.slugs.dated_name,
     )
 
 
