@@ -46,9 +46,13 @@ class Sealer:
 
         Lone surrogates, which no byte sequence stands for, become question marks.
         """
-        content = zlib.compress(text.encode("utf-8", "replace"), _COMPRESSION_LEVEL)
+        return base64.b64encode(self.seal_bytes(tenant, text.encode("utf-8", "replace"))).decode("ascii")
+
+    def seal_bytes(self, tenant: TenantId, data: bytes) -> bytes:
+        """The same for what does not travel as text."""
+        content = zlib.compress(data, _COMPRESSION_LEVEL)
         tag = self._tag(tenant, content)
-        return base64.b64encode(_VERSION + tag + self._encrypted(tag, content)).decode("ascii")
+        return _VERSION + tag + self._encrypted(tag, content)
 
     def unseal(self, tenant: TenantId, sealed: str) -> str | None:
         """The text; None for whatever was not sealed here for this tenant."""
@@ -56,13 +60,18 @@ class Sealer:
             data = base64.b64decode(sealed, validate=True)
         except (binascii.Error, ValueError):
             return None
+        found = self.unseal_bytes(tenant, data)
+        return None if found is None else found.decode()
+
+    def unseal_bytes(self, tenant: TenantId, data: bytes) -> bytes | None:
+        """What `seal_bytes` was given; None as for `unseal`."""
         if data[:1] != _VERSION or len(data) <= 1 + _TAG_BYTES:
             return None
         tag = data[1 : 1 + _TAG_BYTES]
         content = self._encrypted(tag, data[1 + _TAG_BYTES :])
         if not hmac.compare_digest(tag, self._tag(tenant, content)):
             return None
-        return zlib.decompress(content).decode()
+        return zlib.decompress(content)
 
     def _tag(self, tenant: TenantId, content: bytes) -> bytes:
         name = tenant.encode()
