@@ -133,6 +133,7 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
     schema_fields   `response_format` and `tools[NAME]` -> where the client wrote their schemas, for refusals that only
                     compiling them brings
     routing         what the client says about who is to answer, where `model` leaves it open
+    is_whole        the client gets the answer when it is complete, so that nobody has to hear of it piece by piece
     is_strict       reproduce the vendor's refusals instead of serving what can be served
     arrived_at      the instant that decides the price
     """
@@ -163,4 +164,5 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
     metadata: Mapping[str, Json] = {}
     schema_fields: Mapping[str, str] = {}
     routing: RoutingWishes = RoutingWishes()
+    is_whole: bool = False
     is_strict: bool = False

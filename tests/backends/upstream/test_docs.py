@@ -31,6 +31,8 @@ def test_the_limits_are_those_of_the_code() -> None:
     for text in (
         f"| no connection | {limits.connect_s:g} s |",
         f"| an answer that does not begin; keep-alives do not count | {limits.first_event_s:g} s |",
+        f"| an answer that was asked for whole | {limits.first_event_s + limits.idle_s:g} s |",
+        f"at most {limits.whole_tokens:,} tokens, is asked for whole",
         f"| an answer that stops in the middle | {limits.idle_s:g} s |",
         f"| an answer that never ends | {limits.total_s:,.0f} s, or {limits.answer_bytes // 1024**2} MiB |",
         f"a context of {UNPUBLISHED_TOKENS:,} tokens",

@@ -6,11 +6,13 @@ import asyncio
 import json
 import logging
 from contextlib import aclosing, suppress
+from typing import Any
 
 import msgspec
 import pytest
 
 from deepserve.backends.upstream.limits import UpstreamLimits
+from deepserve.backends.upstream.patience import Patience
 from deepserve.core.errors import (
     BackendFailure,
     DeepserveError,
@@ -104,6 +106,47 @@ def test_a_whole_answer_is_taken_though_a_stream_was_asked_for(content_type: str
     events = told(head(content_type) + b"\n\n" + json.dumps(body).encode())
     assert _text(events) == "Hello"
     assert isinstance(events[-1], Finished)
+
+
+@pytest.mark.parametrize(
+    ("fields", "is_stream"),
+    [
+        ({"max_output_tokens": 100}, True),
+        ({"max_output_tokens": 100, "is_whole": True}, False),
+        ({"default_output_tokens": QUICK.whole_tokens, "is_whole": True}, False),
+        ({"max_output_tokens": QUICK.whole_tokens + 1, "default_output_tokens": 1, "is_whole": True}, True),
+        ({"is_whole": True}, True),
+    ],
+)
+def test_what_the_client_gets_whole_and_cannot_be_long_is_asked_for_whole(
+    fields: dict[str, Any], is_stream: bool
+) -> None:
+    whole = {
+        "model": "m",
+        "choices": [{"message": {"content": "Hello there"}, "finish_reason": "stop"}],
+        "usage": USAGE,
+    }
+
+    async def heard() -> tuple[bytes, list[Event]]:
+        said = GOOD if is_stream else answer(200, body=json.dumps(whole).encode())
+        async with Receiver(said) as receiver, upstream(receiver.host) as backend, asyncio.timeout(8):
+            events = [event async for event in backend.answer(request(**fields))]
+            return receiver.received[0].body, events
+
+    body, events = asyncio.run(heard())
+    asked = json.loads(body)
+    assert asked.get("stream", False) is is_stream
+    assert ("stream_options" in asked) is is_stream
+    assert _text(events) == "Hello there"
+    assert events[-2:] == [UsageReported(usage=Usage(miss_tokens=5, answer_tokens=2)), Finished(reason="stop")]
+
+
+def test_what_is_asked_for_whole_may_take_longer_to_come() -> None:
+    async def waits_s(*, is_whole: bool) -> float:
+        return Patience(QUICK, is_whole=is_whole).first_event_s
+
+    assert asyncio.run(waits_s(is_whole=False)) == QUICK.first_event_s
+    assert asyncio.run(waits_s(is_whole=True)) == QUICK.first_event_s + QUICK.idle_s
 
 
 def test_a_stream_is_known_by_its_looks_where_its_type_is_wrong() -> None:

@@ -199,6 +199,9 @@ class FleetBackend:
 
     async def answer(self, request: Request) -> AsyncGenerator[Event]:
         self._counts["requests"] += 1
+        if self._settings.hedge_s is not None and request.is_whole:
+            # Who is late to begin shows in a stream alone.
+            request = msgspec.structs.replace(request, is_whole=False)
         search = Search(
             self._offers(request),
             self._line,

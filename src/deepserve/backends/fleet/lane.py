@@ -21,6 +21,8 @@ DEGRADED = BreakerRule(consecutive=0, open_s=60.0, max_open_s=900.0)
 """Half of the last 20 answers were empty, endless or broken."""
 
 _SMOOTHING = 0.2
+_MOST_TOKENS_PER_S = 20_000
+"""Nobody generates one answer faster: what does come faster was complete before it was told."""
 
 
 class LaneCounts(msgspec.Struct, kw_only=True):
@@ -93,7 +95,9 @@ class Lane:
         self._resumes_at = max(self._resumes_at, self._clock() + seconds)
 
     def time_answer(self, first_content_s: float, output_tokens: int, output_s: float) -> None:
-        """What is learned of its speed."""
+        """What is learned of its speed. An answer that was asked for whole comes at once, and tells nothing."""
+        if output_tokens > output_s * _MOST_TOKENS_PER_S:
+            return
         self.first_content_s = _smoothed(self.first_content_s, first_content_s)
         if output_tokens > 1 and output_s > 0:
             self.tokens_per_s = _smoothed(self.tokens_per_s, output_tokens / output_s)

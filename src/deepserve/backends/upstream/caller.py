@@ -56,8 +56,9 @@ class UpstreamCaller:
 
     async def ask(self, request: Request) -> AsyncGenerator[Event]:
         """As `Backend.answer`. What is raised says whether the same request may be made again here."""
-        asked = self._encoded(request)
-        patience = Patience(self._limits)
+        is_whole = self._is_asked_whole(request)
+        asked = self._encoded(request, is_stream=not is_whole)
+        patience = Patience(self._limits, is_whole=is_whole)
         answer = await self._opened(asked, patience)
         try:
             if answer.status != 200:
@@ -93,12 +94,17 @@ class UpstreamCaller:
         finally:
             answer.close()
 
-    def _encoded(self, request: Request) -> UpstreamRequest:
+    def _is_asked_whole(self, request: Request) -> bool:
+        most_tokens = request.max_output_tokens or request.default_output_tokens
+        return request.is_whole and most_tokens is not None and most_tokens <= self._limits.whole_tokens
+
+    def _encoded(self, request: Request, *, is_stream: bool) -> UpstreamRequest:
         asked = encode_upstream_request(
             plain_request(request),
             self._flavour,
             model=self._provider.models[request.model],
             user=upstream_user(request),
+            is_stream=is_stream,
         )
         if asked.left_out and request.provider.require_parameters:
             raise UnsupportedFeature(
@@ -118,7 +124,7 @@ class UpstreamCaller:
             explained.may_repeat = isinstance(error, NotConnected)
             raise explained from error
         except TimeoutError as error:
-            raise self._too_late() from error
+            raise self._too_late(patience) from error
 
     def headers(self, accepted: str) -> dict[str, str]:
         key = {} if self._key is None else {"Authorization": f"Bearer {self._key}"}
@@ -177,7 +183,7 @@ class UpstreamCaller:
                 raise RequestTimedOut(
                     f"{self._provider.title} stopped in the middle of its answer. Please retry."
                 ) from error
-            raise self._too_late() from error
+            raise self._too_late(patience) from error
 
     def _last(self, decoder: AnswerDecoder) -> list[Event]:
         try:
@@ -203,9 +209,9 @@ class UpstreamCaller:
         provider, _, model = named.partition("/")
         return ServedBy(provider=provider, model=model, fingerprint="")
 
-    def _too_late(self) -> RequestTimedOut:
+    def _too_late(self, patience: Patience) -> RequestTimedOut:
         return RequestTimedOut(
-            f"{self._provider.title} did not begin to answer within {self._limits.first_event_s:.0f} s. Please retry."
+            f"{self._provider.title} did not begin to answer within {patience.first_event_s:.0f} s. Please retry."
         )
 
     def _explained(self, error: DeepserveError | OutgoingError) -> DeepserveError:

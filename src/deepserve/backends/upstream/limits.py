@@ -13,6 +13,9 @@ class UpstreamLimits(msgspec.Struct, frozen=True, kw_only=True):
                     api-docs.deepseek.com/quick_start/rate_limit
     idle_s          between two events of an answer; keep-alives do not count
     total_s         for everything
+    whole_tokens    an answer that its client gets whole and that may be at most so long is asked for whole: that
+                    costs a fraction, and must come within first_event_s and idle_s together. Of longer ones is heard
+                    as they come, so that silence shows
     linger_s        after an answer's end, for the usage that some send later
     error_s         for the body of a refusal
     learn_s         for the list of models, when the server starts
@@ -26,6 +29,7 @@ class UpstreamLimits(msgspec.Struct, frozen=True, kw_only=True):
     first_event_s: float = 610.0
     idle_s: float = 180.0
     total_s: float = 7200.0
+    whole_tokens: int = 8192
     linger_s: float = 2.0
     error_s: float = 10.0
     learn_s: float = 3.0

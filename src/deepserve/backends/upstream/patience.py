@@ -9,14 +9,15 @@ from deepserve.dialects.chat.upstream_answer import AnswerDecoder
 
 
 class Patience:
-    """When the patience with one attempt ends, in the loop's time."""
+    """When the patience with one attempt ends, in the loop's time. is_whole: nothing comes before everything does."""
 
-    def __init__(self, limits: UpstreamLimits) -> None:
+    def __init__(self, limits: UpstreamLimits, *, is_whole: bool) -> None:
         self._limits = limits
         self._time = asyncio.get_running_loop().time
         self._moved_at = self._time()
         self._ends_at = self._moved_at + limits.total_s
-        self.first_event_at = self._moved_at + limits.first_event_s
+        self.first_event_s = limits.first_event_s + (limits.idle_s if is_whole else 0.0)
+        self.first_event_at = self._moved_at + self.first_event_s
 
     def advance(self) -> None:
         self._moved_at = self._time()

@@ -140,6 +140,7 @@ def decode_root(
         user_id=read_user_id(reading),
         schema_fields=reading.schema_fields,
         routing=read_wishes(arrival.headers, model, is_thinking=is_thinking),
+        is_whole=not is_stream,
         is_strict=is_strict,
     )
     include_usage = read_include_usage(reading, is_stream=is_stream)

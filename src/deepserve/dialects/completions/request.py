@@ -117,6 +117,7 @@ def decode_root(
         tenant=arrival.tenant,
         user_id=read_user_id(reading),
         routing=read_wishes(arrival.headers, model, is_thinking=None),
+        is_whole=not is_stream,
         is_strict=is_strict,
     )
     include_usage = read_include_usage(reading, is_stream=is_stream)

@@ -106,16 +106,16 @@ def decode_request(
         routing=read_wishes(
             headers, model, is_thinking=lambda default: decode_thinking(reading, default=default).enabled
         ),
+        is_whole=not reading.flag("stream"),
         is_strict=is_strict,
     )
-    is_stream = reading.flag("stream")
     for name in root.keys():  # noqa: SIM118 - a Node, not a dict
         if name not in HONOURED and root.optional(name) is not None:
             reading.ignore(name)
     return MessagesRequest(
         request=request,
         model=model,
-        is_stream=is_stream,
+        is_stream=not request.is_whole,
         ignored=reading.ignored,
         past_reasoning=count_traces(messages, is_needed=thinking.enabled and bool(tools or server_tools)),
         has_context_edits=root.optional("context_management") is not None,

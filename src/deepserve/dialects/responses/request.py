@@ -126,12 +126,12 @@ def decode_request(raw: bytes, arrival: Arrival, *, names: Names, limits: Limits
         routing=read_wishes(
             arrival.headers, model, is_thinking=lambda default: _thinking(reading, default=default).enabled
         ),
+        is_whole=not reading.flag("stream"),
         is_strict=arrival.is_strict,
     )
     store, background = reading.extension("store"), reading.extension("background")
     is_kept = keeper.can_keep and not arrival.is_strict and (store is None or store.boolean())
     is_background = background is not None and background.boolean()
-    is_stream = reading.flag("stream")
     if is_background and not is_kept:
         raise InvalidField(
             "`background` needs `store`: without it nothing could be asked for later.", field="background"
@@ -145,7 +145,7 @@ def decode_request(raw: bytes, arrival: Arrival, *, names: Names, limits: Limits
         offered=offered,
         past=past,
         items=conversation.items,
-        is_stream=is_stream,
+        is_stream=not request.is_whole,
         is_kept=is_kept,
         is_background=is_background,
         is_sealed="reasoning.encrypted_content" in included,

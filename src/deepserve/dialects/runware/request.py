@@ -167,6 +167,7 @@ def decode_inference(
         num_results=num_results,
         tenant=tenant,
         schema_fields=schema_fields(tools_node),
+        is_whole=delivery != "stream",
         is_strict=is_strict,
     )
     return Inference(
