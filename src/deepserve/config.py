@@ -272,6 +272,10 @@ class UpstreamSettings(msgspec.Struct, frozen=True, kw_only=True):
     key_file        holds the key; None: it is in the environment, in
     key_variable    this variable, or the row's
     models          our ids -> its names of the models; empty: those of the row
+    tokenizer       for vLLM, SGLang and llama.cpp: a folder with the tokenizer.json of the checkpoint they serve. They
+                    are given token ids then; None: they are spoken to in Chat Completions
+    profile         of their prompts: 0731, preview or mini, where the folder's name does not tell
+    replicas        more addresses at which the same is served, for those that are given token ids
     max_concurrent  answers of one model at once; None: 500 of Pro, 2500 of Flash. More wait for their turn
     connect_s       until a connection stands; None, here and below: as UpstreamLimits has it
     first_event_s   from then on until the answer begins
@@ -288,6 +292,9 @@ class UpstreamSettings(msgspec.Struct, frozen=True, kw_only=True):
     key_file: File | None = None
     key_variable: VariableName | None = None
     models: Mapping[str, str] = {}
+    tokenizer: Folder | None = None
+    profile: str | None = None
+    replicas: tuple[str, ...] = ()
     max_concurrent: Positive | None = None
     connect_s: Seconds | None = None
     first_event_s: Seconds | None = None
@@ -366,6 +373,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     prices_file      the operator's price table, which goes before the shipped one; read again whenever it changes
     upstream         who answers for the back end `upstream`: a row of catalog/providers.toml, an address, KIND=ADDRESS
     upstream_key_file  holds the key for it; None: it is in the environment
+    upstream_tokenizer  folder with its tokenizer, where it is to be given token ids; the profile is `profile`
     upstream_models  our ids -> its names of the models, where they are not those of the row
     upstreams        more than one of them, or with more said of each; with `upstream` they make one back end
     chains           model id -> ids of upstreams in the order in which they are asked; `embedded` is our own engine.
@@ -441,6 +449,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 
     upstream: str | None = None
     upstream_key_file: File | None = None
+    upstream_tokenizer: Folder | None = None
     upstream_models: Mapping[str, str] = {}
     upstreams: tuple[UpstreamSettings, ...] = ()
     chains: Mapping[str, tuple[str, ...]] = {}
@@ -497,7 +506,7 @@ LIVE: Final = frozenset(
         *("api_keys", "api_keys_file", "keep_alive_s", "request_timeout_s", "shutdown_grace_s", "log_level"),
         *("replay_answers", "replay_bytes", "replay_s", "kept_responses", "kept_responses_bytes", "kept_responses_s"),
         *("is_strict", "answer_checks", "check_retries", "difficulty"),
-        *("upstream", "upstream_key_file", "upstream_models", "upstreams", "chains", "fleet"),
+        *("upstream", "upstream_key_file", "upstream_tokenizer", "upstream_models", "upstreams", "chains", "fleet"),
         *("outgoing_allowed", "outgoing_http", "tool_limits", "limits", "tasks", "sockets"),
     )
 )

@@ -21,6 +21,7 @@ from deepserve.config import Settings, UpstreamSettings
 from deepserve.core.errors import ConfigurationError
 from deepserve.outgoing.addresses import AddressPolicy
 from deepserve.outgoing.keys import find_key
+from deepserve.store.turns import TurnStore
 
 
 class Opening(msgspec.Struct, frozen=True, kw_only=True):
@@ -30,6 +31,7 @@ class Opening(msgspec.Struct, frozen=True, kw_only=True):
     key       None where it needs none
     policy    which addresses may be called for it
     settings  of the whole server
+    turns     where turns with tools outlive this process, for kinds whose prompts are written here
     """
 
     upstream: UpstreamSettings
@@ -38,6 +40,7 @@ class Opening(msgspec.Struct, frozen=True, kw_only=True):
     limits: UpstreamLimits
     policy: AddressPolicy
     settings: Settings
+    turns: TurnStore | None = None
 
     @property
     def address(self) -> str:
@@ -50,14 +53,28 @@ def _open_chat(opening: Opening) -> Backend:
     return open_chat(opening)
 
 
+def _open_cluster(opening: Opening) -> Backend:
+    from deepserve.backends.cluster.opening import open_cluster
+
+    return open_cluster(opening)
+
+
+TOKENS: Final = "tokens"
+"""The protocol of servers that are given token ids; theirs for whom the operator names a tokenizer."""
+
 KINDS: Final[Mapping[str, Callable[[Opening], Backend]]] = {
     "chat": _open_chat,
+    TOKENS: _open_cluster,
 }
 """Protocol -> how a back end that speaks it is made, not yet started. Each raises SetupError."""
 
 
 def open_upstream(
-    upstream: UpstreamSettings, settings: Settings, *, environment: Mapping[str, str] | None = None
+    upstream: UpstreamSettings,
+    settings: Settings,
+    *,
+    environment: Mapping[str, str] | None = None,
+    turns: TurnStore | None = None,
 ) -> Backend:
     """The back end in front of one upstream, not yet started. Raises SetupError, which shows no key."""
     rows = load_providers()
@@ -67,14 +84,20 @@ def open_upstream(
             f"The upstream {upstream.id} is of the kind {upstream.kind!r}, which is not known: {', '.join(rows)}."
         )
     provider = _named(row, upstream)
-    return KINDS[provider.protocol](
+    if upstream.replicas and upstream.tokenizer is None:
+        raise ConfigurationError(
+            f"The upstream {upstream.id} has several addresses, which servers have that are given token ids: name the "
+            "folder of its `tokenizer`, or make each address an upstream of its own."
+        )
+    return KINDS[provider.protocol if upstream.tokenizer is None else TOKENS](
         Opening(
             upstream=upstream,
             provider=provider,
             key=_key(provider, upstream, os.environ if environment is None else environment),
             limits=upstream_limits(upstream),
-            policy=_policy(provider, settings, is_usual=provider.base_url == row.base_url),
+            policy=policy_of(provider.base_url or "", settings, is_usual=provider.base_url == row.base_url),
             settings=settings,
+            turns=turns,
         )
     )
 
@@ -108,14 +131,14 @@ def upstream_limits(upstream: UpstreamSettings) -> UpstreamLimits:
     return UpstreamLimits(**{name: value for name, value in wanted.items() if value is not None})
 
 
-def _policy(provider: Provider, settings: Settings, *, is_usual: bool) -> AddressPolicy:
+def policy_of(address: str, settings: Settings, *, is_usual: bool = False) -> AddressPolicy:
     """Where the operator wrote an address down, it may be a private one, and without TLS; but not this server."""
     try:
-        url = urlsplit(provider.base_url or "")
+        url = urlsplit(address)
         host, port = url.hostname or "", url.port or (443 if url.scheme == "https" else 80)
         named = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
     except ValueError as error:
-        raise ConfigurationError(f"The upstream {provider.base_url} is no address.") from error
+        raise ConfigurationError(f"The upstream {address} is no address.") from error
     return AddressPolicy(
         allowed_hosts=frozenset() if is_usual else frozenset((named,)),
         own_addresses=_own_addresses(settings),

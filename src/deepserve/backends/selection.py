@@ -16,7 +16,7 @@ def select_backend(settings: Settings, progress: Progress | None = None, *, turn
     """Build the back end, not yet started. Raises SetupError when it cannot serve.
 
     progress  hears how far the weights of a model are loaded
-    turns     where the embedded back end keeps turns with tools for the next start; closed with it
+    turns     where back ends that write prompts keep turns with tools for the next start; closed with the embedded one
     """
     match settings.backend:
         case "embedded":
@@ -36,7 +36,7 @@ def select_backend(settings: Settings, progress: Progress | None = None, *, turn
 
                 return EmbeddedBackend.load(settings, progress, turns=turns)
 
-            return open_fleet(settings, guard=guard_of(settings), engine=engine)
+            return open_fleet(settings, guard=guard_of(settings), engine=engine, turns=turns)
         case _:
             assert_never(settings.backend)
 

@@ -79,5 +79,6 @@ def read_upstream(wanted: str, *, taken: Collection[str] = ()) -> UpstreamSettin
     while id_ in taken:
         number += 1
         id_ = f"{found.id}-{number}"
-    is_usual = found.base_url == providers[found.id].base_url
-    return UpstreamSettings(id=id_, kind=found.id, address=None if is_usual else found.base_url)
+    address, *replicas = [one.strip() for one in (found.base_url or "").split(",")]
+    is_usual = address == providers[found.id].base_url
+    return UpstreamSettings(id=id_, kind=found.id, address=None if is_usual else address, replicas=tuple(replicas))

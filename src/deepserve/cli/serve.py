@@ -11,7 +11,7 @@ from typing import Any
 import click
 
 from deepserve import __version__
-from deepserve.backends.fleet.opening import needs_engine
+from deepserve.backends.fleet.opening import keeps_turns, needs_engine
 from deepserve.backends.selection import select_backend
 from deepserve.cli.keys import open_key_store
 from deepserve.cli.progress import LoadingProgress
@@ -100,7 +100,7 @@ def _answer(settings: Settings, listening: Sequence[socket.socket] | None = None
 
 
 def _open_turns(settings: Settings, database: Database) -> TurnStore | None:
-    if not needs_engine(settings) or not settings.kept_turns_s:
+    if not keeps_turns(settings) or not settings.kept_turns_s:
         return None
     limits = TurnLimits(size_bytes=settings.kept_turns_bytes, age_s=settings.kept_turns_s)
     return TurnStore(database, limits=limits, now=lambda: datetime.now(UTC))

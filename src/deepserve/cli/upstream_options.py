@@ -34,6 +34,12 @@ def upstream_options(function: Function) -> Function:
             help="Holds the upstream's key, in place of the environment (DEEPSEEK_API_KEY, OPENROUTER_API_KEY, …).",
         ),
         setting_option(
+            "upstream_tokenizer",
+            group=_GROUP,
+            help="The folder with the tokenizer.json of what vLLM, SGLang or llama.cpp serves. They are given token ids "
+            "then, and every feature is as with our own engine; several servers: vllm=http://a,http://b.",
+        ),
+        setting_option(
             "upstream_models",
             "--upstream-model",
             group=_GROUP,

@@ -30,7 +30,7 @@ def contradictions(settings: Settings) -> Iterator[Contradiction]:
     yield from _upstreams(settings, models)
     yield from _chains(settings, models)
     if settings.upstream is None:
-        for name in ("upstream_models", "upstream_key_file"):
+        for name in ("upstream_models", "upstream_key_file", "upstream_tokenizer"):
             if getattr(settings, name):
                 yield Contradiction((name,), f"`{name}` says something about `upstream`: name it.")
     if settings.backend == "upstream" and settings.upstream is None and not settings.upstreams:

@@ -17,6 +17,7 @@ from deepserve.catalog.prices import VENDOR
 from deepserve.catalog.providers import load_providers, read_upstream
 from deepserve.config import EMBEDDED, Settings, UpstreamSettings
 from deepserve.core.errors import ConfigurationError
+from deepserve.store.turns import TurnStore
 
 Guard = Callable[[Backend], Backend]
 """Puts what the settings want in front of a back end that does not enforce the form of answers."""
@@ -31,7 +32,12 @@ def named_upstreams(settings: Settings) -> tuple[UpstreamSettings, ...]:
     if wanted.kind == EMBEDDED:
         return (wanted, *others)
     return (
-        msgspec.structs.replace(wanted, key_file=settings.upstream_key_file, models=settings.upstream_models),
+        msgspec.structs.replace(
+            wanted,
+            key_file=settings.upstream_key_file,
+            models=settings.upstream_models,
+            tokenizer=settings.upstream_tokenizer,
+        ),
         *others,
     )
 
@@ -45,16 +51,27 @@ def needs_engine(settings: Settings) -> bool:
     )
 
 
+def keeps_turns(settings: Settings) -> bool:
+    """Whether prompts are written here, and turns with tools can be kept token by token."""
+    if settings.backend != "upstream":
+        return needs_engine(settings)
+    return needs_engine(settings) or any(one.tokenizer is not None for one in named_upstreams(settings))
+
+
 def open_fleet(
     settings: Settings,
     *,
     guard: Guard,
     engine: Callable[[], Backend],
     environment: Mapping[str, str] | None = None,
+    turns: TurnStore | None = None,
 ) -> FleetBackend:
-    """Not yet started. engine: our own, made only where it is one of them. Raises SetupError."""
+    """Not yet started. engine: our own, made only where it is one of them. Raises SetupError.
+
+    turns: where members that are given token ids keep turns with tools; stays open when they close
+    """
     return FleetBackend(
-        _members(settings, (), guard=guard, engine=engine, environment=environment),
+        _members(settings, (), guard=guard, engine=engine, environment=environment, turns=turns),
         chains=settings.chains,
         settings=settings.fleet,
         price_of=_price_of(PriceBook(settings.prices_file)),
@@ -92,6 +109,7 @@ def _members(
     guard: Guard,
     engine: Callable[[], Backend],
     environment: Mapping[str, str] | None,
+    turns: TurnStore | None = None,
 ) -> list[Member]:
     upstreams = named_upstreams(settings)
     if needs_engine(settings) and all(one.kind != EMBEDDED for one in upstreams):
@@ -107,14 +125,18 @@ def _members(
         elif old is not None and old.upstream == upstream:
             members.append(old)
         else:
-            members.append(_opened(upstream, settings, guard, environment))
+            members.append(_opened(upstream, settings, guard, environment, turns))
     return members
 
 
 def _opened(
-    upstream: UpstreamSettings, settings: Settings, guard: Guard, environment: Mapping[str, str] | None
+    upstream: UpstreamSettings,
+    settings: Settings,
+    guard: Guard,
+    environment: Mapping[str, str] | None,
+    turns: TurnStore | None,
 ) -> Member:
-    backend = open_upstream(upstream, settings, environment=environment)
+    backend = open_upstream(upstream, settings, environment=environment, turns=turns)
     row = load_providers()[upstream.kind]
     collects = row.collects_data if upstream.collects_data is None else upstream.collects_data
     return Member(
