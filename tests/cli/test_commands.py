@@ -42,9 +42,9 @@ def test_keys_are_created_listed_and_revoked(tmp_path: Path) -> None:
     key = output.split()[0]
     _, listed = run("keys", "list", *state)
     assert key not in listed
-    assert listed.startswith(key[:12])
+    assert key[:12] in listed
     assert run("keys", "revoke", key[:12], *state)[0] == 0
-    assert "revoked" in run("keys", "list", *state)[1]
+    assert "revoked" in run("keys", "list", "--all", *state)[1]
 
 
 def test_revoking_an_unknown_key_says_where_to_look(tmp_path: Path) -> None:

@@ -40,6 +40,7 @@ class Grant(msgspec.Struct, frozen=True, kw_only=True):
     dialects  names as in `Request.dialect`; None: all
     tools     kinds of the tools that the server runs, as in `ServerTool.tool`; None: all
     is_admin  may read what concerns everybody: metrics, the sums of all tenants
+    is_revoked  may do nothing any more; of keys whose tasks still wait
     """
 
     models: frozenset[str] | None = None
@@ -48,6 +49,7 @@ class Grant(msgspec.Struct, frozen=True, kw_only=True):
     is_admin: bool = False
     budgets: Budgets = Budgets()
     limits: RateLimits = RateLimits()
+    is_revoked: bool = False
 
     @property
     def is_metered(self) -> bool:

@@ -6,6 +6,7 @@ from sqlalchemy import (
     BigInteger,
     Boolean,
     Column,
+    Date,
     DateTime,
     Float,
     Index,
@@ -69,23 +70,14 @@ ledger = Table(
 )
 """One row for each attempt at an answer, written once and never changed. Content is never stored."""
 
-api_keys = Table(
-    "api_keys",
-    metadata,
-    Column("digest", LargeBinary(32), primary_key=True),
-    Column("shown", String(16), nullable=False),
-    Column("tenant_id", String(64), nullable=False),
-    Column("created_at", DateTime(timezone=True), nullable=False),
-    Column("is_revoked", Boolean, nullable=False, default=False),
-)
-"""Keys by SHA-256 digest only; `shown` is the beginning that lists may print."""
-
 tasks = Table(
     "tasks",
     metadata,
     Column("tenant_id", String(64), primary_key=True),
     Column("id", String(256), primary_key=True),
     Column("tenant_name", String(256), nullable=False),
+    # The key that brought it; none: it needed none
+    Column("key_id", String(64)),
     Column("kind", String(32), nullable=False),
     Column("status", String(16), nullable=False),
     Column("body", LargeBinary, nullable=False),
@@ -193,3 +185,98 @@ turn_names = Table(
     Index("turn_names_by_turn", "turn_id"),
 )
 """What a turn is found by: digests of call ids and conversations."""
+
+keys = Table(
+    "keys",
+    metadata,
+    Column("id", String(64), primary_key=True),
+    Column("name", String(128), nullable=False),
+    Column("tenant_id", String(64), nullable=False),
+    Column("created_at", DateTime(timezone=True), nullable=False),
+    Column("expires_at", DateTime(timezone=True)),
+    Column("revoked_at", DateTime(timezone=True)),
+    # What it may be used for: JSON lists of names; none: everything
+    Column("models", Text),
+    Column("dialects", Text),
+    Column("tools", Text),
+    Column("is_admin", Boolean, nullable=False),
+    # How much: none: without bound. 10**12 pico-dollars are one
+    Column("day_budget_pico", BigInteger),
+    Column("month_budget_pico", BigInteger),
+    Column("max_concurrent", Integer),
+    Column("requests_per_minute", Integer),
+    Column("tokens_per_minute", BigInteger),
+    Index("keys_by_tenant", "tenant_id", "created_at"),
+)
+"""What keys may do. Their secrets are elsewhere, and may be exchanged."""
+
+key_secrets = Table(
+    "key_secrets",
+    metadata,
+    Column("digest", LargeBinary(32), primary_key=True),
+    Column("key_id", String(64), nullable=False),
+    Column("shown", String(16), nullable=False),
+    Column("created_at", DateTime(timezone=True), nullable=False),
+    Column("expires_at", DateTime(timezone=True)),
+    Index("key_secrets_by_key", "key_id"),
+)
+"""Secrets by SHA-256 digest only; `shown` is the beginning that lists may print."""
+
+key_rates = Table(
+    "key_rates",
+    metadata,
+    Column("key_id", String(64), primary_key=True),
+    # Instants at which nothing will be used any more, in microseconds since 1970: all that a rate has to remember.
+    Column("requests_until_us", BigInteger, nullable=False),
+    Column("tokens_until_us", BigInteger, nullable=False),
+)
+"""One row for each key, from its first day on: whoever changes what is reserved for a key holds this row meanwhile."""
+
+reservations = Table(
+    "reservations",
+    metadata,
+    Column("id", String(64), primary_key=True),
+    Column("key_id", String(64), nullable=False),
+    # The process that answers has to say again and again that it is alive.
+    Column("expires_at", DateTime(timezone=True), nullable=False),
+    Column("day", Date, nullable=False),
+    Column("amount_pico", BigInteger, nullable=False),
+    Index("reservations_by_key", "key_id"),
+)
+"""Answers that run now, and what they may come to cost beyond what is written of them. Only of keys with limits."""
+
+key_spending = Table(
+    "key_spending",
+    metadata,
+    Column("key_id", String(64), primary_key=True),
+    Column("day", Date, primary_key=True),
+    Column("spent_pico", BigInteger, nullable=False),
+    Column("num_attempts", Integer, nullable=False),
+    Column("tokens", BigInteger, nullable=False),
+    Column("last_used_at", DateTime(timezone=True), nullable=False),
+)
+"""Sums of the ledger by key and day in UTC, written in the transaction that writes the ledger's rows."""
+
+agreements = Table(
+    "agreements",
+    metadata,
+    Column("name", String(64), primary_key=True),
+    Column("value", String(128), nullable=False),
+)
+"""What all servers on this database have in common, such as the fingerprint of their secret."""
+
+replays = Table(
+    "replays",
+    metadata,
+    Column("tenant_id", String(64), primary_key=True),
+    Column("key", String(255), primary_key=True),
+    Column("digest", LargeBinary(32), nullable=False),
+    Column("head", LargeBinary, nullable=False),
+    Column("answer", LargeBinary, nullable=True),
+    Column("size_bytes", Integer, nullable=False),
+    Column("owner", String(64), nullable=True),
+    # Until then the owner is at it, or the answer is kept.
+    Column("until", DateTime(timezone=True), nullable=False),
+    Index("replays_by_time", "until"),
+)
+"""Answers for requests that are sent again under their `Idempotency-Key`. Content, sealed for its tenant."""

@@ -14,9 +14,10 @@ from sqlalchemy import ColumnElement, Connection, CursorResult, Engine, Row, and
 from sqlalchemy.exc import IntegrityError
 
 from deepserve.core.task import DeliveryState, NewTask, TaskState, TaskStatus
-from deepserve.core.tenant import Tenant, TenantId
+from deepserve.core.tenant import KeyId, Tenant, TenantId
 from deepserve.store.database import hold, is_text
 from deepserve.store.deliveries import delivery_row, utc
+from deepserve.store.keys import tenant_of_key
 from deepserve.store.tables import deliveries, tasks
 
 TaskKey = tuple[TenantId, str]
@@ -58,6 +59,7 @@ class TaskStore:
                         "tenant_id": task.tenant.id,
                         "id": task.id,
                         "tenant_name": task.tenant.name,
+                        "key_id": task.tenant.key,
                         "kind": task.kind,
                         "status": "queued",
                         "body": task.body,
@@ -118,7 +120,11 @@ class TaskStore:
                     lease_expires_at=now + timedelta(seconds=lease_s),
                 )
             )
-            return _required(connection, key) if _num_changed(claimed) else None
+            if not _num_changed(claimed):
+                return None
+            state = _required(connection, key)
+            # What the key that brought it may do now, not then.
+            return msgspec.structs.replace(state, tenant=tenant_of_key(connection, state.tenant))
 
     def renew(self, *, owner: str, now: datetime, lease_s: float) -> set[TaskKey]:
         """Keep what the owner works on; return it: what is missing was cancelled or taken over."""
@@ -265,7 +271,11 @@ def _state(row: Row[Any]) -> TaskState:  # Any: the columns of the table
     return TaskState(
         id=row.id,
         kind=row.kind,
-        tenant=Tenant(id=TenantId(row.tenant_id), name=row.tenant_name),
+        tenant=Tenant(
+            id=TenantId(row.tenant_id),
+            name=row.tenant_name,
+            key=None if row.key_id is None else KeyId(row.key_id),
+        ),
         status=row.status,
         body=row.body,
         result=row.result,
