@@ -23,6 +23,7 @@ from deepserve.core.provider import ServedModel
 from deepserve.core.request import Request
 from deepserve.metering.meter import Attempt, Bill, Meter
 from deepserve.metering.rounds import Rounds
+from deepserve.routing.fallback import answered_label
 from deepserve.routing.router import Router, routed
 from deepserve.store.sealed_reasoning import OpenedTraces, TraceSealer, open_traces
 from deepserve.store.sealing import Sealer
@@ -153,8 +154,10 @@ class Gateway:
                                     await bill.settled()
                                     if corrected is not None:
                                         yield corrected
-                            elif route is not None and isinstance(event, Started):
-                                event = msgspec.structs.replace(event, route=route)
+                            elif isinstance(event, Started):
+                                told = answered_label(route, request.model, event)
+                                if told is not None:
+                                    event = msgspec.structs.replace(event, route=told)
                         if seals is not None:
                             event = seals.seal(event)
                         for observer in self._observers:

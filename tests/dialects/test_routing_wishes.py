@@ -40,9 +40,19 @@ def test_checks_can_be_switched_off() -> None:
     assert read_wishes({}, AUTO, is_thinking=None).checks is None
 
 
-def test_they_mean_nothing_to_a_client_that_chose_the_model() -> None:
+def test_where_a_prompt_may_go_holds_for_models_that_the_client_chose_too() -> None:
     chosen = load_models().resolve("deepseek-v4-pro")
-    assert read_wishes({**HEADERS, "x-deepserve-difficulty": "?"}, chosen, is_thinking=bool) == RoutingWishes()
+    assert read_wishes(HEADERS, chosen, is_thinking=None) == RoutingWishes(
+        is_self_host_only=True, residency=("eu", "ch")
+    )
+    with pytest.raises(InvalidField, match="x-deepserve-self-host"):
+        read_wishes({"x-deepserve-self-host": "maybe"}, chosen, is_thinking=None)
+
+
+def test_the_others_mean_nothing_to_a_client_that_chose_the_model() -> None:
+    chosen = load_models().resolve("deepseek-v4-pro")
+    others = {name: "?" for name in HEADERS if name not in ("x-deepserve-self-host", "x-deepserve-residency")}
+    assert read_wishes(others, chosen, is_thinking=bool) == RoutingWishes()
 
 
 def test_a_request_that_no_default_changes_has_said_whether_to_think() -> None:

@@ -13,7 +13,7 @@ from deepserve.routing.policy import Decision, Policy, policy_of
 
 BOTH = (Candidate(model=PRO, cost_usd=Decimal("0.05")), Candidate(model=FLASH, cost_usd=Decimal("0.004")))
 ABROAD = (
-    Candidate(model=PRO, is_own=False, region="eu", cost_usd=Decimal("0.05")),
+    Candidate(model=PRO, is_own=False, regions=("eu",), cost_usd=Decimal("0.05")),
     Candidate(model=FLASH, is_own=False, cost_usd=Decimal("0.004")),
 )
 MAX = Thinking(effort="max")

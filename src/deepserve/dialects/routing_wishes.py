@@ -30,13 +30,18 @@ _MAX_REPETITIONS = 1_000
 def read_wishes(
     headers: Mapping[str, str], model: ModelName, *, is_thinking: Callable[[bool], bool] | None
 ) -> RoutingWishes:
-    """Nothing where the client chose the model itself. Raises InvalidField that names the header.
+    """Where the client chose the model itself, only where it may run. Raises InvalidField that names the header.
 
     headers      names in lower case
     is_thinking  whether the request thinks where thinking is on or off by default; None: it never thinks
     """
     if not model.is_automatic:
-        return RoutingWishes()
+        if SELF_HOST not in headers and RESIDENCY not in headers:
+            return RoutingWishes()
+        return RoutingWishes(
+            is_self_host_only=_read(headers, SELF_HOST, _flag) or False,
+            residency=_read(headers, RESIDENCY, _regions) or (),
+        )
     return RoutingWishes(
         difficulty=_read(headers, DIFFICULTY, _difficulty),
         needs_knowledge=_read(headers, KNOWLEDGE, _is_broad) or False,

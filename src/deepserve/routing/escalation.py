@@ -165,7 +165,7 @@ class Escalation:
                 yield event
             return
         spent = _usage(held)
-        refusal = self._refusal(spent)
+        refusal = self._refusal(held, spent)
         if refusal is None:
             has_begun = False
             try:
@@ -200,8 +200,10 @@ class Escalation:
             told.append(event)
         return told
 
-    def _refusal(self, spent: Usage) -> str | None:
+    def _refusal(self, held: Sequence[Event], spent: Usage) -> str | None:
         """Why the second attempt may not be made."""
+        if any(isinstance(event, Started) and event.model == self._second.model for event in held):
+            return f"not escalated, for {self._second.model} had to answer already"
         ceiling = self._first.routing.max_cost_usd
         if ceiling is None:
             return None

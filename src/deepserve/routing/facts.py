@@ -16,14 +16,14 @@ PRO = "deepseek-v4-pro"
 class Candidate(msgspec.Struct, frozen=True, kw_only=True):
     """A model that this server could ask.
 
-    is_own    it runs on the operator's own machines
-    region    where it runs otherwise; None: nobody has said
+    is_own    it runs on the operator's own machines, or can
+    regions   where it can run otherwise; empty: nobody has said
     cost_usd  of an answer to this request, as far as it can be told before; None: the model has no price
     """
 
     model: str
     is_own: bool = True
-    region: str | None = None
+    regions: tuple[str, ...] = ()
     cost_usd: Decimal | None = None
 
 

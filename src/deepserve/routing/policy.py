@@ -80,11 +80,12 @@ class Told(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Decision(msgspec.Struct, frozen=True, kw_only=True):
-    """left: models that no limit took away."""
+    """left: models that no limit took away. fallbacks: those of them to be asked where the chosen one cannot answer."""
 
     route: Route
     left: tuple[str, ...]
     told: tuple[Told, ...]
+    fallbacks: tuple[str, ...] = ()
 
 
 class Policy(msgspec.Struct, frozen=True, kw_only=True):
@@ -151,7 +152,7 @@ def _judge_residency(facts: Facts) -> Verdict:
     regions = facts.wishes.residency
     if not regions:
         return Verdict(why="the prompt may go anywhere")
-    outside = tuple(one.model for one in facts.candidates if not one.is_own and one.region not in regions)
+    outside = tuple(one.model for one in facts.candidates if not one.is_own and not set(one.regions) & set(regions))
     return Verdict(why=f"the prompt may only be processed here or in {', '.join(regions)}", excluded=outside)
 
 

@@ -99,9 +99,19 @@ class Router:
                 wishes=request.routing,
             )
         )
+        decision = msgspec.structs.replace(decision, fallbacks=self._fallbacks(request, decision))
         if not _keeps_thinking(request):
             return decision
         return msgspec.structs.replace(decision, route=msgspec.structs.replace(decision.route, thinking=None))
+
+    def _fallbacks(self, request: Request, decision: Decision) -> tuple[str, ...]:
+        """Models of the preset's other lanes; none where the client has named one."""
+        row = self._presets.find(request.model)
+        if row is None or request.routing.model is not None:
+            return ()
+        lanes = (row.usual, *(() if row.hard is None else (row.hard,)))
+        models = dict.fromkeys(lane.model for lane in lanes)
+        return tuple(model for model in models if model in decision.left and model != decision.route.model)
 
     def escalation(self, request: Request, decision: Decision) -> Escalation | None:
         """How the chosen lane's answer is checked and, where it fails, given by the hard lane; None: not at all."""
@@ -130,12 +140,20 @@ class Router:
 
     def _candidate(self, request: Request, served: ServedModel, prompt_tokens: int) -> Candidate:
         cost = self._cost_usd(msgspec.structs.replace(request, model=served.id), expected_usage(request, prompt_tokens))
-        return Candidate(model=served.id, is_own=served.served_by.provider in _OWN_PROVIDERS, cost_usd=cost)
+        if not served.endpoints:
+            return Candidate(model=served.id, is_own=served.served_by.provider in _OWN_PROVIDERS, cost_usd=cost)
+        return Candidate(
+            model=served.id,
+            is_own=any(end.is_own for end in served.endpoints),
+            regions=tuple(end.region for end in served.endpoints if end.region is not None),
+            cost_usd=cost,
+        )
 
 
 def routed(request: Request, decision: Decision) -> Request:
     """The request for the chosen model."""
-    return _in_lane(request, decision.route.model, decision.route.thinking)
+    chosen = _in_lane(request, decision.route.model, decision.route.thinking)
+    return msgspec.structs.replace(chosen, fallback_models=decision.fallbacks) if decision.fallbacks else chosen
 
 
 def _keeps_thinking(request: Request) -> bool:
