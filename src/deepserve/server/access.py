@@ -5,13 +5,11 @@ Looks at the raw path and the raw headers, never at a URL put together from them
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 import hmac
 import ipaddress
 import re
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 from typing import Protocol
 
@@ -20,6 +18,7 @@ from starlette.types import Scope
 
 from deepserve.core.errors import AuthenticationFailed, OriginRefused
 from deepserve.core.tenant import LOCAL_TENANT, Tenant, TenantId
+from deepserve.server.known_keys import KnownKeys
 
 _PUBLIC = frozenset(
     (
@@ -36,8 +35,6 @@ _KEY_IN_BODY = frozenset((b"/", b"/v1", b"/v1/"))
 
 ANONYMOUS = Tenant(id=TenantId("anonymous"), name="anonymous")
 """Nobody yet: comes only to the addresses where the body may bring a key, and is not to be answered."""
-
-_LOOKUP_THREADS = 2
 
 _NO_KEY = "Authentication Fails (governor)"
 _WRONG_KEY = "Authentication Fails, Your api key: ****{} is invalid"
@@ -79,9 +76,12 @@ class Access:
 
     def __init__(self, lookups: Sequence[KeyLookup]) -> None:
         self._lookups = lookups
-        # Of its own: whatever else threads are busy with, everybody has to come past here. Begun when first used, and
-        # ended with this object.
-        self._threads = ThreadPoolExecutor(_LOOKUP_THREADS, thread_name_prefix="deepserve-keys")
+        self._known = KnownKeys()
+
+    def replace(self, lookups: Sequence[KeyLookup]) -> None:
+        """Look for keys here from now on."""
+        self._lookups = lookups
+        self._known = KnownKeys()
 
     async def admit(self, scope: Scope) -> Tenant:
         """Raises AuthenticationFailed or OriginRefused."""
@@ -117,11 +117,14 @@ class Access:
         """Whose key it is; anything is a key where none is configured. Raises AuthenticationFailed."""
         if not self._lookups:
             return LOCAL_TENANT
+        known = self._known.get(key)
+        if known is not None:
+            return known
         for lookup in self._lookups:
             if isinstance(lookup, ConfiguredKeys):
                 tenant = lookup.find(key)
             else:
-                tenant = await asyncio.get_running_loop().run_in_executor(self._threads, lookup.find, key)
+                tenant = await self._known.ask(lookup.find, key)
             if tenant is not None:
                 return tenant
         shown = "".join(character if character.isprintable() else "?" for character in key[-4:])
