@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from datetime import UTC, date, datetime
 from decimal import Decimal
+from typing import Any
 
 import msgspec
-from sqlalchemy import Connection, Engine, case, select, update
+from sqlalchemy import Connection, Date, DateTime, Engine, bindparam, case, select, text, update
 
 from deepserve.core.cost import usd_of
 from deepserve.core.tenant import KeyId
-from deepserve.store.database import insert_new
+from deepserve.store.spill import Unwritten
 from deepserve.store.tables import key_spending, reservations
 
 
@@ -33,14 +34,36 @@ class Settlement(msgspec.Struct, frozen=True, kw_only=True):
         return self.at.astimezone(UTC).date()
 
 
+def book(connection: Connection, rows: Sequence[Unwritten]) -> None:
+    """What rows of the ledger mean for the keys that they are about, in the transaction that writes these rows."""
+    write_spending(
+        connection,
+        [
+            Settlement(
+                key=KeyId(one.row.key_id),
+                at=one.row.arrived_at,
+                cost_pico=one.row.total_pico_usd,
+                tokens=one.row.usage.total_tokens,
+                reservation=one.release,
+            )
+            for one in rows
+            if one.row.key_id is not None
+        ],
+    )
+
+
 def write_spending(connection: Connection, settlements: Sequence[Settlement]) -> None:
     """Add to the sums and take from the reservations, in the caller's transaction."""
-    sums: dict[tuple[KeyId, date], list[Settlement]] = {}
+    sums: dict[tuple[KeyId, date], dict[str, Any]] = {}
     for one in settlements:
-        sums.setdefault((one.key, one.day), []).append(one)
-    # In one order everywhere: two gateways that write the same rows must not wait for each other.
-    for (key, day), ones in sorted(sums.items()):
-        _add(connection, key, day, ones)
+        row = sums.setdefault((one.key, one.day), _nothing(one))
+        row["spent_pico"] += one.cost_pico
+        row["num_attempts"] += 1
+        row["tokens"] += one.tokens
+        row["last_used_at"] = max(row["last_used_at"], one.at)
+    if sums:
+        # In one order everywhere: two gateways that write the same rows must not wait for each other.
+        connection.execute(_ADD, [row for _, row in sorted(sums.items(), key=lambda item: item[0])])
     taken: dict[str, int] = {}
     for one in settlements:
         if one.reservation is not None:
@@ -54,20 +77,26 @@ def write_spending(connection: Connection, settlements: Sequence[Settlement]) ->
         )
 
 
-def _add(connection: Connection, key: KeyId, day: date, ones: Sequence[Settlement]) -> None:
-    table, last_used_at = key_spending, max(one.at for one in ones)
-    none = {"spent_pico": 0, "num_attempts": 0, "tokens": 0, "last_used_at": last_used_at}
-    insert_new(connection, table, {"key_id": key, "day": day, **none})
-    connection.execute(
-        update(table)
-        .where(table.c.key_id == key, table.c.day == day)
-        .values(
-            spent_pico=table.c.spent_pico + sum(one.cost_pico for one in ones),
-            num_attempts=table.c.num_attempts + len(ones),
-            tokens=table.c.tokens + sum(one.tokens for one in ones),
-            last_used_at=case((table.c.last_used_at < last_used_at, last_used_at), else_=table.c.last_used_at),
-        )
-    )
+def _nothing(one: Settlement) -> dict[str, Any]:  # Any: what the columns hold
+    zero = dict.fromkeys(("spent_pico", "num_attempts", "tokens"), 0)
+    return {"key_id": one.key, "day": one.day, "last_used_at": one.at, **zero}
+
+
+_ADD = text(
+    """
+    INSERT INTO key_spending (key_id, day, spent_pico, num_attempts, tokens, last_used_at)
+    VALUES (:key_id, :day, :spent_pico, :num_attempts, :tokens, :last_used_at)
+    ON CONFLICT (key_id, day) DO UPDATE SET
+        spent_pico = key_spending.spent_pico + excluded.spent_pico,
+        num_attempts = key_spending.num_attempts + excluded.num_attempts,
+        tokens = key_spending.tokens + excluded.tokens,
+        last_used_at = CASE
+            WHEN excluded.last_used_at > key_spending.last_used_at THEN excluded.last_used_at
+            ELSE key_spending.last_used_at
+        END
+    """
+).bindparams(bindparam("day", type_=Date), bindparam("last_used_at", type_=DateTime(timezone=True)))
+"""As text, which both databases read alike: it belongs to every commit of the ledger, and is put together once."""
 
 
 class Spending(msgspec.Struct, frozen=True, kw_only=True):
