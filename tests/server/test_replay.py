@@ -158,7 +158,7 @@ def _ask(memory: ReplayMemory, key: str, text: str, *, tenant: TenantId = A, dig
     """The answer's text, and whether it was given before."""
 
     async def run() -> tuple[str, bool]:
-        with memory.claim(tenant, key, digest=digest, head=HEAD, start=_answering(text)) as claim:
+        async with memory.claim(tenant, key, digest=digest, head=HEAD, start=_answering(text)) as claim:
             events = [event async for event in claim.events]
             assert isinstance(events[-1], Finished)
             return "".join(event.text for event in events if isinstance(event, BlockDelta)), claim.is_replay

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from collections.abc import AsyncGenerator, Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractAsyncContextManager, nullcontext
 from functools import partial
 from typing import TypeVar
 
@@ -66,13 +66,13 @@ class Endpoint:
         head = AnswerHead(id=str(visit.id), created_at=arrival.at, model=exchange.model.id)
         headers = headers_of(exchange, site.gateway.toolbox.lacking(exchange.request))
         start = partial(self._answer, exchange.request)
-        claiming: AbstractContextManager[Claim]
+        claiming: AbstractAsyncContextManager[Claim]
         if key is None:
             claiming = nullcontext(Claim(head=head, events=start()))
         else:
             digest = await work_on(raw, partial(self._digest, raw, exchange.request))
             claiming = site.replays.claim(visit.tenant.id, key, digest=digest, head=head, start=start)
-        with claiming as claim:
+        async with claiming as claim:
             if claim.is_replay:
                 headers.append((b"idempotent-replayed", b"true"))
             delivery = Delivery(
