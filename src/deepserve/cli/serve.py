@@ -6,6 +6,8 @@ import logging
 import socket
 from collections.abc import Sequence
 from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import click
@@ -17,12 +19,14 @@ from deepserve.cli.keys import open_key_store
 from deepserve.cli.progress import LoadingProgress
 from deepserve.cli.serve_options import serve_options
 from deepserve.cli.setting_option import GroupedCommand
-from deepserve.cli.settings import configuration_from
+from deepserve.cli.settings import named_file
 from deepserve.cli.table import format_table
 from deepserve.config import Settings
+from deepserve.configuration.configuration import load_configuration
 from deepserve.core.errors import ConfigurationError
 from deepserve.core.provider import ServedModel
 from deepserve.engine.native.shared_library import HOW_TO_GET_IT, find_library
+from deepserve.server.reload import Source
 from deepserve.server.run import bind_all
 from deepserve.server.run import serve as run_server
 from deepserve.server.workers import Supervisor, Worker
@@ -40,7 +44,9 @@ def serve(**options: Any) -> None:  # Any: the options, as click hands them over
     Clients:  base URL http://127.0.0.1:8000/v1, any API key
     Stop:     Ctrl-C; answers in flight are finished first
     """
-    configuration = configuration_from(**options)
+    read = partial(load_configuration, options, file=named_file())
+    source = Source(configuration=read(), load=read)
+    configuration = source.configuration
     settings = configuration.settings
     logging.basicConfig(level=settings.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     for note in configuration.notes:
@@ -49,7 +55,7 @@ def serve(**options: Any) -> None:  # Any: the options, as click hands them over
         notice = "Reference engine only, which is slow: the native core is not part of this installation."
         click.echo(f"{notice} {HOW_TO_GET_IT}\n", err=True)
     if settings.workers == 1:
-        _answer(settings)
+        _answer(source)
         return
     if needs_engine(settings):
         raise ConfigurationError(
@@ -57,10 +63,11 @@ def serve(**options: Any) -> None:  # Any: the options, as click hands them over
             "threads as --threads says. Several are for answers that come from elsewhere: name --upstream, or leave "
             "out --workers."
         )
-    _answer_by_workers(settings)
+    _answer_by_workers(source)
 
 
-def _answer_by_workers(settings: Settings) -> None:
+def _answer_by_workers(source: Source) -> None:
+    settings = source.configuration.settings
     # What would stop every worker is found here, and tables are made once.
     database = open_configured(settings)
     try:
@@ -69,12 +76,14 @@ def _answer_by_workers(settings: Settings) -> None:
         database.dispose()  # no connection is shared with workers
     listening = bind_all(settings, has_keys=has_keys)
     Supervisor(
-        settings.workers, lambda worker: _answer(settings, listening, worker), grace_s=settings.shutdown_grace_s
+        settings.workers, lambda worker: _answer(source, listening, worker), grace_s=settings.shutdown_grace_s
     ).run()
 
 
-def _answer(settings: Settings, listening: Sequence[socket.socket] | None = None, worker: Worker | None = None) -> None:
+def _answer(source: Source, listening: Sequence[socket.socket] | None = None, worker: Worker | None = None) -> None:
     """Until told to stop, in this process. listening: bound already, by whom all workers come from."""
+    configuration = source.configuration
+    settings = configuration.settings
     database = open_configured(settings)
     keys = open_key_store(database)
     stored_keys = (keys,) if keys.has_any() else ()
@@ -83,7 +92,7 @@ def _answer(settings: Settings, listening: Sequence[socket.socket] | None = None
     def announce(address: str, tools: OpenedTools) -> None:
         access = "keys required" if stored_keys or settings.api_keys else "any key works, from this machine only"
         if worker is None or worker.is_first:
-            click.echo(_banner(address, backend.models(), tools.report(), access))
+            click.echo(_banner(address, backend.models(), tools.report(), access, configuration.file))
         if worker is not None:
             worker.tell()
 
@@ -94,6 +103,7 @@ def _answer(settings: Settings, listening: Sequence[socket.socket] | None = None
         database=database,
         on_ready=announce,
         on_progress=lambda words: click.echo(words, err=True),
+        source=source,
         listening=listening,
         worker=worker,
     )
@@ -111,12 +121,19 @@ def _lacks_core(settings: Settings) -> bool:
     return needs_engine(settings) and settings.engine == "auto" and find_library() is None
 
 
-def _banner(address: str, models: tuple[ServedModel, ...], tools: Sequence[tuple[str, str]], access: str) -> str:
-    """What a person should know at start: where, who may, what really answers, and which tools it can use."""
+def _banner(
+    address: str,
+    models: tuple[ServedModel, ...],
+    tools: Sequence[tuple[str, str]],
+    access: str,
+    file: Path | None,
+) -> str:
+    """What a person should know at start: where, who may, what really answers, which tools it can use, and why."""
     notes = dict.fromkeys(model.note for model in models if model.note)
     return "\n".join(
         [
             f"deepserve {__version__} at {address}/v1  ({access})",
+            *(() if file is None else (f"Settings from {file}",)),
             "",
             format_table(
                 ("model", "answered by", "context"),

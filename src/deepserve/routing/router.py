@@ -47,6 +47,10 @@ class Router:
         self._estimator = TaggedEstimator(estimator or SignEstimator())
         self._listed: tuple[Sequence[ServedModel], tuple[ServedModel, ...]] = ((), ())
 
+    def take(self, estimator: DifficultyEstimator) -> None:
+        """Find difficulty in another way from now on."""
+        self._estimator = TaggedEstimator(estimator)
+
     def handles(self, model: str) -> bool:
         """Whether a name leaves the choice open."""
         return model in self._policies

@@ -6,6 +6,7 @@ import difflib
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from datetime import UTC, datetime
+from functools import partial
 from uuid import UUID, uuid4
 
 from starlette.applications import Starlette
@@ -18,18 +19,20 @@ from starlette.routing import BaseRoute, Route
 from deepserve.catalog.listings import load_listings
 from deepserve.catalog.models import ModelCatalog
 from deepserve.catalog.price_book import PriceBook
-from deepserve.config import Settings
-from deepserve.core.errors import MethodNotAllowed, RouteNotFound
+from deepserve.config import Limits, Settings
+from deepserve.core.errors import ConfigurationError, MethodNotAllowed, RouteNotFound
 from deepserve.dialects.chat.exchange import chat_decoder
 from deepserve.dialects.chat.flavour import DEEPSEEK
+from deepserve.dialects.exchange import Decode
 from deepserve.gateway import Gateway
 from deepserve.server import catalog, completions, deepseek_tools, messages, openrouter, oxen, responses, runware
-from deepserve.server.access import Access, KeyLookup
+from deepserve.server.access import Access, ConfiguredKeys, KeyLookup, is_loopback
 from deepserve.server.closing import Closing
 from deepserve.server.door import Door
 from deepserve.server.endpoint import Endpoint
 from deepserve.server.known_paths import KnownPaths
 from deepserve.server.later import TaskMetrics
+from deepserve.server.live_settings import LimitedDecode, LiveSettings
 from deepserve.server.metrics import Metrics
 from deepserve.server.models import Models
 from deepserve.server.openapi import OpenApi
@@ -55,6 +58,7 @@ def create_app(
     *,
     names: ModelCatalog,
     metrics: Metrics,
+    live: LiveSettings | None = None,
     tasks: TaskRunner,
     scrape: Callable[[], Awaitable[bytes]] | None = None,
     lookups: Sequence[KeyLookup] = (),
@@ -66,15 +70,18 @@ def create_app(
     now: Callable[[], datetime] = lambda: datetime.now(UTC),
     clock: Callable[[], float] = time.monotonic,
 ) -> Starlette:
-    """lookups: where keys are found; none means that everybody on this machine is one tenant.
+    """live: these settings, where they may change; None: they stay.
+
+    lookups: where keys are found; none means that everybody on this machine is one tenant.
 
     metrics must also observe the gateway. scrape: what `/metrics` answers with; None: with these metrics alone.
     kept: None keeps responses in memory only. ledger: None has no record of answers.
     prices: None reads those of the settings.
     tasks: to be started by the caller once the application is made, for that registers what carries them out.
     """
+    live = live or LiveSettings(settings)
     site = Site(
-        settings=settings,
+        live=live,
         gateway=gateway,
         access=Access(lookups),
         names=names,
@@ -88,6 +95,7 @@ def create_app(
         now=now,
         clock=clock,
     )
+    live.consult(partial(_prepare_keys, site.access, lookups))
     metrics.watch(TaskMetrics(tasks))
     models, monitoring = Models(site), _Monitoring(site, metrics, scrape)
     routes: list[BaseRoute] = [
@@ -97,7 +105,7 @@ def create_app(
     ]
     for prefix in PREFIXES:
         is_beta = "beta" in prefix
-        decode = chat_decoder(DEEPSEEK, names=names, limits=settings.limits, is_beta=is_beta)
+        decode = LimitedDecode(live, partial(_chat_decoder, names, is_beta))
         chat = Endpoint(site, decode, name=f"chat {is_beta}")
         routes += [
             Route(f"{prefix}/chat/completions", chat, methods=["POST"]),
@@ -114,13 +122,28 @@ def create_app(
     routes = [*messages.routes(site), *routes]  # first: it shares addresses, which headers tell apart
     routes.append(Route("/openapi.json", OpenApi(site, routes).show))
     paths = [route.path for route in routes if isinstance(route, Route) and "{" not in route.path]
-    door = Middleware(Door, settings=settings, access=site.access, new_id=new_id, on_status=metrics.on_status)
+    door = Middleware(Door, live=live, access=site.access, new_id=new_id, on_status=metrics.on_status)
     app = Starlette(
         routes=[KnownPaths(routes), *routes], middleware=[door], exception_handlers={HTTPException: _Refusal(paths)}
     )
     # A redirect to the address without a slash would be built from the Host header.
     app.router.redirect_slashes = False
     return app
+
+
+def _prepare_keys(access: Access, lookups: Sequence[KeyLookup], settings: Settings) -> Callable[[], None]:
+    """The settings' keys beside those that are kept elsewhere. Without any, only this machine may come in."""
+    kept = [lookup for lookup in lookups if not isinstance(lookup, ConfiguredKeys)]
+    found = [ConfiguredKeys(settings.api_keys), *kept] if settings.api_keys else kept
+    if not found and not is_loopback(settings.host.strip("[]")):
+        raise ConfigurationError(
+            f"Without API keys everybody could come in, for the server listens on {settings.host}."
+        )
+    return partial(access.replace, found)
+
+
+def _chat_decoder(names: ModelCatalog, is_beta: bool, limits: Limits) -> Decode:
+    return chat_decoder(DEEPSEEK, names=names, limits=limits, is_beta=is_beta)
 
 
 async def _health(_: Request) -> Response:
@@ -139,7 +162,10 @@ class _Monitoring:
     async def ready(self, _: Request) -> Response:
         """Whether new requests would be answered."""
         is_ready = self._site.gateway.is_ready() and not self._site.closing.is_draining
-        body = b'{"status":"ready"}' if is_ready else b'{"status":"not ready"}'
+        status = b"ready" if is_ready else b"not ready"
+        # Whoever asks may come from anywhere: what is wrong with the configuration stands in the log.
+        fault = b"" if self._site.live.problem is None else b',"configuration":"faulty"'
+        body = b'{"status":"%b"%b}' % (status, fault)
         return Response(body, status_code=200 if is_ready else 503, media_type="application/json")
 
     async def metrics(self, _: Request) -> Response:

@@ -6,6 +6,7 @@ from starlette.routing import BaseRoute, Route
 
 from deepserve.dialects.completions.exchange import completions_decoder
 from deepserve.server.endpoint import Endpoint
+from deepserve.server.live_settings import LimitedDecode
 from deepserve.server.site import Site
 
 _PREFIXES = ("", "/v1", "/beta", "/beta/v1")
@@ -13,5 +14,6 @@ _PREFIXES = ("", "/v1", "/beta", "/beta/v1")
 
 
 def routes(site: Site) -> list[BaseRoute]:
-    endpoint = Endpoint(site, completions_decoder(names=site.names, limits=site.settings.limits), name="completions")
+    decode = LimitedDecode(site.live, lambda limits: completions_decoder(names=site.names, limits=limits))
+    endpoint = Endpoint(site, decode, name="completions")
     return [Route(f"{prefix}/completions", endpoint, methods=["POST"]) for prefix in _PREFIXES]

@@ -14,7 +14,6 @@ from uuid import UUID
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from deepserve.config import Settings
 from deepserve.core.errors import (
     Cancelled,
     CapacityError,
@@ -25,6 +24,7 @@ from deepserve.core.errors import (
 )
 from deepserve.server.access import Access
 from deepserve.server.error_shapes import error_codec
+from deepserve.server.live_settings import LiveSettings
 from deepserve.server.visit import Visit, abort, remember
 
 _log = logging.getLogger(__name__)
@@ -40,13 +40,13 @@ class Door:
         self,
         app: ASGIApp,
         *,
-        settings: Settings,
+        live: LiveSettings,
         access: Access,
         new_id: Callable[[], UUID],
         on_status: Callable[[int], None],
     ) -> None:
         self._app = app
-        self._settings = settings
+        self._live = live
         self._access = access
         self._new_id = new_id
         self._on_status = on_status
@@ -55,7 +55,7 @@ class Door:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        visit = Visit(id=self._new_id(), is_strict=self._settings.is_strict)
+        visit = Visit(id=self._new_id(), is_strict=self._live.current.is_strict)
         remember(scope, visit)
         trace = visit.id.hex.encode()
         has_started = has_read_all = False
@@ -82,7 +82,7 @@ class Door:
 
         try:
             tenant = await self._access.admit(scope)
-            is_strict = _is_strict(Headers(scope=scope), self._settings)
+            is_strict = _is_strict(Headers(scope=scope), is_usual=self._live.current.is_strict)
             visit = Visit(id=visit.id, tenant=tenant, is_strict=is_strict)
             remember(scope, visit)
             await self._app(scope, receive_counted, send_marked)
@@ -100,10 +100,10 @@ class Door:
             await _send_error(fault, visit, _path_of(scope), send_marked, None)
 
 
-def _is_strict(headers: Headers, settings: Settings) -> bool:
+def _is_strict(headers: Headers, *, is_usual: bool) -> bool:
     value = headers.get("x-deepserve-strict")
     if value is None:
-        return settings.is_strict
+        return is_usual
     match value.strip().lower():
         case "1" | "true":
             return True

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ipaddress
 import socket
 from collections.abc import Iterable, Sequence
+from functools import partial
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
@@ -15,31 +16,31 @@ from deepserve.config import Settings
 from deepserve.core.errors import ConfigurationError
 from deepserve.outgoing.addresses import AddressPolicy, parse_allowances
 from deepserve.outgoing.client import OutgoingClient
+from deepserve.server.live_settings import LiveSettings
 from deepserve.store.database import Database, open_memory_database
 from deepserve.tasks.runner import TaskRunner
 
 
 def make_task_runner(
-    settings: Settings, database: Database | None = None, *, listening: Sequence[socket.socket] = ()
+    settings: Settings,
+    database: Database | None = None,
+    *,
+    listening: Sequence[socket.socket] = (),
+    live: LiveSettings | None = None,
 ) -> TaskRunner:
     """A runner that is to be started.
 
     database   of the settings' state directory; None: tasks end with the process
     listening  the server's own sockets, which no webhook may reach
+    live       these settings, where they may change
 
     Raises ConfigurationError for allowances that cannot be read and a state directory that cannot be used.
     """
-    hosts, networks = parse_allowances(settings.outgoing_allowed)
-    policy = AddressPolicy(
-        allowed_hosts=hosts,
-        allowed_networks=networks,
-        allows_http=settings.outgoing_http,
-        own_addresses=addresses_of(listening),
-    )
-    client = OutgoingClient(policy, user_agent=f"deepserve/{__version__}")
+    own_addresses = addresses_of(listening)
+    client = OutgoingClient(_policy(settings, own_addresses), user_agent=f"deepserve/{__version__}")
     state_dir = None if database is None else settings.state_dir
     try:
-        return TaskRunner(
+        runner = TaskRunner(
             open_memory_database() if database is None else database,
             client,
             state_dir=state_dir,
@@ -49,6 +50,24 @@ def make_task_runner(
         raise ConfigurationError(
             f"The state directory {state_dir} cannot be used: {error.strerror}. Choose another with --state-dir."
         ) from error
+    if live is not None:
+        live.consult(lambda after: partial(_change, client, runner, after, _policy(after, own_addresses)))
+    return runner
+
+
+def _policy(settings: Settings, own_addresses: frozenset[tuple[str, int]]) -> AddressPolicy:
+    hosts, networks = parse_allowances(settings.outgoing_allowed)
+    return AddressPolicy(
+        allowed_hosts=hosts,
+        allowed_networks=networks,
+        allows_http=settings.outgoing_http,
+        own_addresses=own_addresses,
+    )
+
+
+def _change(client: OutgoingClient, runner: TaskRunner, settings: Settings, policy: AddressPolicy) -> None:
+    client.policy = policy
+    runner.take(settings.tasks)
 
 
 def addresses_of(sockets: Iterable[socket.socket]) -> frozenset[tuple[str, int]]:

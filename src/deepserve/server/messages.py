@@ -21,6 +21,7 @@ from deepserve.dialects.exchange import Decode
 from deepserve.dialects.messages.exchange import messages_decoder
 from deepserve.server.body import read_body
 from deepserve.server.endpoint import Endpoint, arrival_of, headers_of, work_on
+from deepserve.server.live_settings import LimitedDecode
 from deepserve.server.site import Site
 from deepserve.server.token_counts import count_headers
 from deepserve.tools.toolbox import Toolbox
@@ -50,7 +51,7 @@ def routes(site: Site) -> list[BaseRoute]:
 
 def messages_routes(site: Site, prefixes: tuple[str, ...], *, charge: Charge | None = None) -> list[BaseRoute]:
     """Answers and counts below base addresses. charge: for a service whose answers say what they cost."""
-    decode = messages_decoder(names=site.names, limits=site.settings.limits, charge=charge)
+    decode = LimitedDecode(site.live, lambda limits: messages_decoder(names=site.names, limits=limits, charge=charge))
     answers, counts = Endpoint(site, decode, name="messages"), _TokenCount(site, decode)
     return [
         route

@@ -133,6 +133,10 @@ class Metrics:
             Counter("deepserve_http_responses", "HTTP responses by status.", ("status",), registry=self._registry)
         )
 
+    def know(self, models: Iterable[str]) -> None:
+        """Models that are served now; what is asked of others is counted together."""
+        self._models |= frozenset(models)
+
     def watch(self, collector: Collector) -> None:
         """Show what another part counts itself."""
         self._registry.register(collector)

@@ -56,6 +56,11 @@ class OpenApi:
     def __init__(self, site: Site, routes: Sequence[BaseRoute]) -> None:
         self._site = site
         self._routes = routes
+        site.live.follow(lambda _: self._forget())
+
+    def _forget(self) -> None:
+        """It tells of limits, which have changed."""
+        self.__dict__.pop("_document", None)
 
     async def show(self, _: Request) -> Response:
         return Response(self._document, media_type="application/json")

@@ -14,6 +14,7 @@ from deepserve.dialects.openrouter.slugs import Slugs
 from deepserve.server.charge import Charges
 from deepserve.server.delivery import HeaderList
 from deepserve.server.endpoint import Endpoint
+from deepserve.server.live_settings import LimitedDecode
 from deepserve.server.messages import messages_routes
 from deepserve.server.openrouter_account import account_routes
 from deepserve.server.openrouter_models import catalogue_routes, keeps_prompts
@@ -24,7 +25,7 @@ BASE = "/api/v1"
 
 def routes(site: Site) -> list[BaseRoute]:
     slugs = Slugs(site.listings.openrouter, site.names.without_presets())
-    limits, charge = site.settings.limits, Charges(site.prices).cost
+    charge = Charges(site.prices).cost
     directory = Directory(
         slugs=slugs,
         default_model=lambda: site.gateway.models()[0].id,
@@ -32,8 +33,12 @@ def routes(site: Site) -> list[BaseRoute]:
         keeps_prompts=keeps_prompts(site.settings),
         endpoints=lambda model: _endpoints(site, model),
     )
-    decode = openrouter_decoder(directory=directory, limits=limits, charge=charge)
-    decode_plain = openrouter_completions_decoder(directory=directory, limits=limits, charge=charge)
+    decode = LimitedDecode(
+        site.live, lambda limits: openrouter_decoder(directory=directory, limits=limits, charge=charge)
+    )
+    decode_plain = LimitedDecode(
+        site.live, lambda limits: openrouter_completions_decoder(directory=directory, limits=limits, charge=charge)
+    )
     chat = Endpoint(site, decode, name="openrouter chat", announce=_announce)
     completions = Endpoint(site, decode_plain, name="openrouter completions", announce=_announce)
     return [

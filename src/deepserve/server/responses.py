@@ -39,7 +39,7 @@ _MAX_PAGE = 100
 def routes(site: Site) -> list[BaseRoute]:
     sealer = open_sealer(site.settings.state_dir)
     decoders = Decoders(
-        names=site.names, limits=site.settings.limits, memory=site.responses, sealing=sealer, now=site.now
+        names=site.names, limits=lambda: site.settings.limits, memory=site.responses, sealing=sealer, now=site.now
     )
     background = Background(site, decoders)
     charged = msgspec.structs.replace(decoders, charge=Charges(site.prices).cost)

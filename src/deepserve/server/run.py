@@ -31,8 +31,11 @@ from deepserve.server.access import ConfiguredKeys, KeyLookup, is_loopback
 from deepserve.server.app import create_app
 from deepserve.server.closing import Closing
 from deepserve.server.later import addresses_of, make_task_runner
+from deepserve.server.live_settings import LiveSettings
 from deepserve.server.metrics import Metrics
 from deepserve.server.protocol import limited_http
+from deepserve.server.refit import refit_of
+from deepserve.server.reload import Reloader, Source
 from deepserve.server.worker_metrics import WorkerMetrics
 from deepserve.server.workers import Worker
 from deepserve.store.database import Database
@@ -64,6 +67,7 @@ def serve(
     database: Database | None = None,
     on_ready: Callable[[str, OpenedTools], None] = lambda _address, _tools: None,
     on_progress: Callable[[str], None] = _log.info,
+    source: Source | None = None,
     listening: Sequence[socket.socket] | None = None,
     worker: Worker | None = None,
 ) -> None:
@@ -73,6 +77,7 @@ def serve(
     database     keeps what must survive a restart; None: nothing does
     on_ready     called with the base address and the tools that the server runs, once requests are answered
     on_progress  hears in words of what takes long, such as indexing folders
+    source       where the settings come from, to be read again while the server runs; None: they stay as they are
     listening    what `bind_all` has bound; None: it is bound here
     worker       which of several processes on these sockets this one is
 
@@ -103,6 +108,8 @@ def serve(
                     names or load_models(),
                     database,
                     on_ready,
+                    on_progress,
+                    source,
                     worker,
                 )
             )
@@ -176,9 +183,12 @@ async def _serve(
     names: ModelCatalog,
     database: Database | None,
     on_ready: Callable[[str, OpenedTools], None],
+    on_progress: Callable[[str], None],
+    source: Source | None,
     worker: Worker | None,
 ) -> None:
     closing = Closing()
+    live = LiveSettings(settings)
     await backend.start()
     try:
         async with tools:
@@ -188,21 +198,24 @@ async def _serve(
             gathered = None if worker is None else WorkerMetrics(worker, metrics.render)
             prices = PriceBook(settings.prices_file)
             ledger = None if database is None else Ledger(database, state_dir=settings.state_dir)
+            tool_loop = ToolLoop(tools.toolbox, settings.tool_limits)
+            router = Router(prices, presets=names.presets, estimator=make_estimator(settings.difficulty))
             gateway = Gateway(
                 backend,
                 observers=(metrics, *observers),
                 sealer=open_sealer(settings.state_dir),
-                tools=ToolLoop(tools.toolbox, settings.tool_limits),
-                router=Router(prices, presets=names.presets, estimator=make_estimator(settings.difficulty)),
+                tools=tool_loop,
+                router=router,
                 meter=Meter(prices, ledger),
             )
             kept = ResponseStore(database, limits=ShelfLimits.of(settings), now=lambda: datetime.now(UTC))
-            tasks = make_task_runner(settings, database, listening=listening)
+            tasks = make_task_runner(settings, database, listening=listening, live=live)
             app = create_app(
                 settings,
                 gateway,
                 names=names,
                 metrics=metrics,
+                live=live,
                 scrape=None if gathered is None else gathered.gather,
                 tasks=tasks,
                 lookups=lookups,
@@ -212,12 +225,26 @@ async def _serve(
                 prices=prices,
             )
             server = Server(
-                server_config(app, settings),
+                server_config(app, settings, live),
                 closing,
                 settings.shutdown_grace_s,
                 on_ready=lambda address: on_ready(address, tools),
             )
+
+            def take(after: Settings) -> None:
+                tool_loop.take(after.tool_limits)
+                router.take(make_estimator(after.difficulty))
+                metrics.know(model.id for model in backend.models())
+                server.grace_s = after.shutdown_grace_s
+                logging.getLogger().setLevel(after.log_level.upper())
+
+            live.follow(take)
+            live.refit_with(refit_of(backend, settings))
+            reloader = None if source is None else Reloader(live, source, tell=on_progress, stop=server.stop)
             try:
+                if reloader is not None:
+                    metrics.watch(reloader)
+                    reloader.start()
                 await tasks.start()
                 if gathered is not None:
                     await gathered.start()
@@ -225,6 +252,8 @@ async def _serve(
                     server.end_with(worker.lifeline)
                 await server.serve(sockets=list(listening))
             finally:
+                if reloader is not None:
+                    await reloader.close()
                 if gathered is not None:
                     await gathered.close()
                 await tasks.close()
@@ -235,11 +264,12 @@ async def _serve(
         await backend.close()
 
 
-def server_config(app: object, settings: Settings) -> uvicorn.Config:
-    """uvicorn, with our limits, without its own logs and headers."""
-    return uvicorn.Config(
+def server_config(app: object, settings: Settings, live: LiveSettings | None = None) -> uvicorn.Config:
+    """uvicorn, with our limits, without its own logs and headers. live: these settings, where they may change."""
+    protocol = limited_http(settings.limits)
+    config = uvicorn.Config(
         app=app,  # type: ignore[arg-type]  # any ASGI application; uvicorn's own type is private
-        http=limited_http(settings.limits),
+        http=protocol,
         ws="websockets-sansio",
         ws_max_size=settings.sockets.message_bytes,
         ws_per_message_deflate=False,  # a small message could be a large one
@@ -250,8 +280,21 @@ def server_config(app: object, settings: Settings) -> uvicorn.Config:
         server_header=False,
         proxy_headers=False,
         timeout_keep_alive=_IDLE_CONNECTION_S,
-        timeout_graceful_shutdown=int(settings.shutdown_grace_s + _LAST_WORDS_S),
+        timeout_graceful_shutdown=_whole_grace_s(settings),
     )
+
+    def take(after: Settings) -> None:
+        protocol.limits = after.limits
+        config.ws_max_size = after.sockets.message_bytes
+        config.timeout_graceful_shutdown = _whole_grace_s(after)
+
+    if live is not None:
+        live.follow(take)
+    return config
+
+
+def _whole_grace_s(settings: Settings) -> int:
+    return int(settings.shutdown_grace_s + _LAST_WORDS_S)
 
 
 class Server(uvicorn.Server):
@@ -262,8 +305,12 @@ class Server(uvicorn.Server):
     ) -> None:
         super().__init__(config)
         self._closing = closing
-        self._grace_s = grace_s
+        self.grace_s = grace_s
         self._on_ready = on_ready
+
+    def stop(self) -> None:
+        """As after SIGTERM."""
+        self.should_exit = True
 
     def end_with(self, lifeline: int) -> None:
         """Stop, as after SIGTERM, once there is something to read. lifeline: a descriptor."""
@@ -289,7 +336,7 @@ class Server(uvicorn.Server):
     @override
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         self._closing.drain()
-        ending = asyncio.get_running_loop().call_later(self._grace_s, self._closing.end)
+        ending = asyncio.get_running_loop().call_later(self.grace_s, self._closing.end)
         try:
             await super().shutdown(sockets)
         finally:

@@ -14,6 +14,7 @@ from deepserve.config import Settings
 from deepserve.gateway import Gateway
 from deepserve.server.access import Access
 from deepserve.server.closing import Closing
+from deepserve.server.live_settings import LiveSettings
 from deepserve.server.replay import ReplayMemory
 from deepserve.store.ledger_record import LedgerRecord
 from deepserve.store.responses import ResponseStore
@@ -27,7 +28,7 @@ class Site(msgspec.Struct, frozen=True, kw_only=True):
     tasks: dialects register their performers with it while the routes are made; it is started afterwards.
     """
 
-    settings: Settings
+    live: LiveSettings
     gateway: Gateway
     access: Access
     names: ModelCatalog
@@ -40,3 +41,8 @@ class Site(msgspec.Struct, frozen=True, kw_only=True):
     tasks: TaskRunner
     now: Callable[[], datetime]
     clock: Callable[[], float]
+
+    @property
+    def settings(self) -> Settings:
+        """In force at this moment: taken once by whoever works for a request."""
+        return self.live.current

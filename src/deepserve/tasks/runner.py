@@ -107,6 +107,11 @@ class TaskRunner:
         self._loops: list[asyncio.Task[None]] = []
         self._num_ended: Counter[tuple[str, ...]] = Counter()
 
+    def take(self, limits: TaskLimits) -> None:
+        """Other limits from now on."""
+        self._limits = limits
+        self._wake.set()
+
     def register(self, kind: str, performer: Performer, *, webhooks: WebhookShape = WebhookShape()) -> None:  # noqa: B008 - frozen
         """Let `performer` carry out tasks of this kind. Before `start`, else tasks of a former run find nobody."""
         assert kind not in self._performers, kind

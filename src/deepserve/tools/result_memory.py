@@ -78,7 +78,7 @@ class ResultMemory:
     """tenant_bytes: most that one tenant's results may take. max_tenants: the least recently active are forgotten."""
 
     def __init__(self, *, tenant_bytes: int = 16 << 20, max_tenants: int = 1000) -> None:
-        self._tenant_bytes = tenant_bytes
+        self.tenant_bytes = tenant_bytes
         self._max_tenants = max_tenants
         self._shelves: OrderedDict[TenantId, _Shelf] = OrderedDict()
 
@@ -94,7 +94,7 @@ class ResultMemory:
             replaced = shelf.calls.pop((request.user_id, name), None)
             shelf.size_bytes += kept.size_bytes - (0 if replaced is None else replaced.size_bytes)
             shelf.calls[request.user_id, name] = kept
-        while shelf.size_bytes > self._tenant_bytes:
+        while shelf.size_bytes > self.tenant_bytes:
             _, dropped = shelf.calls.popitem(last=False)
             shelf.size_bytes -= dropped.size_bytes
 

@@ -45,6 +45,11 @@ class ToolLoop:
         self._clock = clock
         self._memory = ResultMemory(tenant_bytes=self._limits.kept_bytes)
 
+    def take(self, limits: ToolLimits) -> None:
+        """Other limits for answers that begin from now on."""
+        self._limits = limits
+        self._memory.tenant_bytes = limits.kept_bytes
+
     def prepare(self, request: Request) -> PreparedRequest:
         """The request of the first round: past calls as ordinary turns, the server's tools beside the client's.
 

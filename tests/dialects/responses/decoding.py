@@ -70,7 +70,7 @@ def _arrival(*, is_strict: bool) -> Arrival:
 def decoders(shelf: Shelf | None = None, limits: Limits | None = None) -> Decoders:
     return Decoders(
         names=load_models(),
-        limits=limits or Limits(),
+        limits=lambda: limits or Limits(),
         memory=shelf or Shelf(),
         sealing=SEALER,
         now=lambda: ARRIVED_AT,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import datetime
 
 import msgspec
@@ -84,16 +84,19 @@ async def refit_fleet(
     after: Settings,
     *,
     guard: Guard,
+    renewed: Collection[str] = (),
     environment: Mapping[str, str] | None = None,
 ) -> None:
     """The fleet as the new settings want it; members that nothing is said of anew stay, with what is known of them.
+
+    renewed: ids of members that must be opened again though the settings say the same, for they have other keys.
 
     Raises SetupError, and then everything stays as it was. Our own engine cannot come or go while the server runs.
     """
     if needs_engine(before) != needs_engine(after):
         raise ConfigurationError("Our own engine joins or leaves the upstreams only when the server is started again.")
     is_guarded_alike = (before.answer_checks, before.check_retries) == (after.answer_checks, after.check_retries)
-    kept = [one for one in fleet.members if is_guarded_alike or one.id == EMBEDDED]
+    kept = [one for one in fleet.members if (is_guarded_alike or one.id == EMBEDDED) and one.id not in renewed]
     members = _members(after, kept, guard=guard, engine=_no_engine, environment=environment)
     await fleet.replace(members, chains=after.chains, settings=after.fleet)
 

@@ -9,6 +9,7 @@ from uuid import UUID
 
 import msgspec
 
+from deepserve.config import Settings
 from deepserve.core.errors import CapacityError, DeepserveError, EngineFailure, InvalidField, Overloaded, RequestError
 from deepserve.core.events import Started
 from deepserve.core.messages import Json
@@ -82,8 +83,12 @@ class Desk:
             keep_s=min(settings.replay_s, _KEEP_RESULTS_S),
             clock=site.clock,
         )
+        site.live.follow(self._take)
         self._working: set[asyncio.Task[None]] = set()
         site.tasks.register(KIND, InferencePerformer(site, new_id), webhooks=WEBHOOKS)
+
+    def _take(self, settings: Settings) -> None:
+        self._jobs.max_running = settings.sockets.num_tasks
 
     async def handle(self, task: Mapping[str, Json], visit: Visit, *, patience_s: float) -> Handled:
         """Never raises for what a client may do wrong. patience_s: so long a whole answer is waited for."""

@@ -43,7 +43,7 @@ class JobMemory:
     def __init__(
         self, *, max_running: int, max_jobs: int, max_bytes: int, keep_s: float, clock: Callable[[], float]
     ) -> None:
-        self._max_running = max_running
+        self.max_running = max_running
         self._clock = clock
         self._running: dict[JobKey, Job] = {}
         self._num_running: Counter[TenantId] = Counter()
@@ -55,9 +55,9 @@ class JobMemory:
         """Take an id. Raises TaskRefused when it is taken, TooManyRequests when the tenant has too many running."""
         if self.find(key) is not None:
             raise conflict()
-        if self._num_running[key[0]] >= self._max_running:
+        if self._num_running[key[0]] >= self.max_running:
             raise TooManyRequests(
-                f"For this account {self._max_running} tasks may run at a time. Try again when some have ended.",
+                f"For this account {self.max_running} tasks may run at a time. Try again when some have ended.",
                 retry_after_s=_RETRY_S,
             )
         job = self._running[key] = Job(key=key, source=source, num_results=num_results)

@@ -72,6 +72,10 @@ class Sessions:
         self._connected: dict[str, Session] = {}
         self._left: OrderedDict[str, Session] = OrderedDict()
 
+    def take(self, limits: SocketLimits) -> None:
+        """Other limits from now on; sessions that are open keep theirs."""
+        self._limits = limits
+
     def open(self, name: str, tenant: TenantId, connection: Connected) -> Session:
         session = Session(name, tenant, self._limits)
         session.connection = connection

@@ -49,6 +49,7 @@ class SocketEndpoint:
         self._desk = desk
         self._new_id = new_id
         self._sessions = Sessions(site.settings.sockets, site.clock)
+        site.live.follow(lambda settings: self._sessions.take(settings.sockets))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         socket = WebSocket(scope, receive, send)
