@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Final
 
 from deepserve.core.tenant import TenantId
-from deepserve.store.secret import SECRET_BYTES, load_secret
+from deepserve.store.secret import SECRET_BYTES, derive_key, load_secret
 
 _logger = logging.getLogger(__name__)
 
@@ -86,8 +86,13 @@ class Sealer:
         return mixed.to_bytes(len(content), "little")
 
 
-def open_sealer(state_dir: Path | None) -> Sealer:
-    """The sealer of one state directory; without one, or where it cannot be used, one whose seals die with it."""
+def open_sealer(state_dir: Path | None, shared_secret: bytes | None = None) -> Sealer:
+    """The sealer of one state directory; without one, or where it cannot be used, one whose seals die with it.
+
+    shared_secret: of several servers, instead of the directory's own.
+    """
+    if shared_secret is not None:
+        return Sealer(derive_key(shared_secret, "sealing"))
     if state_dir is not None:
         try:
             return Sealer(load_secret(state_dir / "sealing.key"))
