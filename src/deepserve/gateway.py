@@ -16,6 +16,7 @@ from typing import Protocol
 import msgspec
 
 from deepserve.backends.backend import Backend
+from deepserve.backends.fleet.fleet import FleetBackend
 from deepserve.catalog.prices import PriceCatalog
 from deepserve.core.errors import BackendFailure, DeepserveError, EngineFailure, UnknownModel
 from deepserve.core.events import BlockDelta, Event, Failed, Finished, Started
@@ -196,6 +197,11 @@ class Gateway:
             request = self._router.in_usual_lane(request)
         self._check_model(request)
         return await self._backend.count(self._tools.prepare(self._open_traces(request).request).request)
+
+    @property
+    def fleet(self) -> FleetBackend | None:
+        """Who answers, where it is several, or somebody else."""
+        return self._backend if isinstance(self._backend, FleetBackend) else None
 
     @property
     def toolbox(self) -> Toolbox:

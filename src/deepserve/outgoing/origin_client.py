@@ -38,6 +38,11 @@ class OriginAnswer:
         self._left_bytes = max_bytes
         self._max_bytes = max_bytes
 
+    @property
+    def is_over(self) -> bool:
+        """The end of the body has come."""
+        return self._response.content.at_eof()
+
     async def piece(self) -> bytes:
         """Whatever has come, as soon as something has; nothing at the end. Raises OutgoingError."""
         try:

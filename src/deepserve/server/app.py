@@ -25,7 +25,17 @@ from deepserve.dialects.chat.exchange import chat_decoder
 from deepserve.dialects.chat.flavour import DEEPSEEK
 from deepserve.dialects.exchange import Decode
 from deepserve.gateway import Gateway
-from deepserve.server import catalog, completions, deepseek_tools, messages, openrouter, oxen, responses, runware
+from deepserve.server import (
+    catalog,
+    completions,
+    deepseek_tools,
+    messages,
+    openrouter,
+    oxen,
+    responses,
+    runware,
+    upstreams,
+)
 from deepserve.server.access import Access, ConfiguredKeys, KeyLookup, is_loopback
 from deepserve.server.closing import Closing
 from deepserve.server.door import Door
@@ -38,6 +48,7 @@ from deepserve.server.models import Models
 from deepserve.server.openapi import OpenApi
 from deepserve.server.replay import ReplayMemory
 from deepserve.server.site import Site
+from deepserve.server.upstreams import UpstreamMetrics
 from deepserve.store.ledger_record import LedgerRecord
 from deepserve.store.responses import ResponseStore, ShelfLimits
 from deepserve.tasks.runner import TaskRunner
@@ -97,6 +108,7 @@ def create_app(
     )
     live.consult(partial(_prepare_keys, site.access, lookups))
     metrics.watch(TaskMetrics(tasks))
+    metrics.watch(UpstreamMetrics(gateway))
     models, monitoring = Models(site), _Monitoring(site, metrics, scrape)
     routes: list[BaseRoute] = [
         Route("/health", _health),
@@ -113,6 +125,7 @@ def create_app(
             Route(f"{prefix}/models/{{model:path}}", models.retrieve),
         ]
     routes += catalog.routes(site)
+    routes += upstreams.routes(site)
     routes += completions.routes(site)
     routes += responses.routes(site)
     routes += deepseek_tools.routes(site)

@@ -96,6 +96,7 @@ class UpstreamBackend:
 
     async def close(self) -> None:
         self._is_ready = False
+        await self._caller.close()
         await self._client.close()
 
     def is_ready(self) -> bool:

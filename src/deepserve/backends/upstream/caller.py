@@ -53,6 +53,7 @@ class UpstreamCaller:
         self._limits = limits
         self._now = now
         self._call_id = call_id
+        self._lingering: set[asyncio.Task[None]] = set()
 
     async def ask(self, request: Request) -> AsyncGenerator[Event]:
         """As `Backend.answer`. What is raised says whether the same request may be made again here."""
@@ -60,6 +61,7 @@ class UpstreamCaller:
         asked = self._encoded(request, is_stream=not is_whole)
         patience = Patience(self._limits, is_whole=is_whole)
         answer = await self._opened(asked, patience)
+        is_whole = False
         try:
             if answer.status != 200:
                 raise await self._refusal(answer)
@@ -86,13 +88,16 @@ class UpstreamCaller:
                 last = decoder.finish(None if decoder.has_all_ends else error)
             else:
                 last = self._last(decoder)
+                is_whole = True
             for event in account.settle(last):
                 if isinstance(event, Failed):
                     self._hide_key(event.error)
                 yield event
-            await self._drain(answer)
         finally:
-            answer.close()
+            if is_whole:
+                self._linger(answer)
+            else:
+                answer.close()
 
     def _is_asked_whole(self, request: Request) -> bool:
         most_tokens = request.max_output_tokens or request.default_output_tokens
@@ -192,13 +197,28 @@ class UpstreamCaller:
             self._hide_key(error)
             raise
 
+    def _linger(self, answer: OriginAnswer) -> None:
+        """Read what still comes after the end, so that the connection can be used again; nobody waits for it."""
+        if answer.is_over:
+            answer.close()
+            return
+        draining = asyncio.create_task(self._drain(answer))
+        self._lingering.add(draining)
+        draining.add_done_callback(self._lingering.discard)
+
     async def _drain(self, answer: OriginAnswer) -> None:
-        """Read what still comes, so that the connection can be used again; not for long."""
         try:
             async with asyncio.timeout(self._limits.linger_s):
                 await answer.read()
         except (OutgoingError, TimeoutError):
             pass  # then it is closed
+        finally:
+            answer.close()
+
+    async def close(self) -> None:
+        for draining in self._lingering:
+            draining.cancel()
+        await asyncio.gather(*self._lingering, return_exceptions=True)
 
     # Words
 

@@ -16,7 +16,7 @@ class UpstreamLimits(msgspec.Struct, frozen=True, kw_only=True):
     whole_tokens    an answer that its client gets whole and that may be at most so long is asked for whole: that
                     costs a fraction, and must come within first_event_s and idle_s together. Of longer ones is heard
                     as they come, so that silence shows
-    linger_s        after an answer's end, for the usage that some send later
+    linger_s        after an answer's end, for the usage that some send later, and then for the connection's
     error_s         for the body of a refusal
     learn_s         for the list of models, when the server starts
     num_retries     of what did not begin and cannot have cost anything,

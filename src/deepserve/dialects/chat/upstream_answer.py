@@ -8,6 +8,7 @@ ends in a BackendFailure that says how.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from decimal import Decimal
 
 import msgspec
@@ -43,6 +44,7 @@ from deepserve.dialects.chat.upstream_wire import (
     ReadMessage,
     ReadPromptDetails,
     ReadUsage,
+    ReadWords,
 )
 from deepserve.dialects.chat.wire import WireLogprob, WireLogprobs, WireTopLogprob
 
@@ -61,6 +63,7 @@ _FAILED_WORDS = (FAILED_WORD, "error")
 _DONE = b"[DONE]"
 
 _read = msgspec.json.Decoder(ReadAnswer).decode
+_read_words = msgspec.json.Decoder(ReadWords).decode
 
 
 class _Call(msgspec.Struct):
@@ -175,6 +178,13 @@ class AnswerDecoder:
     def _decoded(self, value: bytes) -> ReadAnswer:
         try:
             return _read(value)
+        except msgspec.ValidationError as error:
+            if "$.usage" in str(error):
+                # What it says of its usage is no reason to lose what it said.
+                with suppress(msgspec.ValidationError):
+                    words = _read_words(value)
+                    return ReadAnswer(words.model, words.system_fingerprint, words.choices, words.error)
+            raise BackendFailure(f"{self._title} sent something that cannot be read: {error}") from error
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             raise BackendFailure(f"{self._title} sent something that cannot be read: {error}") from error
 

@@ -92,11 +92,14 @@ class ReadUsage(msgspec.Struct, frozen=True):
     cost_details: ReadCostDetails | None = None
 
 
-class ReadAnswer(msgspec.Struct, frozen=True):
-    """A whole answer, or a chunk of one. error: as it came; `errors` knows its many shapes."""
+class ReadWords(msgspec.Struct, frozen=True):
+    """A whole answer, or a chunk of one, but for its usage. error: as it came; `errors` knows its many shapes."""
 
     model: str | None = None
     system_fingerprint: str | None = None
     choices: list[ReadChoice] | None = None
-    usage: ReadUsage | None = None
     error: Json = None
+
+
+class ReadAnswer(ReadWords, frozen=True):
+    usage: ReadUsage | None = None
