@@ -27,6 +27,7 @@ MODULES = (
     "bench.engine_reference",
     "bench.server",
     "bench.dialects",
+    "bench.gateway",
     "bench.sandbox",
 )
 
