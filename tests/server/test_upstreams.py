@@ -1,4 +1,4 @@
-"""Upstreams that misbehave over real sockets, with the whole server in front: an answer or a clear error comes of it."""
+"""Upstreams that misbehave over real sockets, the whole server in front: clients get an answer or a clear error."""
 
 from __future__ import annotations
 
