@@ -16,11 +16,13 @@ _COMMANDS = {
     "models": "List the model ids that are served, and by what.",
     "config": "Check, show or begin the configuration file.",
     "doctor": "Check what is installed and what would be served.",
+    "launch": "Print or run the command that starts a cluster.",
     "keys": "Create, list and revoke API keys.",
     "cost": "Say what a piece of work would cost, everywhere.",
     "usage": "Show what has been answered, in tokens.",
     "route": "Show which model the rules choose, and why.",
     "tasks": "Show tasks that are answered later.",
+    "database": "Show where a server keeps things; agree on a new secret.",
     "webhooks": "Show and repeat webhook calls; make their secrets.",
 }
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import math
 from pathlib import Path
-from typing import Any, cast, get_args
+from typing import TYPE_CHECKING, Any, cast, get_args
 
 import click
 import msgspec
@@ -15,6 +15,9 @@ from deepserve.config import Settings, WeightFormat, WeightFormats, default_stat
 from deepserve.configuration.configuration import FILE_NAME, Configuration, load_configuration
 from deepserve.configuration.environment import FILE_VARIABLE
 from deepserve.configuration.quantities import read_seconds, read_size
+
+if TYPE_CHECKING:
+    from deepserve.store.database import Database
 
 _FILE_KEY = "deepserve.configuration file"
 
@@ -151,6 +154,16 @@ def database_option(function: Function) -> Function:
         config_option,
     )(with_settings)
     return cast(Function, decorated)
+
+
+def open_kept(settings: Settings) -> Database:
+    """The database of a server with these settings, until the running command ends."""
+    # Here and not above: commands that open none are spared a tenth of a second.
+    from deepserve.store.database import open_configured
+
+    database = open_configured(settings)
+    click.get_current_context().call_on_close(database.dispose)
+    return database
 
 
 def storage_options(function: Function) -> Function:

@@ -6,7 +6,7 @@ from datetime import datetime
 
 import click
 
-from deepserve.cli.settings import database_option
+from deepserve.cli.settings import database_option, open_kept
 from deepserve.cli.table import format_table
 from deepserve.config import Settings
 
@@ -21,10 +21,9 @@ def tasks() -> None:
 @database_option
 def list_tasks(limit: int, settings: Settings) -> None:
     """List tasks, the newest first."""
-    from deepserve.store.database import open_configured
     from deepserve.store.tasks import TaskStore
 
-    found = TaskStore(open_configured(settings)).newest(limit=limit)
+    found = TaskStore(open_kept(settings)).newest(limit=limit)
     if not found:
         click.echo("There are no tasks.")
         return
@@ -52,11 +51,10 @@ def list_tasks(limit: int, settings: Settings) -> None:
 @database_option
 def show(task_id: str, settings: Settings) -> None:
     """Show TASK with every attempt to deliver its results."""
-    from deepserve.store.database import open_configured
     from deepserve.store.deliveries import DeliveryStore
     from deepserve.store.tasks import TaskStore
 
-    database = open_configured(settings)
+    database = open_kept(settings)
     found = TaskStore(database).named(task_id)
     if not found:
         raise click.ClickException(f"There is no task {task_id}. See: deepserve tasks list")

@@ -7,13 +7,12 @@ from typing import get_args
 
 import click
 
-from deepserve.cli.settings import database_option
+from deepserve.cli.settings import database_option, open_kept
 from deepserve.cli.table import format_table
 from deepserve.cli.tasks import show_time
 from deepserve.config import Settings
 from deepserve.core.task import DeliveryStatus
 from deepserve.core.tenant import TenantId
-from deepserve.store.database import open_configured
 from deepserve.store.deliveries import DeliveryStore
 
 
@@ -28,7 +27,7 @@ def webhooks() -> None:
 @database_option
 def list_webhooks(status: DeliveryStatus | None, limit: int, settings: Settings) -> None:
     """List calls, the newest first. Addresses are shown without path and query, which may hold secrets."""
-    found = DeliveryStore(open_configured(settings)).newest(status=status, limit=limit)
+    found = DeliveryStore(open_kept(settings)).newest(status=status, limit=limit)
     if not found:
         click.echo("There are no webhook calls.")
         return
@@ -57,7 +56,7 @@ def list_webhooks(status: DeliveryStatus | None, limit: int, settings: Settings)
 @database_option
 def retry(webhook_id: str, settings: Settings) -> None:
     """Begin a WEBHOOK that was given up anew, with the same id. A running server takes it up within 15 seconds."""
-    if not DeliveryStore(open_configured(settings)).retry(webhook_id, now=datetime.now(UTC)):
+    if not DeliveryStore(open_kept(settings)).retry(webhook_id, now=datetime.now(UTC)):
         raise click.ClickException(
             f"There is no webhook {webhook_id} that was given up. See: deepserve webhooks list --status failed"
         )
@@ -69,7 +68,7 @@ def retry(webhook_id: str, settings: Settings) -> None:
 @database_option
 def disable(host: str, settings: Settings) -> None:
     """Stop what waits for a receiver, given as `list` prints it. Later tasks may call it again."""
-    num_stopped = DeliveryStore(open_configured(settings)).disable(host, now=datetime.now(UTC))
+    num_stopped = DeliveryStore(open_kept(settings)).disable(host, now=datetime.now(UTC))
     if not num_stopped:
         raise click.ClickException(f"Nothing waits for {host}. See: deepserve webhooks list --status pending")
     click.echo(f"Stopped {num_stopped} {'call' if num_stopped == 1 else 'calls'}.")
@@ -88,6 +87,6 @@ def secret(tenant: str, settings: Settings) -> None:
     from deepserve.tasks.signing import WebhookSecrets
 
     assert settings.state_dir is not None
-    store = DeliveryStore(open_configured(settings))
+    store = DeliveryStore(open_kept(settings))
     secrets = WebhookSecrets(store, load_secret(settings.state_dir / KEY_FILE))
     click.echo(secrets.create(TenantId(tenant), now=datetime.now(UTC)))

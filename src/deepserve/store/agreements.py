@@ -7,6 +7,9 @@ from sqlalchemy import delete, select
 from deepserve.store.database import Database, insert_new
 from deepserve.store.tables import agreements
 
+FINGERPRINT = "secret"
+"""Under this name: that of what they seal and sign with."""
+
 
 def agree(database: Database, name: str, value: str) -> bool:
     """Whether this is what the first server said, which this one may be."""
@@ -14,6 +17,12 @@ def agree(database: Database, name: str, value: str) -> bool:
         insert_new(connection, agreements, {"name": name, "value": value})
         agreed = connection.execute(select(agreements.c.value).where(agreements.c.name == name)).scalar_one()
     return bool(agreed == value)
+
+
+def agreed(database: Database, name: str) -> bool:
+    """Whether some server has said it."""
+    with database.connect() as connection:
+        return connection.execute(select(agreements.c.value).where(agreements.c.name == name)).first() is not None
 
 
 def forget(database: Database, name: str) -> bool:

@@ -37,6 +37,8 @@ FAULTS = (SQLAlchemyError, StoreUnavailable)
 HEAD = "0009"
 """The newest migration; a test compares it with the scripts."""
 
+_FILE = "deepserve.db"
+
 _PASSING = frozenset(("BUSY", "LOCKED", "FULL", "IOERR", "CANTOPEN", "READONLY", "NOMEM", "PROTOCOL"))
 """What SQLite says when the same statement may succeed later."""
 
@@ -54,7 +56,7 @@ def open_database(place: Place, limits: DatabaseLimits = DatabaseLimits()) -> Da
     """
     if isinstance(place, Path):
         _make_private(place)
-        engine = create_engine(f"sqlite:///{place / 'deepserve.db'}", hide_parameters=True)
+        engine = create_engine(f"sqlite:///{place / _FILE}", hide_parameters=True)
         event.listen(engine, "connect", _configure)
         shown, remedy = f"in {place}", "Repair or remove deepserve.db there, or choose another --state-dir."
     else:
@@ -86,6 +88,20 @@ def open_configured(settings: Settings) -> Database:
     if place is None:
         raise ConfigurationError("Nothing is kept: name a place with --state-dir or --database.")
     return open_database(place, settings.database_limits)
+
+
+def show_place(settings: Settings) -> str:
+    """Where their database is, without a password."""
+    return show_address(settings.database) if settings.database else f"{settings.state_dir}/{_FILE}"
+
+
+def count_rows(database: Database) -> list[tuple[str, int]]:
+    """How much is in each table, by its name."""
+    with database.connect() as connection:
+        return [
+            (table.name, connection.execute(select(func.count()).select_from(table)).scalar_one())
+            for table in sorted(metadata.tables.values(), key=lambda table: table.name)
+        ]
 
 
 def open_memory_database() -> Engine:

@@ -9,7 +9,7 @@ import secrets
 from pathlib import Path
 
 from deepserve.core.errors import ConfigurationError
-from deepserve.store.agreements import agree
+from deepserve.store.agreements import FINGERPRINT, agree
 from deepserve.store.database import Database, is_shared
 from deepserve.store.private_file import create_private, open_private, write_all
 
@@ -63,7 +63,12 @@ def open_shared_secret(database: Database | None, state_dir: Path | None, secret
             secret = load_secret(state_dir / _SHARED_FILE)
         except OSError as error:
             raise ConfigurationError(f"The state directory {state_dir} cannot keep a secret: {error}.") from error
-    if secret is not None and database is not None and shares and not agree(database, "secret", _fingerprint(secret)):
+    if (
+        secret is not None
+        and database is not None
+        and shares
+        and not agree(database, FINGERPRINT, _fingerprint(secret))
+    ):
         source = secret_file or f"{state_dir}/{_SHARED_FILE}"
         raise ConfigurationError(
             f"The secret of this server ({source}) is not that of the other servers on its database, so they could not "
