@@ -1,0 +1,344 @@
+"""Settings that change while the server runs: what takes them at once, what waits, and what nobody notices."""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import json
+import logging
+import os
+import signal
+import socket
+import subprocess
+import sys
+import termios
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import httpx
+import msgspec
+import pytest
+
+from deepserve.config import LIVE, Limits, Settings, ToolLimits
+from deepserve.configuration.configuration import Configuration, load_configuration
+from deepserve.core.errors import ConfigurationError
+from deepserve.server.live_settings import LiveSettings, differences
+from deepserve.server.reload import Reloader, Source
+from tests.backends.upstream.setup import DONE, END, GOOD, HELLO, head
+from tests.outgoing.receiver import Received, Receiver, Respond, answer
+from tests.server.live import HELLO as QUESTION
+
+PATIENCE_S = 30.0
+
+
+def changed(live: LiveSettings, **fields: object) -> tuple[str, ...]:
+    return asyncio.run(live.change(msgspec.structs.replace(live.current, **fields)))
+
+
+def test_a_change_reaches_everybody_who_follows_and_what_cannot_change_waits() -> None:
+    live = LiveSettings(Settings())
+    heard: list[Settings] = []
+    live.follow(heard.append)
+    names = changed(live, port=1, limits=Limits(tools=3), is_strict=True)
+    assert sorted(names) == ["is_strict", "limits.tools"]
+    assert live.waiting == ("port",)
+    assert [(one.limits.tools, one.port) for one in heard] == [(3, 8000)]
+    assert live.current is heard[0]
+    assert changed(live) == ()
+    assert not live.waiting
+
+
+def test_a_change_that_somebody_refuses_changes_nothing() -> None:
+    live = LiveSettings(Settings())
+    heard: list[Settings] = []
+
+    def refuse(_: Settings) -> object:
+        raise ConfigurationError("not so")
+
+    live.follow(heard.append)
+    live.consult(refuse)  # type: ignore[arg-type]  # it never returns
+    before = live.current
+    with pytest.raises(ConfigurationError, match="not so"):
+        changed(live, is_strict=True)
+    assert (live.current, heard) == (before, [])
+
+
+def test_a_refit_comes_last_and_what_only_it_can_change_waits_without_it() -> None:
+    calls: list[str] = []
+
+    class Refit:
+        async def change(self, before: Settings, after: Settings) -> Sequence[str]:
+            assert (before.check_retries, after.check_retries) == (1, 5)
+            calls.append("refitted")
+            return ["the key of first"]
+
+    def prepare(_: Settings) -> object:
+        calls.append("asked")
+        return lambda: calls.append("done")
+
+    live = LiveSettings(Settings())
+    live.refit_with(Refit())
+    live.consult(prepare)  # type: ignore[arg-type]  # what it returns takes nothing and gives nothing
+    assert changed(live, check_retries=5) == ("check_retries", "the key of first")
+    assert calls == ["asked", "refitted", "done"]
+    alone = LiveSettings(Settings())
+    alone.refit_with(None)
+    assert changed(alone, check_retries=5) == ()
+    assert (alone.waiting, alone.current.check_retries) == (("check_retries",), 1)
+
+
+def test_differences_are_named_by_their_dotted_names() -> None:
+    other = Settings(port=1, limits=Limits(tools=1, messages=2), tool_limits=ToolLimits(rounds=1))
+    assert sorted(differences(Settings(), other)) == ["limits.messages", "limits.tools", "port", "tool_limits.rounds"]
+
+
+def test_what_can_change_is_declared() -> None:
+    assert set(Settings.__struct_fields__) >= LIVE
+
+
+def reloader(folder: Path, text: str) -> tuple[Reloader, LiveSettings, Path, list[str]]:
+    file = folder / "deepserve.toml"
+    file.write_text(text)
+
+    def load() -> Configuration:
+        return load_configuration(file=file, environment={})
+
+    first = load()
+    live, told = LiveSettings(first.settings), list[str]()
+    made = Reloader(live, Source(configuration=first, load=load), tell=told.append, stop=lambda: told.append("stopped"))
+    return made, live, file, told
+
+
+def test_a_fault_is_logged_once_and_ends_when_the_file_is_right_again(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def run() -> None:
+        made, live, file, told = reloader(tmp_path, "[limits]\ntools = 1\n")
+        with caplog.at_level(logging.WARNING):
+            for _ in range(2):
+                file.write_text("[limits]\ntools = 0.5\n")
+                await made.reload()
+        assert live.problem is not None
+        assert [record.levelname for record in caplog.records] == ["ERROR"]
+        assert "The settings stay as they were: " in caplog.text
+        assert "line 2, column 1: `tools` is 0.5" in caplog.text
+        assert (live.current.limits.tools, told) == (1, [])
+        file.write_text("[limits]\ntools = 2\n[server]\nport = 5\n")
+        await made.reload()
+        assert live.problem is None
+        assert (live.current.limits.tools, live.current.port) == (2, 8000)
+        assert told == [f"Settings read again from {file}: limits.tools changed."]
+        assert "Settings that wait for the next start: port" in caplog.text
+
+    asyncio.run(run())
+
+
+def test_a_file_is_read_when_it_has_been_left_alone(tmp_path: Path) -> None:
+    """An editor empties a file before it writes it: read in between, an empty file would be every default."""
+
+    async def run() -> None:
+        made, _, file, _ = reloader(tmp_path, "[limits]\ntools = 1\n")
+        assert not made.has_news()
+        file.write_text("")
+        assert not made.has_news()
+        file.write_text("[limits]\ntools = 22\n")
+        assert not made.has_news()
+        assert made.has_news()
+        await made.reload()
+        assert not made.has_news()
+        file.unlink()
+        assert not made.has_news()
+        assert made.has_news()
+
+    asyncio.run(run())
+
+
+class Process:
+    """`deepserve serve` with a configuration file, as a user runs it."""
+
+    def __init__(self, port: int, process: asyncio.subprocess.Process, log: Path) -> None:
+        self.client = httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=PATIENCE_S)
+        self.process = process
+        self.log = log
+
+    def hang_up(self) -> None:
+        self.process.send_signal(signal.SIGHUP)
+
+    async def has(self, *lines: str) -> None:
+        """Wait until the metrics hold these lines."""
+        while True:
+            assert self.process.returncode is None, self.log.read_text()
+            metrics = (await self.client.get("/metrics")).text.splitlines()
+            if all(f"deepserve_configuration_{line}" in metrics for line in lines):
+                return
+
+    async def ask(self, **fields: object) -> httpx.Response:
+        return await self.client.post("/v1/chat/completions", json={**QUESTION, **fields})
+
+
+@asynccontextmanager
+async def serving(folder: Path, *arguments: str, **environment: str) -> AsyncIterator[Process]:
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port = probe.getsockname()[1]
+    log = folder / "server.log"
+    command = (sys.executable, "-m", "deepserve", "serve", "--port", str(port), "--state-dir", str(folder / "state"))
+    with log.open("w") as output:
+        process = await asyncio.create_subprocess_exec(
+            *command, *arguments, stdout=output, stderr=output, env={**os.environ, **environment}
+        )
+    served = Process(port, process, log)
+    try:
+        async with asyncio.timeout(PATIENCE_S):
+            while True:
+                assert process.returncode is None, log.read_text()
+                try:
+                    if (await served.client.get("/ready")).status_code == 200:
+                        break
+                except httpx.TransportError:
+                    await asyncio.sleep(0)
+        yield served
+    finally:
+        await served.client.aclose()
+        if process.returncode is None:
+            process.terminate()
+        await process.wait()
+
+
+def upstream_that(*answers: bytes | Respond) -> Respond:
+    """Says nothing about its models, and then gives these answers."""
+    left = list(answers)
+
+    async def respond(received: Received, writer: asyncio.StreamWriter) -> None:
+        if received.target.endswith("/models"):
+            writer.write(answer(404))
+            return
+        given = left.pop(0)
+        if isinstance(given, bytes):
+            writer.write(given)
+            await writer.drain()
+        else:
+            await given(received, writer)
+
+    return respond
+
+
+def configured(folder: Path, upstream: str, host: str, more: str = "") -> Path:
+    file = folder / "deepserve.toml"
+    key = folder / "key"
+    if not key.exists():
+        key.write_text("sk-first")
+    file.write_text(
+        f'{more}\n[[upstreams]]\nid = "{upstream}"\nkind = "openai"\naddress = "http://{host}/v1"\nkey_file = "key"\n'
+    )
+    return file
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="this system has no SIGHUP")
+def test_a_stream_in_flight_goes_on_through_a_reload_and_new_requests_see_new_settings(tmp_path: Path) -> None:
+    gate = asyncio.Event()
+
+    async def held(_: Received, writer: asyncio.StreamWriter) -> None:
+        writer.write(head() + HELLO)
+        await writer.drain()
+        await gate.wait()
+        writer.write(END + DONE)
+        await writer.drain()
+
+    async def run() -> None:
+        async with (
+            Receiver(upstream_that(held)) as first,
+            Receiver(upstream_that(GOOD, GOOD)) as second,
+            serving(tmp_path, "--config", str(configured(tmp_path, "first", first.host))) as server,
+        ):
+            assert f"Settings from {tmp_path / 'deepserve.toml'}" in server.log.read_text()
+            async with server.client.stream(
+                "POST", "/v1/chat/completions", json={**QUESTION, "stream": True}
+            ) as stream:
+                lines = stream.aiter_lines()
+                said = ""
+                while "there" not in said:
+                    said += await anext(lines)
+                # The upstream is another one, a limit is lower, and a setting that needs a start is different.
+                configured(tmp_path, "second", second.host, "[server]\nhost = '127.0.0.3'\n[limits]\nmessages = 1")
+                server.hang_up()
+                await server.has('reloads_total{outcome="applied"} 1.0', "is_faulty 0.0", "waiting 1.0")
+                found = await server.ask()
+                assert (found.status_code, found.json()["choices"][0]["message"]["content"]) == (200, "Hello there")
+                assert second.received[-1].headers["authorization"] == "Bearer sk-first"
+                refused = await server.ask(messages=[*QUESTION["messages"]] * 2)
+                assert refused.status_code == 400, refused.text
+                gate.set()
+                rest = "".join([line async for line in lines])
+            assert stream.status_code == 200
+            assert rest.endswith("data: [DONE]")
+            assert '"finish_reason":"stop"' in rest
+            # A key that was exchanged in its file is used from then on, though nothing else has changed.
+            (tmp_path / "key").write_text("sk-second")
+            await server.has('reloads_total{outcome="applied"} 2.0')
+            assert (await server.ask()).status_code == 200
+            assert second.received[-1].headers["authorization"] == "Bearer sk-second"
+            said = server.log.read_text()
+            assert "Settings that wait for the next start: host" in said
+            assert "the key of second changed" in said
+            assert "sk-second" not in said
+
+    asyncio.run(asyncio.wait_for(run(), 2 * PATIENCE_S))
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="this system has no SIGHUP")
+def test_a_faulty_file_leaves_the_running_settings_and_shows(tmp_path: Path) -> None:
+    file = tmp_path / "deepserve.toml"
+
+    async def run() -> None:
+        file.write_text('[server]\napi_keys_file = "keys"\n')
+        (tmp_path / "keys").write_text("sk-one\n")
+        async with serving(tmp_path, "--backend", "scripted", "--config", str(file)) as server:
+            server.client.headers["authorization"] = "Bearer sk-one"
+            file.write_text('[limits]\nmesages = 1\n[server]\napi_keys_file = "keys"\n')
+            await server.has("is_faulty 1.0")  # nobody sent a signal: the file is looked at
+            assert (await server.client.get("/ready")).json() == {"status": "ready", "configuration": "faulty"}
+            server.hang_up()
+            await server.has('reloads_total{outcome="refused"} 2.0')
+            assert (await server.ask()).status_code == 200
+            said = server.log.read_text()
+            assert said.count("line 2, column 1: `mesages` is not known in [limits]; did you mean `messages`?") == 1
+            file.write_text('[server]\napi_keys_file = "keys"\n')
+            (tmp_path / "keys").write_text("sk-one\nsk-two\n")
+            server.hang_up()
+            await server.has("is_faulty 0.0", 'reloads_total{outcome="applied"} 1.0')
+            assert (await server.client.get("/ready")).json() == {"status": "ready"}
+            server.client.headers["authorization"] = "Bearer sk-two"
+            assert (await server.ask()).status_code == 200
+
+    asyncio.run(asyncio.wait_for(run(), 2 * PATIENCE_S))
+
+
+def test_a_server_without_a_file_survives_a_signal_and_ends_with_its_terminal(tmp_path: Path) -> None:
+    """Closing the window sends SIGHUP, too: then nobody is there any more who could stop the server."""
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port = probe.getsockname()[1]
+    ours, theirs = os.openpty()
+    command = [sys.executable, "-m", "deepserve", "serve", "--backend", "scripted", "--port", str(port)]
+    process = subprocess.Popen(
+        [*command, "--state-dir", str(tmp_path)],
+        stdin=theirs,
+        stdout=theirs,
+        stderr=theirs,
+        start_new_session=True,
+        preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
+    )
+    os.close(theirs)
+    try:
+        seen = b""
+        while b"Hello!" not in seen:  # the end of what it says at its start
+            seen += os.read(ours, 4096)
+        process.send_signal(signal.SIGHUP)
+        while b"nothing changed" not in seen:
+            seen += os.read(ours, 4096)
+        assert json.loads(httpx.get(f"http://127.0.0.1:{port}/ready").content) == {"status": "ready"}
+        os.close(ours)
+        assert process.wait(PATIENCE_S) == 0
+    finally:
+        process.kill()
+        process.wait()
