@@ -97,6 +97,10 @@ def test_what_can_change_is_declared() -> None:
     assert set(Settings.__struct_fields__) >= LIVE
 
 
+def is_faulty(live: LiveSettings) -> bool:
+    return live.problem is not None
+
+
 def reloader(folder: Path, text: str) -> tuple[Reloader, LiveSettings, Path, list[str]]:
     file = folder / "deepserve.toml"
     file.write_text(text)
@@ -119,14 +123,14 @@ def test_a_fault_is_logged_once_and_ends_when_the_file_is_right_again(
             for _ in range(2):
                 file.write_text("[limits]\ntools = 0.5\n")
                 await made.reload()
-        assert live.problem is not None
+        assert is_faulty(live)
         assert [record.levelname for record in caplog.records] == ["ERROR"]
         assert "The settings stay as they were: " in caplog.text
         assert "line 2, column 1: `tools` is 0.5" in caplog.text
         assert (live.current.limits.tools, told) == (1, [])
         file.write_text("[limits]\ntools = 2\n[server]\nport = 5\n")
         await made.reload()
-        assert live.problem is None
+        assert not is_faulty(live)
         assert (live.current.limits.tools, live.current.port) == (2, 8000)
         assert told == [f"Settings read again from {file}: limits.tools changed."]
         assert "Settings that wait for the next start: port" in caplog.text
