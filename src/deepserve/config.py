@@ -507,7 +507,7 @@ LIVE: Final = frozenset(
         *("replay_answers", "replay_bytes", "replay_s", "kept_responses", "kept_responses_bytes", "kept_responses_s"),
         *("is_strict", "answer_checks", "check_retries", "difficulty"),
         *("upstream", "upstream_key_file", "upstream_tokenizer", "upstream_models", "upstreams", "chains", "fleet"),
-        *("outgoing_allowed", "outgoing_http", "tool_limits", "limits", "tasks", "sockets"),
+        *("outgoing_allowed", "outgoing_http", "tool_limits", "limits", "tasks", "sockets", "waiting"),
     )
 )
 """Settings of which a running server takes a change at once; any other waits for the next start. A name without a dot

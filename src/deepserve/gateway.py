@@ -8,7 +8,7 @@ The two doors are `answer` and `count`; every dialect goes through them, and not
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
 from functools import partial
 from typing import Protocol
@@ -22,7 +22,9 @@ from deepserve.core.errors import BackendFailure, DeepserveError, EngineFailure,
 from deepserve.core.events import BlockDelta, Event, Failed, Finished, Started
 from deepserve.core.provider import ServedModel
 from deepserve.core.request import Request
-from deepserve.metering.meter import Attempt, Bill, Meter
+from deepserve.limits.scopes import choosable, denial
+from deepserve.limits.turnstile import Turnstile
+from deepserve.metering.meter import Attempt, Bill, Meter, Permit
 from deepserve.metering.rounds import Rounds
 from deepserve.routing.fallback import answered_label
 from deepserve.routing.router import Router, routed
@@ -32,6 +34,8 @@ from deepserve.tools.tool_loop import ToolLoop
 from deepserve.tools.toolbox import Toolbox
 
 _log = logging.getLogger(__name__)
+
+_NO_EVENTS: tuple[Event, ...] = ()
 
 
 class Observer(Protocol):
@@ -58,6 +62,7 @@ class Gateway:
         tools: ToolLoop | None = None,
         router: Router | None = None,
         meter: Meter | None = None,
+        turnstile: Turnstile | None = None,
     ) -> None:
         """sealer: seals the traces that leave and opens those that come back; None: traces are text or nothing.
 
@@ -66,6 +71,8 @@ class Gateway:
         router: chooses the model where a request leaves that open; None: every request must name one.
 
         meter: prices answers and records them; None: nobody is told what they cost, and nothing is recorded.
+
+        turnstile: lets requests of keys with limits in; None: there are no such keys.
         """
         self._backend = backend
         self._router = router
@@ -73,6 +80,7 @@ class Gateway:
         self._observers = observers
         self._sealer = sealer
         self._meter = meter or Meter(PriceCatalog(rows=()))
+        self._turnstile = turnstile
         self._num_opened = self._num_refused = 0
 
     def models(self) -> tuple[ServedModel, ...]:
@@ -86,25 +94,50 @@ class Gateway:
     def gauges(self) -> Mapping[str, float]:
         """What monitoring may show of the inside."""
         own = {"sealed_traces_opened": self._num_opened, "sealed_traces_refused": self._num_refused}
-        return {**self._backend.gauges(), **self._meter.gauges(), **own}
+        waiting = {} if self._turnstile is None else self._turnstile.gauges()
+        return {**self._backend.gauges(), **self._meter.gauges(), **waiting, **own}
 
     def answer(self, request: Request) -> AsyncGenerator[Event]:
         """Stream one answer. Raises before the first event; afterwards every fault is a `Failed` event.
 
         Closing the generator cancels the work. A stream never ends silently: each result gets its terminal event.
         """
-        if self._router is not None and self._router.handles(request.model):
-            return self._answer_routed(request, self._router)
-        return self._attempt(request, None)
+        denied = denial(request)
+        if denied is not None:
+            return _refuse(denied)
+        grant = request.tenant.grant
+        if self._turnstile is not None and grant is not None and grant.is_metered:
+            return self._answer_admitted(request, self._turnstile)
+        return self._answer(request)
 
-    async def _answer_routed(self, request: Request, router: Router) -> AsyncGenerator[Event]:
+    def check(self, request: Request) -> None:
+        """For requests that are answered later: raises at once what `answer` would about the key and the model."""
+        denied = denial(request)
+        if denied is not None:
+            raise denied
+        if self._router is None or not self._router.handles(request.model):
+            self._check_model(request)
+
+    async def _answer_admitted(self, request: Request, turnstile: Turnstile) -> AsyncGenerator[Event]:
+        """Within the limits of the key."""
+        async with turnstile.admit(request, self.count) as permit, aclosing(self._answer(request, permit)) as events:
+            async for event in events:
+                yield event
+
+    def _answer(self, request: Request, permit: Permit | None = None) -> AsyncGenerator[Event]:
+        if self._router is not None and self._router.handles(request.model):
+            return self._answer_routed(request, self._router, permit)
+        return self._attempt(request, None, None if permit is None else self._meter.open(request, permit))
+
+    async def _answer_routed(self, request: Request, router: Router, permit: Permit | None) -> AsyncGenerator[Event]:
         """By the model that the rules choose, or two of them in turn: all attempts are on one bill."""
-        bill = self._meter.open(request)
+        bill = self._meter.open(request, permit)
+        served = choosable(request.tenant.grant, self._backend.models(), request.model)
 
         def attempt(asked: Request, route: str | None = None) -> AsyncGenerator[Event]:
             return self._attempt(asked, route, bill)
 
-        decision = await router.decide(request, self._backend.models(), ask=attempt, count=self._backend.count)
+        decision = await router.decide(request, served, ask=attempt, count=self._backend.count)
         escalation = router.escalation(request, decision)
         if escalation is None:
             answer = attempt(routed(request, decision), decision.route.label)
@@ -117,7 +150,7 @@ class Gateway:
     async def _attempt(self, request: Request, route: str | None, bill: Bill | None = None) -> AsyncGenerator[Event]:
         """One answer by the model that the request names.
 
-        route: which rule chose it, where the client did not. bill: of the request that it is for; None: it has none yet.
+        route: which rule chose it, where the client did not. bill: of the request that it is for; None: none yet.
         """
         bill = self._meter.open(request) if bill is None else bill
         self._check_model(request)
@@ -127,6 +160,9 @@ class Gateway:
         for observer in self._observers:
             observer.on_accepted(request)
         account: Attempt | Rounds = bill.attempt(request, route)
+        ask = self._backend.answer
+        if bill.permit is not None:
+            ask = partial(bill.permit.watch, ask)
         error: DeepserveError | None = None
         open_results = set(range(request.num_results))
         has_begun = False
@@ -134,10 +170,10 @@ class Gateway:
             try:
                 prepared = self._tools.prepare(request)
                 if prepared.is_plain:
-                    answer = self._backend.answer(prepared.request)
+                    answer = ask(prepared.request)
                 else:
                     account = Rounds(bill, route)
-                    answer = self._tools.answer(request, partial(account.ask, self._backend.answer), prepared=prepared)
+                    answer = self._tools.answer(request, partial(account.ask, ask), prepared=prepared)
                 async with aclosing(answer) as events:
                     async for event in events:
                         has_begun = True
@@ -170,7 +206,7 @@ class Gateway:
                     )
             except DeepserveError as raised:
                 error = raised
-            except Exception as raised:  # the boundary that keeps a fault of one request from the others
+            except Exception as raised:  # noqa: BLE001 - logged; the boundary that keeps a fault of one request from the others
                 _log.exception("Request %s met a fault of the server", request.id)
                 error = EngineFailure("The server met an internal fault while answering. It has been logged.")
                 error.__cause__ = raised
@@ -198,6 +234,11 @@ class Gateway:
         self._check_model(request)
         return await self._backend.count(self._tools.prepare(self._open_traces(request).request).request)
 
+    def offered(self) -> Sequence[ServedModel]:
+        """What may answer at this moment, each model as often as there are providers of it."""
+        members = () if self.fleet is None else self.fleet.members
+        return [model for member in members for model in member.backend.models()] or self._backend.models()
+
     @property
     def fleet(self) -> FleetBackend | None:
         """Who answers, where it is several, or somebody else."""
@@ -222,3 +263,10 @@ class Gateway:
             raise UnknownModel(
                 f"This server does not serve the model {request.model}. It serves: {', '.join(served)}.", field="model"
             )
+
+
+async def _refuse(error: DeepserveError) -> AsyncGenerator[Event]:
+    """An answer that does not begin."""
+    for event in _NO_EVENTS:
+        yield event
+    raise error

@@ -73,7 +73,7 @@ def test_budgets_are_never_exceeded_by_answers_that_run_at_the_same_time(databas
             async with gate.admit(asked, answer.count) as permit:
                 outcome = "whole"
                 try:
-                    async with aclosing(permit.watch(asked, answer.events)) as events:
+                    async with aclosing(permit.watch(answer.events, asked)) as events:
                         async for _ in events:
                             pass
                 except BudgetExhausted:

@@ -128,7 +128,7 @@ def test_tokens_are_counted_as_expected_and_put_right_when_the_answer_ends(datab
         async with gate.admit(request(grant, max_output_tokens=500), thousand) as permit:
             assert permit.allowance.tokens is not None
             assert permit.allowance.tokens.remaining == 8_500
-            await drain(permit.watch(request(grant), telling(usage=Usage(miss_tokens=1_000, answer_tokens=200))))
+            await drain(permit.watch(telling(usage=Usage(miss_tokens=1_000, answer_tokens=200)), request(grant)))
         async with gate.admit(request(grant, max_output_tokens=500), thousand) as permit:
             assert permit.allowance.tokens is not None
             assert permit.allowance.tokens.remaining == 10_000 - 1_200 - 1_500
@@ -253,7 +253,7 @@ def test_a_request_that_may_cost_more_than_is_left_is_refused_in_the_vendors_wor
             async with gate.admit(request(budget("0.904")), thousand):
                 pass
         assert caught.value.message == (
-            "Insufficient Balance: this key may spend $0.904000 a day. It has spent $0.90, and this request may cost "
+            "Insufficient Balance: this key may spend $0.904 a day. It has spent $0.90, and this request may cost "
             "$0.005096. The next day begins at 2026-11-22T00:00Z."
         )
         with pytest.raises(BudgetExhausted, match=r"a month.*2026-12-01T00:00Z"):
@@ -368,7 +368,7 @@ def test_the_first_event_tells_what_is_left(database: Database) -> None:
     async def run() -> None:
         gate, grant = turnstile(database), limited(requests=10)
         async with gate.admit(request(grant), thousand) as permit:
-            started = (await drain(permit.watch(request(grant), telling())))[0]
+            started = (await drain(permit.watch(telling(), request(grant))))[0]
         assert isinstance(started, Started)
         assert started.allowance == permit.allowance
         gate.close()
@@ -380,7 +380,7 @@ def test_a_long_answer_reserves_more_as_it_goes_on_and_by_the_count_of_its_token
     async def run() -> None:
         gate, grant, most = turnstile(database), budget("1"), 0
         async with gate.admit(request(grant), by_words) as permit:
-            async for _ in permit.watch(request(grant), telling(*["word " * 100] * 100)):
+            async for _ in permit.watch(telling(*["word " * 100] * 100), request(grant)):
                 most = max(most, *held(database))
         # 10,000 tokens of output, always between 1K and 4K more paid for ahead; not the 50,000 bytes of the bound.
         assert (1_000 + 10_000) * 10**6 < most <= (1_000 + 10_000 + 4_096 + 200) * 10**6
@@ -393,8 +393,8 @@ def test_an_answer_ends_where_the_money_does(database: Database) -> None:
     async def run() -> None:
         gate, grant, heard = turnstile(database), budget("0.007"), list[Event]()
         async with gate.admit(request(grant), by_words) as permit:
-            with pytest.raises(BudgetExhausted, match=r"may spend \$0\.007000 a day"):
-                await drain(permit.watch(request(grant), telling(*["word "] * 10_000)), heard)
+            with pytest.raises(BudgetExhausted, match=r"may spend \$0\.007 a day"):
+                await drain(permit.watch(telling(*["word "] * 10_000), request(grant)), heard)
         # 7,000 tokens in all, of which 1,000 are the prompt and 16 open the block.
         assert 5_900 <= len(heard) <= 6_000 - 16 - 1
         gate.close()
@@ -407,7 +407,7 @@ def test_a_short_answer_asks_for_no_more_than_it_may_take(database: Database) ->
         gate, grant = turnstile(database), budget("0.00111")
         asked = request(grant, max_output_tokens=110)
         async with gate.admit(asked, by_words) as permit:
-            await drain(permit.watch(asked, telling(*["word "] * 90)))
+            await drain(permit.watch(telling(*["word "] * 90), asked))
         gate.close()
 
     asyncio.run(run())
@@ -419,7 +419,7 @@ def test_prompts_that_were_cached_leave_more_for_the_answer(database: Database) 
         answer = telling(*["word "] * 10_000, prompt=Usage(hit_tokens=1_000))
         async with gate.admit(request(grant), by_words) as permit:
             with pytest.raises(BudgetExhausted):
-                await drain(permit.watch(request(grant), answer), heard)
+                await drain(permit.watch(answer, request(grant)), heard)
         assert 5_000 < len(heard) < 5_200
         gate.close()
 
@@ -433,7 +433,7 @@ def test_every_round_of_an_answer_has_to_be_paid_for(database: Database) -> None
         async with gate.admit(request(grant), by_words) as permit:
             while rounds < 10:
                 try:
-                    await drain(permit.watch(request(grant), answer))
+                    await drain(permit.watch(answer, request(grant)))
                 except BudgetExhausted:
                     break
                 rounds += 1
@@ -449,7 +449,7 @@ def test_what_the_ledger_has_written_is_not_reserved_any_longer(database: Databa
         async with gate.admit(request(grant), by_words) as permit:
             for number in range(5):
                 usage = Usage(miss_tokens=1_000, answer_tokens=500)
-                await drain(permit.watch(request(grant), telling(usage=usage)))
+                await drain(permit.watch(telling(usage=usage), request(grant)))
                 spend(database, 1_500, permit=permit)
                 permit.note_settled(1_500 * 10**6)
                 assert held(database) == [(1_000 + 4_096 - 1_500) * 10**6], number

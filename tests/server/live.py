@@ -20,6 +20,8 @@ from deepserve.catalog.models import load_models
 from deepserve.catalog.price_table import load_prices
 from deepserve.config import Settings
 from deepserve.gateway import Gateway, Observer
+from deepserve.limits.tariff import Tariffs
+from deepserve.limits.turnstile import Turnstile
 from deepserve.metering.meter import Meter
 from deepserve.routing.router import Router
 from deepserve.server.access import ConfiguredKeys, KeyLookup
@@ -32,6 +34,7 @@ from deepserve.store.database import Database
 from deepserve.store.ledger import Ledger
 from deepserve.store.ledger_record import LedgerRecord
 from deepserve.store.sealing import open_sealer
+from deepserve.store.spending import book
 from deepserve.tools.tool_loop import ToolLoop
 from deepserve.tools.toolbox import EMPTY, Toolbox
 
@@ -130,7 +133,7 @@ def live_server(
 ) -> Iterator[LiveServer]:
     """Serve for the length of a block; the port is free, whatever the settings say. alive: kept open meanwhile.
 
-    database: has the ledger; None: there is none.
+    database: has the ledger and what keys with limits use; None: there is neither.
     """
     backend = backend or ScriptedBackend()
     settings = settings or Settings()
@@ -144,7 +147,12 @@ def live_server(
         metrics = Metrics([model.id for model in backend.models()], clock=asyncio.get_running_loop().time)
         keys = (ConfiguredKeys(settings.api_keys),) if settings.api_keys else ()
         tasks = make_task_runner(settings)
-        ledger = None if database is None else Ledger(database, state_dir=settings.state_dir)
+        ledger = None if database is None else Ledger(database, state_dir=settings.state_dir, book=book)
+        meter = Meter(load_prices(), ledger)
+        turnstile = None
+        if database is not None:
+            tariff_of = Tariffs(meter, backend.models)
+            turnstile = Turnstile(database, tariff_of=tariff_of, limits=settings.waiting)
         app = create_app(
             settings,
             Gateway(
@@ -153,7 +161,8 @@ def live_server(
                 sealer=open_sealer(settings.state_dir),
                 tools=ToolLoop(toolbox, settings.tool_limits),
                 router=router,
-                meter=Meter(load_prices(), ledger),
+                meter=meter,
+                turnstile=turnstile,
             ),
             names=load_models(),
             metrics=metrics,
@@ -174,6 +183,8 @@ def live_server(
                 await server.serve(sockets=[listening])
         await tasks.close()
         await backend.close()
+        if turnstile is not None:
+            await asyncio.to_thread(turnstile.close)
         if ledger is not None:
             await asyncio.to_thread(ledger.close)
 

@@ -123,9 +123,9 @@ def tightest(state: KeyState, grant: Grant) -> Literal["day", "month"]:
 
 
 def shown_usd(amount_usd: Decimal) -> str:
-    """`$5.00`, `$0.0123`: cents at least, and as many digits as a small amount needs."""
-    digits = 2 if amount_usd == amount_usd.quantize(Decimal("0.01")) else 6
-    return f"${amount_usd:,.{digits}f}"
+    """`$5.00`, `$0.0123`: cents at least, and as many digits as the amount has."""
+    is_cents = amount_usd == amount_usd.quantize(Decimal("0.01"))
+    return f"${amount_usd:,.2f}" if is_cents else f"${amount_usd.normalize():,f}"
 
 
 def to_us(at: datetime) -> int:

@@ -33,7 +33,7 @@ class Line:
     """One for each server. places: how many may wait in all."""
 
     def __init__(self, places: int) -> None:
-        self._places = places
+        self.places = places
         self._by_key: dict[KeyId, deque[Place]] = {}
         self._by_tenant: dict[TenantId, list[Place]] = {}
         self._num_waiting = 0
@@ -45,7 +45,7 @@ class Line:
     @contextmanager
     def join(self, tenant: TenantId, key: KeyId) -> Iterator[Place]:
         """A place at the end. Raises LineFull."""
-        if self._num_waiting >= self._places:
+        if self._num_waiting >= self.places:
             self._make_room(tenant)
         place = Place(tenant, key)
         self._by_key.setdefault(key, deque()).append(place)

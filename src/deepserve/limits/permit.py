@@ -95,7 +95,7 @@ class Permit:
         self._reserved_pico = max(0, self._reserved_pico - cost_pico)
         self._unsettled_pico = 0
 
-    async def watch(self, request: Request, answer: Answer) -> AsyncGenerator[Event]:
+    async def watch(self, answer: Answer, request: Request) -> AsyncGenerator[Event]:
         """The answer to one question, of which a request may need several: rounds with tools, a second attempt.
 
         Raises BudgetExhausted, before the first event or in the middle.

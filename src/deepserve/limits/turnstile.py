@@ -82,6 +82,11 @@ class Turnstile:
         """What monitoring may show."""
         return {"limited_running": len(self._inside), "limited_waiting": self._line.num_waiting}
 
+    def take(self, limits: WaitLimits) -> None:
+        """Other bounds for requests that come from now on."""
+        self._limits = limits
+        self._line.places = limits.places
+
     def close(self) -> None:
         """Finish what is being written. Nobody may be inside any more."""
         if self._renewing is not None:

@@ -16,10 +16,10 @@ import logging
 import math
 import secrets
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from datetime import datetime, timedelta
 from decimal import Decimal
-from typing import Final
+from typing import Final, Protocol
 
 import msgspec
 
@@ -27,7 +27,7 @@ from deepserve.backends.upstream.estimate import estimate_prompt_tokens, estimat
 from deepserve.catalog.prices import VENDOR, Prices, pico_usd_of_tokens
 from deepserve.core.attempt import FailedAttempt
 from deepserve.core.cost import Cost, pico_usd, usd_of
-from deepserve.core.errors import DeepserveError, ServingError
+from deepserve.core.errors import BudgetExhausted, DeepserveError, ServingError
 from deepserve.core.events import (
     BlockDelta,
     Checked,
@@ -56,6 +56,22 @@ _MOST_STATED_USD: Final = 1_000_000
 """For one answer."""
 
 _NOBODY: Final = ServedBy(provider="", model="", fingerprint="")
+
+
+class Permit(Protocol):
+    """The leave to answer, under which money is reserved."""
+
+    @property
+    def reservation_id(self) -> str: ...
+
+    def watch(self, answer: Callable[[Request], AsyncGenerator[Event]], request: Request) -> AsyncGenerator[Event]:
+        """The answer as the money lasts. Raises BudgetExhausted."""
+        ...
+
+    def note_settled(self, cost_pico: int) -> None:
+        """An attempt is in the ledger, where its cost is taken from what was reserved."""
+        ...
+
 
 Amounts = tuple[int, int, int]
 """Pico-dollars of hit, miss and output tokens."""
@@ -96,11 +112,11 @@ class Meter:
         self._points: dict[tuple[str, str, datetime, int], tuple[str, Amounts] | None] = {}
         self.num_repaired = 0
 
-    def open(self, request: Request) -> Bill:
+    def open(self, request: Request, permit: Permit | None = None) -> Bill:
         """Raises StoreUnavailable where nothing can be recorded at the moment."""
         if self.ledger is not None:
             self.ledger.check()
-        return Bill(self, request)
+        return Bill(self, request, permit)
 
     def gauges(self) -> Mapping[str, float]:
         own = {"usage_repaired": float(self.num_repaired)}
@@ -130,17 +146,17 @@ class Meter:
 class Bill:
     """What one request takes. Each attempt adds to it; `cost` is what the client is told.
 
-    reservation: id of what was reserved for it; None: nothing was
+    permit: under which it is answered; None: its key has no limits
     """
 
-    __slots__ = ("_attempts", "_meter", "_pending", "began", "num_attempts", "request", "reservation")
+    __slots__ = ("_attempts", "_meter", "_pending", "began", "num_attempts", "permit", "request")
 
-    def __init__(self, meter: Meter, request: Request) -> None:
+    def __init__(self, meter: Meter, request: Request, permit: Permit | None = None) -> None:
         self._meter = meter
         self.request = request
         self.began = meter.clock()
         self.num_attempts = 0
-        self.reservation: str | None = None
+        self.permit = permit
         self._attempts: list[Attempt] = []
         self._pending: list[LedgerRow] = []
 
@@ -165,7 +181,7 @@ class Bill:
         if not charges:
             return None
         hit, miss, output = (
-            charges[0].amounts if len(charges) == 1 else map(sum, zip(*(one.amounts for one in charges)))
+            charges[0].amounts if len(charges) == 1 else map(sum, zip(*(one.amounts for one in charges), strict=True))
         )
         stated = [one.stated for one in charges if one.stated is not None]
         return Cost(
@@ -190,7 +206,11 @@ class Bill:
         rows, self._pending = self._pending, []
         if self._meter.ledger is None or not rows:
             return None
-        return self._meter.ledger.settle(rows, release=self.reservation)
+        if self.permit is None:
+            return self._meter.ledger.settle(rows)
+        settling = self._meter.ledger.settle(rows, release=self.permit.reservation_id)
+        self.permit.note_settled(sum(row.total_pico_usd for row in rows))
+        return settling
 
     async def settled(self) -> None:
         """The same, until it is durable."""
@@ -270,7 +290,9 @@ class Attempt:
             return None
         correction = None
         usage = self._usage
-        if error is not None and not self.num_finished:
+        # What was produced until its money was spent is paid for, as that of a client that leaves.
+        is_cut = isinstance(error, BudgetExhausted)
+        if error is not None and not self.num_finished and not is_cut:
             is_paid = usage is not None and not usage.is_estimated and started.served_by.provider != _OWN
             usage = usage or started.prompt_usage or Usage()
             if not is_paid and self.charge is not None:
@@ -280,6 +302,8 @@ class Attempt:
         elif usage is None:
             usage = self._unreported()
             self.charge = self._charge_of(started.served_by.provider, self._model, usage, None)
+            if is_cut:
+                correction = UsageReported(usage=usage, cost=self._bill.cost())
         self._bill.add(
             self._row(
                 served_by=started.served_by,

@@ -24,6 +24,8 @@ from deepserve.catalog.price_book import PriceBook
 from deepserve.config import Settings
 from deepserve.core.errors import ConfigurationError
 from deepserve.gateway import Gateway, Observer
+from deepserve.limits.tariff import Tariffs
+from deepserve.limits.turnstile import Turnstile
 from deepserve.metering.meter import Meter
 from deepserve.routing.difficulty import make_estimator
 from deepserve.routing.router import Router
@@ -43,6 +45,7 @@ from deepserve.store.ledger import Ledger
 from deepserve.store.ledger_record import LedgerRecord
 from deepserve.store.responses import ResponseStore, ShelfLimits
 from deepserve.store.sealing import open_sealer
+from deepserve.store.spending import book
 from deepserve.tools.opening import OpenedTools, open_tools
 from deepserve.tools.tool_loop import ToolLoop
 
@@ -197,7 +200,13 @@ async def _serve(
             )
             gathered = None if worker is None else WorkerMetrics(worker, metrics.render)
             prices = PriceBook(settings.prices_file)
-            ledger = None if database is None else Ledger(database, state_dir=settings.state_dir)
+            ledger = None if database is None else Ledger(database, state_dir=settings.state_dir, book=book)
+            meter = Meter(prices, ledger)
+            turnstile = (
+                None
+                if database is None
+                else Turnstile(database, tariff_of=Tariffs(meter, lambda: gateway.offered()), limits=settings.waiting)
+            )
             tool_loop = ToolLoop(tools.toolbox, settings.tool_limits)
             router = Router(prices, presets=names.presets, estimator=make_estimator(settings.difficulty))
             gateway = Gateway(
@@ -206,7 +215,8 @@ async def _serve(
                 sealer=open_sealer(settings.state_dir),
                 tools=tool_loop,
                 router=router,
-                meter=Meter(prices, ledger),
+                meter=meter,
+                turnstile=turnstile,
             )
             kept = ResponseStore(database, limits=ShelfLimits.of(settings), now=lambda: datetime.now(UTC))
             tasks = make_task_runner(settings, database, listening=listening, live=live)
@@ -234,6 +244,8 @@ async def _serve(
             def take(after: Settings) -> None:
                 tool_loop.take(after.tool_limits)
                 router.take(make_estimator(after.difficulty))
+                if turnstile is not None:
+                    turnstile.take(after.waiting)
                 metrics.know(model.id for model in backend.models())
                 server.grace_s = after.shutdown_grace_s
                 logging.getLogger().setLevel(after.log_level.upper())
@@ -258,6 +270,8 @@ async def _serve(
                     await gathered.close()
                 await tasks.close()
                 await asyncio.to_thread(kept.close)
+                if turnstile is not None:
+                    await asyncio.to_thread(turnstile.close)
                 if ledger is not None:
                     await asyncio.to_thread(ledger.close)
     finally:
