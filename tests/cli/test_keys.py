@@ -10,8 +10,9 @@ import pytest
 from click.testing import CliRunner
 
 from deepserve.cli import main
-from deepserve.cli.keys import open_keys
+from deepserve.cli.keys import open_key_store
 from deepserve.core.tenant import Grant
+from deepserve.store.database import open_database
 
 
 class Shell:
@@ -26,7 +27,7 @@ class Shell:
         return result.output
 
     def grant_of(self, secret: str) -> Grant:
-        tenant = open_keys(self.state_dir).find(secret)
+        tenant = open_key_store(open_database(self.state_dir)).find(secret)
         assert tenant is not None
         assert tenant.grant is not None
         return tenant.grant
@@ -101,7 +102,7 @@ def test_a_secret_is_shown_once_alone_on_its_line(shell: Shell) -> None:
 def test_revoked_keys_leave_the_list_but_not_its_whole(shell: Shell) -> None:
     key, secret = made(shell)
     assert "Revoked" in shell("revoke", secret)
-    assert open_keys(shell.state_dir).find(secret) is None
+    assert open_key_store(open_database(shell.state_dir)).find(secret) is None
     assert "No keys" in shell("list")
     assert key in shell("list", "--all")
     assert "revoked for good" in shell("set", key, "--name", "x", code=1)
@@ -113,8 +114,8 @@ def test_a_secret_is_exchanged_with_a_grace_or_without(shell: Shell) -> None:
     new = json.loads(shell("rotate", key, "--json").splitlines()[0])["key"]
     assert shell.grant_of(old) == shell.grant_of(new) == Grant()
     newest = json.loads(shell("rotate", key, "--grace", "0m", "--json").splitlines()[0])["key"]
-    assert open_keys(shell.state_dir).find(old) is None
-    assert open_keys(shell.state_dir).find(new) is None
+    assert open_key_store(open_database(shell.state_dir)).find(old) is None
+    assert open_key_store(open_database(shell.state_dir)).find(new) is None
     assert shell.grant_of(newest) == Grant()
 
 

@@ -9,7 +9,6 @@ import platform
 import sys
 import time
 from importlib import metadata
-from pathlib import Path
 from typing import Any
 
 import click
@@ -19,13 +18,14 @@ from deepserve.backends.backend import Backend
 from deepserve.backends.selection import select_backend
 from deepserve.cli.keys import open_keys
 from deepserve.cli.progress import LoadingProgress
-from deepserve.cli.settings import model_options, settings_from, state_option
+from deepserve.cli.settings import database_option, model_options, settings_from
 from deepserve.cli.tool_options import tool_options
 from deepserve.config import Settings
 from deepserve.core.errors import DeepserveError
 from deepserve.engine.interface import Engine
 from deepserve.engine.machine import count_cores, huge_page_policy, measure_decode
 from deepserve.engine.native.shared_library import HOW_TO_GET_IT, find_library, instruction_sets, load_library
+from deepserve.store.database import show_place
 from deepserve.tools.opening import OpenedTools, open_tools
 
 _OPTIONAL = {
@@ -45,8 +45,8 @@ _DECODE_TOKENS = 500
 @click.command()
 @model_options
 @tool_options
-@state_option
-def doctor(state_dir: Path, **options: Any) -> None:  # Any: the shared options, as click hands them over
+@database_option
+def doctor(settings: Settings, **options: Any) -> None:  # Any: the shared options, as click hands them over
     """Check what is installed, what would be served and how fast. Exits with 1 when `serve` would fail."""
     _say("ok", "deepserve", __version__)
     _say("ok", "Python", f"{platform.python_version()} on {platform.system()} {platform.machine()}")
@@ -57,7 +57,7 @@ def doctor(state_dir: Path, **options: Any) -> None:  # Any: the shared options,
             _say("ok", package, f"{metadata.version(package)} ({purpose})")
         except metadata.PackageNotFoundError:
             _say("--", package, f"not installed ({purpose}); {remedy}")
-    is_healthy = _check_state(state_dir)
+    is_healthy = _check_state(settings)
     is_healthy = _check_tools(options) and is_healthy
     is_healthy = _check_backend(options, library) and is_healthy
     sys.exit(0 if is_healthy else 1)
@@ -100,13 +100,15 @@ def _read_bandwidth(library: ctypes.CDLL, size_bytes: int, num_threads: int) -> 
     return max(rates)
 
 
-def _check_state(state_dir: Path) -> bool:
-    if not state_dir.exists():
-        _say("ok", "state", f"{state_dir} (will be created)")
+def _check_state(settings: Settings) -> bool:
+    assert settings.state_dir is not None
+    shown = show_place(settings) if settings.database else str(settings.state_dir)
+    if not settings.database and not settings.state_dir.exists():
+        _say("ok", "state", f"{shown} (will be created)")
         return True
     try:
-        has_keys = open_keys(state_dir).has_any()
-        _say("ok", "state", f"{state_dir} ({'keys required' if has_keys else 'no keys: this machine only'})")
+        has_keys = open_keys(settings).has_any()
+        _say("ok", "state", f"{shown} ({'keys required' if has_keys else 'no keys: this machine only'})")
     except DeepserveError as error:
         _say("!!", "state", error.message)
         return False

@@ -6,18 +6,18 @@ import secrets
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from decimal import Decimal
-from pathlib import Path
 from typing import Any
 
 import click
 import msgspec
 
 from deepserve.cli.key_options import UNSET, Instant, changed, grant_options
-from deepserve.cli.settings import state_option
+from deepserve.cli.settings import database_option, open_kept
 from deepserve.cli.table import format_table
+from deepserve.config import Settings
 from deepserve.core.tenant import Grant, TenantId
 from deepserve.dialects.amounts import encode_amounts, plain
-from deepserve.store.database import Database, open_database
+from deepserve.store.database import Database
 from deepserve.store.keys import KeyRow, KeyStore, NewKey
 from deepserve.store.spending import Spending, read_spending
 
@@ -45,14 +45,14 @@ def keys() -> None:
 @click.argument("tenant", default="default")
 @grant_options
 @json_option
-@state_option
-def create(tenant: str, state_dir: Path, is_json: bool, **options: Any) -> None:  # Any: as click hands them over
+@database_option
+def create(tenant: str, settings: Settings, is_json: bool, **options: Any) -> None:  # Any: as click hands them over
     """Make a key for TENANT. It is shown once and stored as a digest.
 
     Keys of one tenant share caches, tasks and kept responses; each has limits of its own. Without options a key may
     use everything but what is for administrators, as much as it likes.
     """
-    store = open_keys(state_dir)
+    store = open_keys(settings)
     name, expires_at, grant = _read(options, Grant())
     if name and store.named(name):
         raise click.UsageError(f"There is a key with the name {name} already: choose another one.")
@@ -67,10 +67,10 @@ def create(tenant: str, state_dir: Path, is_json: bool, **options: Any) -> None:
 @keys.command(name="list")
 @click.option("--all", "is_all", is_flag=True, help="Also those that are revoked or have expired.")
 @json_option
-@state_option
-def list_keys(state_dir: Path, is_all: bool, is_json: bool) -> None:
+@database_option
+def list_keys(settings: Settings, is_all: bool, is_json: bool) -> None:
     """List keys with their limits and what they have spent."""
-    database = open_database(state_dir)
+    database = open_kept(settings)
     now = datetime.now(UTC)
     rows = [row for row in open_key_store(database).list() if is_all or row.status(now) == "valid"]
     spending = read_spending(database, [row.id for row in rows], now=now)
@@ -86,9 +86,9 @@ def list_keys(state_dir: Path, is_all: bool, is_json: bool) -> None:
 @keys.command(help=f"Show everything about a key but its secret.\n\n{_KEY_HELP}")
 @click.argument("key")
 @json_option
-@state_option
-def show(key: str, state_dir: Path, is_json: bool) -> None:
-    database = open_database(state_dir)
+@database_option
+def show(key: str, settings: Settings, is_json: bool) -> None:
+    database = open_kept(settings)
     now = datetime.now(UTC)
     row = _find(open_key_store(database), key)
     spending = read_spending(database, [row.id], now=now)[row.id]
@@ -101,9 +101,9 @@ def show(key: str, state_dir: Path, is_json: bool) -> None:
 )
 @click.argument("key")
 @grant_options
-@state_option
-def set_key(key: str, state_dir: Path, **options: Any) -> None:  # Any: as click hands them over
-    store = open_keys(state_dir)
+@database_option
+def set_key(key: str, settings: Settings, **options: Any) -> None:  # Any: as click hands them over
+    store = open_keys(settings)
     row = _find(store, key)
     if row.revoked_at is not None:
         raise click.ClickException(f"{row.id} is revoked for good. Create a new key.")
@@ -116,9 +116,9 @@ def set_key(key: str, state_dir: Path, **options: Any) -> None:  # Any: as click
 
 @keys.command(help=f"Revoke a key for good.\n\n{_KEY_HELP}")
 @click.argument("key")
-@state_option
-def revoke(key: str, state_dir: Path) -> None:
-    store = open_keys(state_dir)
+@database_option
+def revoke(key: str, settings: Settings) -> None:
+    store = open_keys(settings)
     row = _find(store, key)
     store.revoke(row.id)
     click.echo(f"Revoked {row.id} ({row.shown}…). Servers that run refuse it within two seconds.")
@@ -137,11 +137,11 @@ def revoke(key: str, state_dir: Path) -> None:
     help="So long the old secret is still taken, for clients to be changed: 1d, 2h; 0m: not at all.",
 )
 @json_option
-@state_option
-def rotate(key: str, state_dir: Path, old_until: datetime | None, is_json: bool) -> None:
+@database_option
+def rotate(key: str, settings: Settings, old_until: datetime | None, is_json: bool) -> None:
     if old_until is None:
         raise click.UsageError("--grace never would keep the old secret: say how long it may still be used.")
-    store = open_keys(state_dir)
+    store = open_keys(settings)
     row = _find(store, key)
     if row.status(datetime.now(UTC)) != "valid":
         raise click.ClickException(f"{row.id} is {row.status(datetime.now(UTC))}. Create a new key.")
@@ -151,8 +151,8 @@ def rotate(key: str, state_dir: Path, old_until: datetime | None, is_json: bool)
     )
 
 
-def open_keys(state_dir: Path) -> KeyStore:
-    return open_key_store(open_database(state_dir))
+def open_keys(settings: Settings) -> KeyStore:
+    return open_key_store(open_kept(settings))
 
 
 def open_key_store(database: Database) -> KeyStore:

@@ -117,20 +117,6 @@ def _weights_option(function: Function) -> Function:
     )(function)
 
 
-def state_option(function: Function) -> Function:
-    """For commands that look into what a server with the same configuration keeps."""
-    return options(
-        click.option(
-            "--state-dir",
-            metavar="PATH",
-            type=click.Path(path_type=Path, file_okay=False),
-            callback=lambda _context, _parameter, value: settings_from(state_dir=value).state_dir,
-            help=STATE_HELP,
-        ),
-        config_option,
-    )(function)
-
-
 STATE_HELP = f"Where keys and records are kept.  [default: as configured, else {default_state_dir()}]"
 
 

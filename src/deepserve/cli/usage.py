@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import click
 
-from deepserve.cli.settings import state_option
+from deepserve.cli.settings import database_option, open_kept
 from deepserve.cli.table import format_table
+from deepserve.config import Settings
 
 
 @click.command()
-@state_option
-def usage(state_dir: Path) -> None:
+@database_option
+def usage(settings: Settings) -> None:
     """Show how many answers each model gave, and their tokens."""
-    from deepserve.store.database import open_database
     from deepserve.store.ledger_record import LedgerRecord
 
-    sums = LedgerRecord(open_database(state_dir)).sums(("model", "provider"))
+    sums = LedgerRecord(open_kept(settings)).sums(("model", "provider"))
     if not sums:
         click.echo("Nothing has been answered yet.")
         return
