@@ -92,21 +92,22 @@ class CheckedBackend:
     async def count(self, request: Request) -> int:
         return await self._backend.count(request)
 
-    async def answer(self, request: Request) -> AsyncGenerator[Event]:
+    def answer(self, request: Request) -> AsyncGenerator[Event]:
         match self._policy:
             case "off":
-                events = self._backend.answer(request)
+                return self._counted(self._backend.answer(request))
             case "report":
-                events = self._reported(request)
+                return self._counted(self._reported(request)) if is_judged(request) else self._backend.answer(request)
             case "repair" | "retry" | "fail":
                 if is_judged(request):
-                    events = self._held(request)
-                elif request.tools and request.tool_choice.mode != "none":
-                    events = self._streamed(request)
-                else:
-                    events = self._backend.answer(request)
+                    return self._counted(self._held(request))
+                if request.tools and request.tool_choice.mode != "none":
+                    return self._counted(self._streamed(request))
+                return self._backend.answer(request)
             case _:
                 assert_never(self._policy)
+
+    async def _counted(self, events: AsyncGenerator[Event]) -> AsyncGenerator[Event]:
         async with aclosing(events):
             async for event in events:
                 if isinstance(event, Finished) and event.checked is not None:
@@ -121,9 +122,9 @@ class CheckedBackend:
         seen: defaultdict[int, list[Event]] = defaultdict(list)
         async with aclosing(self._backend.answer(request)) as events:
             async for event in events:
-                if isinstance(event, BlockOpened | BlockDelta | BlockClosed) and is_judged(request):
+                if isinstance(event, BlockOpened | BlockDelta | BlockClosed):
                     seen[event.result].append(event)
-                elif isinstance(event, Finished) and is_judged(request):
+                elif isinstance(event, Finished):
                     verdict = _verdict(request, collect_parts(seen.pop(event.result, [])))
                     event = msgspec.structs.replace(event, checked=verdict)
                 yield event

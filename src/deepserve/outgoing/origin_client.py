@@ -14,6 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import aiohttp
+from yarl import URL
 
 from deepserve.outgoing.addresses import AddressPolicy
 from deepserve.outgoing.client import Lookup, ThreadedResolver, explain, spell_address, system_lookup
@@ -22,17 +23,19 @@ from deepserve.outgoing.errors import AddressRefused, BadCertificate, InvalidAns
 _LOOKUP_THREADS = 4
 _KEPT_S = 10.0
 """Shorter than servers keep idle connections, so that a request seldom meets one that is being closed."""
+_MOST_BYTES_AT_ONCE = 512 * 1024
+"""Larger bodies are handed to the connection in pieces."""
 
 
 class OriginAnswer:
-    """Status and headers (names in lower case), and a body that is read piece by piece. `close` it in the end.
+    """Status and headers (by names in any case), and a body that is read piece by piece. `close` it in the end.
 
     Closing before the end of the body breaks the connection off, which is how the server learns of it.
     """
 
     def __init__(self, response: aiohttp.ClientResponse, host: str, *, max_bytes: int) -> None:
         self.status = response.status
-        self.headers: Mapping[str, str] = {name.lower(): value for name, value in response.headers.items()}
+        self.headers: Mapping[str, str] = response.headers
         self._response = response
         self._host = host
         self._left_bytes = max_bytes
@@ -82,6 +85,7 @@ class OriginClient:
         lookup: Lookup = system_lookup,
     ) -> None:
         self._url = policy.check_url(base_url)
+        self._urls: dict[str, URL] = {}
         self.host = self._url.host or ""
         self._policy = policy
         self._user_agent = user_agent
@@ -94,14 +98,13 @@ class OriginClient:
 
     async def call(self, path: str, *, body: bytes | None = None, headers: Mapping[str, str]) -> OriginAnswer:
         """A POST of the body, or a GET. Any status is an answer, a redirect too. Raises OutgoingError."""
-        url = self._url.with_path(self._url.path.rstrip("/") + path)
         sent = {"User-Agent": self._user_agent, "Accept-Encoding": "identity", **headers}
         self._refused.clear()
         try:
             response = await self._opened().request(
                 "GET" if body is None else "POST",
-                url,
-                data=None if body is None else io.BytesIO(body),  # sent in pieces, however large
+                self._url_of(path),
+                data=body if body is None or len(body) <= _MOST_BYTES_AT_ONCE else io.BytesIO(body),
                 headers=sent,
                 allow_redirects=False,
             )
@@ -118,6 +121,12 @@ class OriginClient:
         if self._session is not None:
             await self._session.close()
         await asyncio.get_running_loop().run_in_executor(None, self._threads.shutdown)
+
+    def _url_of(self, path: str) -> URL:
+        url = self._urls.get(path)
+        if url is None:
+            url = self._urls[path] = self._url.with_path(self._url.path.rstrip("/") + path)
+        return url
 
     def _opened(self) -> aiohttp.ClientSession:
         if self._session is None:
