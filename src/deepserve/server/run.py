@@ -19,6 +19,8 @@ import uvicorn
 from typing_extensions import override
 
 from deepserve.backends.backend import Backend
+from deepserve.backends.fleet.canaries import Canaries
+from deepserve.backends.fleet.fleet import FleetBackend
 from deepserve.catalog.models import ModelCatalog, load_models
 from deepserve.catalog.price_book import PriceBook
 from deepserve.config import Settings
@@ -201,7 +203,8 @@ async def _serve(
             gathered = None if worker is None else WorkerMetrics(worker, metrics.render)
             prices = PriceBook(settings.prices_file)
             ledger = None if database is None else Ledger(database, state_dir=settings.state_dir, book=book)
-            meter = Meter(prices, ledger)
+            fleet = backend if isinstance(backend, FleetBackend) else None
+            meter = Meter(prices, ledger, price_providers=None if fleet is None else fleet.price_providers)
             turnstile = (
                 None
                 if database is None
@@ -252,12 +255,16 @@ async def _serve(
 
             live.follow(take)
             live.refit_with(refit_of(backend, settings))
+            num_processes = 1 if worker is None else worker.count
+            canaries = None if fleet is None else Canaries(fleet, gateway.answer, num_processes=num_processes)
             reloader = None if source is None else Reloader(live, source, tell=on_progress, stop=server.stop)
             try:
                 if reloader is not None:
                     metrics.watch(reloader)
                     reloader.start()
                 await tasks.start()
+                if canaries is not None:
+                    canaries.start()
                 if gathered is not None:
                     await gathered.start()
                 if worker is not None:
@@ -268,6 +275,8 @@ async def _serve(
                     await reloader.close()
                 if gathered is not None:
                     await gathered.close()
+                if canaries is not None:
+                    await canaries.close()
                 await tasks.close()
                 await asyncio.to_thread(kept.close)
                 if turnstile is not None:

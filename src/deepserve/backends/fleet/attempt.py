@@ -7,6 +7,7 @@ from datetime import datetime
 
 import msgspec
 
+from deepserve.backends.fleet.canary_question import expected_answer
 from deepserve.backends.fleet.lane import Lane
 from deepserve.backends.fleet.member import Member
 from deepserve.backends.fleet.watch import AnswerWatch
@@ -45,7 +46,7 @@ class Attempt:
         self.lane = lane
         self.request = request if request.model == lane.model else msgspec.structs.replace(request, model=lane.model)
         self.opening: list[Event] = []
-        self.watch = AnswerWatch(request.num_results, max_repeated=max_repeated)
+        self.watch = AnswerWatch(request.num_results, max_repeated=max_repeated, expected=expected_answer(request))
         self._clock = clock
         self._now = now
         self._began_at = now()
@@ -86,7 +87,8 @@ class Attempt:
         self._is_settled = True
         lane, watch = self.lane, self.watch
         error = error or watch.error
-        is_bad = watch.is_empty or watch.is_repetitive or isinstance(error, DamagedToolCall | UnfitAnswer)
+        is_bad = watch.is_empty or watch.is_repetitive or watch.is_wrong
+        is_bad = is_bad or isinstance(error, DamagedToolCall | UnfitAnswer)
         # Our own engine says so when its queue is full, which is no illness.
         is_full = isinstance(error, Overloaded) and self.member.upstream is None
         is_sick = is_sickness(error) and not is_bad and not is_full
@@ -97,7 +99,8 @@ class Attempt:
             lane.counts.rejected += 1
         if is_bad:
             lane.counts.bad_answers += 1
-            lane.last_problem = error.message if error is not None else "The answer was empty."
+            what = "empty" if watch.is_empty else "wrong"
+            lane.last_problem = error.message if error is not None else f"An answer was {what}."
         is_known = is_over or is_sick or is_bad
         began = None
         if lane.failing.settle(not is_sick if is_known else None, is_probe=self._is_failing_probe):

@@ -66,12 +66,17 @@ class FleetBackend:
         self._counts = dict.fromkeys(("requests", "retries", "failures", "hedges"), 0)
         self._leaving: set[asyncio.Task[None]] = set()
         self._is_started = False
+        self.price_providers: dict[str, str] = {}
+        """Who answers, as `ServedBy` names it -> under which name price tables know it."""
         self._roster = self._made(members)
 
     def _made(self, members: Sequence[Member]) -> Roster:
         for member in members:
             member.learn_models(self._clock)
-        return Roster(members, self._chains)
+        roster = Roster(members, self._chains)
+        self.price_providers.clear()
+        self.price_providers.update({member.provider: member.kind for member in members})
+        return roster
 
     # What a back end is
 
@@ -132,6 +137,10 @@ class FleetBackend:
         member.drain(is_drained)
         _log.warning("%s is %s", id_, "drained" if is_drained else "in rotation again")
         return True
+
+    @property
+    def settings(self) -> FleetSettings:
+        return self._settings
 
     @property
     def members(self) -> tuple[Member, ...]:

@@ -29,15 +29,20 @@ _NAMED_BLOCKS = (ToolCallBlock, ServerToolCallBlock, ServerToolResultBlock)
 
 
 class AnswerWatch:
-    """`hear` every event. max_repeated: characters that an answer may go on repeating itself; 0: as long as it likes.
+    """`hear` every event.
+
+    max_repeated  characters that an answer may go on repeating itself; 0: as long as it likes
+    expected      what its text has to hold, where that is known
 
     has_content  something of the answer was told
     is_empty     it ended as if it were complete, and nothing was told
     error        with which the last result failed
     """
 
-    def __init__(self, num_results: int, *, max_repeated: int) -> None:
+    def __init__(self, num_results: int, *, max_repeated: int, expected: str | None = None) -> None:
         self._max_repeated = max_repeated
+        self._expected = expected
+        self._text = ""
         self._repetitions: dict[int, Repetition] = {}
         self._tokens = 0.0
         self.open_results = set(range(num_results))
@@ -58,6 +63,8 @@ class AnswerWatch:
             if text:
                 self.has_content = True
                 self._num_characters[event.result not in self._thinking] += len(text)
+                if self._expected is not None:
+                    self._text += text
                 if self._max_repeated:
                     self._count(event.result, text)
         elif isinstance(event, BlockOpened):
@@ -90,6 +97,11 @@ class AnswerWatch:
     @property
     def is_empty(self) -> bool:
         return self.has_finished and not self.has_content and self._only_stopped
+
+    @property
+    def is_wrong(self) -> bool:
+        """It ended, and is not what was to be expected."""
+        return self._expected is not None and self.has_finished and self._expected not in self._text
 
     @property
     def usage(self) -> Usage | None:

@@ -54,13 +54,16 @@ def choose_offers(offers: Sequence[Offer], request: Request, price_of: PriceOf) 
     preferences = request.provider
     if preferences == NO_PREFERENCES:
         return found
-    known = frozenset(name for member, _ in offers for name in member.names)
-    only = _known(preferences.only, known)
+    names = _Names(offers)
+    only = names.meant(preferences.only)
     if only:
-        found = _kept(found, lambda member, _: _is_called(member, only), "provider.only", f"{', '.join(only)}")
-    ignored = _known(preferences.ignore, known)
+        whose = f"none of those who have it is called {' or '.join(only)}"
+        found = _kept(found, lambda member, _: names.is_called(member, only), "provider.only", whose)
+    ignored = preferences.ignore
     if ignored:
-        found = _kept(found, lambda member, _: not _is_called(member, ignored), "provider.ignore", "all are ignored")
+        found = _kept(
+            found, lambda member, _: not names.is_called(member, ignored), "provider.ignore", "all of them are ignored"
+        )
     if preferences.data_collection == "deny":
         why = "all of them may keep prompts"
         found = _kept(found, lambda member, _: not member.collects_data, "provider.data_collection", why)
@@ -74,9 +77,9 @@ def choose_offers(offers: Sequence[Offer], request: Request, price_of: PriceOf) 
         )
     if preferences.sort is not None:
         found = _sorted(found, preferences.sort, request.arrived_at, price_of)
-    order = _known(preferences.order, known)
+    order = names.meant(preferences.order)
     if order:
-        first = [offer for name in order for offer in found if _is_called(offer[0], (name,))]
+        first = [offer for name in order for offer in found if names.is_called(offer[0], (name,))]
         first = list(dict.fromkeys(first))
         if not first and not preferences.allow_fallbacks:
             raise _none_left("provider.order", "none of those named can answer, and fallbacks are not allowed")
@@ -111,15 +114,19 @@ def _none_left(field: str, why: str) -> UnsupportedFeature:
     )
 
 
-def _known(names: Sequence[str], known: Collection[str]) -> tuple[str, ...]:
-    """Without the name of the server itself, where no member is called so: it is all of them."""
-    if THIS_SERVER in names and THIS_SERVER not in known:
-        return ()
-    return tuple(names)
+class _Names:
+    """What names mean among these offers: the id of a member means it alone, whatever its kind is called."""
 
+    def __init__(self, offers: Sequence[Offer]) -> None:
+        self._ids = frozenset(member.id.lower() for member, _ in offers)
+        self._known = self._ids.union(*(member.names for member, _ in offers))
 
-def _is_called(member: Member, names: Collection[str]) -> bool:
-    return not member.names.isdisjoint(names)
+    def meant(self, names: Sequence[str]) -> tuple[str, ...]:
+        """Without the name of the server itself, where no member is called so: it is all of them."""
+        return () if THIS_SERVER in names and THIS_SERVER not in self._known else tuple(names)
+
+    def is_called(self, member: Member, names: Collection[str]) -> bool:
+        return any(name == member.id.lower() or (name in member.names and name not in self._ids) for name in names)
 
 
 def _is_affordable(price: ListPrice | None, limits: Mapping[str, str]) -> bool:
