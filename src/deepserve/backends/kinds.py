@@ -77,6 +77,18 @@ def open_upstream(
     turns: TurnStore | None = None,
 ) -> Backend:
     """The back end in front of one upstream, not yet started. Raises SetupError, which shows no key."""
+    opening = prepare_opening(upstream, settings, environment=environment, turns=turns)
+    return KINDS[opening.provider.protocol if upstream.tokenizer is None else TOKENS](opening)
+
+
+def prepare_opening(
+    upstream: UpstreamSettings,
+    settings: Settings,
+    *,
+    environment: Mapping[str, str] | None = None,
+    turns: TurnStore | None = None,
+) -> Opening:
+    """Everything that is needed to call an upstream. Raises SetupError, which shows no key."""
     rows = load_providers()
     row = rows.get(upstream.kind)
     if row is None:
@@ -89,16 +101,14 @@ def open_upstream(
             f"The upstream {upstream.id} has several addresses, which servers have that are given token ids: name the "
             "folder of its `tokenizer`, or make each address an upstream of its own."
         )
-    return KINDS[provider.protocol if upstream.tokenizer is None else TOKENS](
-        Opening(
-            upstream=upstream,
-            provider=provider,
-            key=_key(provider, upstream, os.environ if environment is None else environment),
-            limits=upstream_limits(upstream),
-            policy=policy_of(provider.base_url or "", settings, is_usual=provider.base_url == row.base_url),
-            settings=settings,
-            turns=turns,
-        )
+    return Opening(
+        upstream=upstream,
+        provider=provider,
+        key=_key(provider, upstream, os.environ if environment is None else environment),
+        limits=upstream_limits(upstream),
+        policy=policy_of(provider.base_url or "", settings, is_usual=provider.base_url == row.base_url),
+        settings=settings,
+        turns=turns,
     )
 
 
