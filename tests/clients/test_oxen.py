@@ -131,7 +131,7 @@ def _violations(schema: dict[str, Any]) -> list[Any]:
 
 
 def test_the_request_schema_forbids_what_the_decoder_refuses(live: LiveServer) -> None:
-    decode = oxen_decoder(names=load_models(), limits=Limits(), charge=lambda *_: None)
+    decode = oxen_decoder(names=load_models(), limits=Limits())
     arrival = Arrival(id=RequestId("0" * 32), at=ARRIVED_AT)
     schema = live.get(f"/api/ai/models/{MODEL}").json()["request_schema"]
     properties = schema["properties"]

@@ -16,12 +16,10 @@ from typing_extensions import override
 
 from deepserve.core.errors import InvalidField, RouteNotFound, UnknownModel
 from deepserve.core.provider import ServedModel
-from deepserve.dialects.charge import Charge
 from deepserve.dialects.exchange import Decode
 from deepserve.dialects.messages.exchange import messages_decoder
 from deepserve.server.body import read_body
 from deepserve.server.endpoint import Endpoint, arrival_of, headers_of, work_on
-from deepserve.server.live_settings import LimitedDecode
 from deepserve.server.site import Site
 from deepserve.server.token_counts import count_headers
 from deepserve.tools.toolbox import Toolbox
@@ -49,9 +47,9 @@ def routes(site: Site) -> list[BaseRoute]:
     return [*found, Route("/anthropic", _greet), Route("/anthropic/", _greet)]
 
 
-def messages_routes(site: Site, prefixes: tuple[str, ...], *, charge: Charge | None = None) -> list[BaseRoute]:
-    """Answers and counts below base addresses. charge: for a service whose answers say what they cost."""
-    decode = LimitedDecode(site.live, lambda limits: messages_decoder(names=site.names, limits=limits, charge=charge))
+def messages_routes(site: Site, prefixes: tuple[str, ...], *, tells_cost: bool = False) -> list[BaseRoute]:
+    """Answers and counts below base addresses. tells_cost: for a service whose answers say it."""
+    decode = messages_decoder(names=site.names, limits=site.settings.limits, tells_cost=tells_cost)
     answers, counts = Endpoint(site, decode, name="messages"), _TokenCount(site, decode)
     return [
         route

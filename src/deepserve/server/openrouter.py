@@ -11,10 +11,8 @@ from deepserve.dialects.exchange import AnswerHead
 from deepserve.dialects.openrouter.ids import generation_id
 from deepserve.dialects.openrouter.routing import Directory
 from deepserve.dialects.openrouter.slugs import Slugs
-from deepserve.server.charge import Charges
 from deepserve.server.delivery import HeaderList
 from deepserve.server.endpoint import Endpoint
-from deepserve.server.live_settings import LimitedDecode
 from deepserve.server.messages import messages_routes
 from deepserve.server.openrouter_account import account_routes
 from deepserve.server.openrouter_models import catalogue_routes, keeps_prompts
@@ -25,7 +23,7 @@ BASE = "/api/v1"
 
 def routes(site: Site) -> list[BaseRoute]:
     slugs = Slugs(site.listings.openrouter, site.names.without_presets())
-    charge = Charges(site.prices).cost
+    limits = site.settings.limits
     directory = Directory(
         slugs=slugs,
         default_model=lambda: site.gateway.models()[0].id,
@@ -33,18 +31,14 @@ def routes(site: Site) -> list[BaseRoute]:
         keeps_prompts=keeps_prompts(site.settings),
         endpoints=lambda model: _endpoints(site, model),
     )
-    decode = LimitedDecode(
-        site.live, lambda limits: openrouter_decoder(directory=directory, limits=limits, charge=charge)
-    )
-    decode_plain = LimitedDecode(
-        site.live, lambda limits: openrouter_completions_decoder(directory=directory, limits=limits, charge=charge)
-    )
+    decode = openrouter_decoder(directory=directory, limits=limits)
+    decode_plain = openrouter_completions_decoder(directory=directory, limits=limits)
     chat = Endpoint(site, decode, name="openrouter chat", announce=_announce)
     completions = Endpoint(site, decode_plain, name="openrouter completions", announce=_announce)
     return [
         Route(f"{BASE}/chat/completions", chat, methods=["POST"]),
         Route(f"{BASE}/completions", completions, methods=["POST"]),
-        *messages_routes(site, (BASE,), charge=charge),
+        *messages_routes(site, (BASE,), tells_cost=True),
         *catalogue_routes(site, slugs, BASE),
         *account_routes(site, BASE),
     ]

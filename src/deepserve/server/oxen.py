@@ -25,9 +25,7 @@ from deepserve.dialects.chat.oxen.exchange import OxenNames, answer_id, oxen_dec
 from deepserve.dialects.chat.oxen.schema import model_schema
 from deepserve.dialects.node import Node
 from deepserve.server.body import read_body
-from deepserve.server.charge import Charges
 from deepserve.server.endpoint import Endpoint
-from deepserve.server.live_settings import LimitedDecode
 from deepserve.server.site import Site
 from deepserve.server.visit import visit_of
 from deepserve.store.ledger_record import RecordedAnswer
@@ -51,9 +49,7 @@ Item = dict[str, Any]
 
 
 def routes(site: Site) -> list[BaseRoute]:
-    charges = Charges(site.prices)
-    names = site.names.without_presets()
-    decode = LimitedDecode(site.live, lambda limits: oxen_decoder(names=names, limits=limits, charge=charges.cost))
+    decode = oxen_decoder(names=site.names.without_presets(), limits=site.settings.limits)
     chat = Endpoint(site, decode, name="oxen chat")
     models, history, queue = _Models(site), _History(site), _Queue(site)
     found: list[BaseRoute] = [Route(f"{base}{_CHAT}", chat, methods=["POST"]) for base in (BASE, f"{BASE}/v1", "/api")]

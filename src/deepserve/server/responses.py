@@ -17,7 +17,6 @@ from deepserve.dialects.responses.exchange import Decoders, is_background, may_b
 from deepserve.dialects.responses.memory import Keeper, Remembered, chain, listed
 from deepserve.server.background import Background
 from deepserve.server.body import read_body
-from deepserve.server.charge import Charges
 from deepserve.server.endpoint import Endpoint, arrival_of, headers_of
 from deepserve.server.replay import idempotency_key
 from deepserve.server.site import Site
@@ -29,7 +28,7 @@ from deepserve.store.sealing import Sealer, open_sealer
 PREFIXES = ("", "/v1", "/beta", "/beta/v1", "/api/v1")
 """Base addresses."""
 
-_CHARGED_PREFIX = "/api/v1"
+_TELLING_PREFIX = "/api/v1"
 """OpenRouter's, whose answers say what they cost, except those in the background, which that service has not."""
 
 _DEFAULT_PAGE = 20
@@ -39,13 +38,13 @@ _MAX_PAGE = 100
 def routes(site: Site) -> list[BaseRoute]:
     sealer = open_sealer(site.settings.state_dir)
     decoders = Decoders(
-        names=site.names, limits=lambda: site.settings.limits, memory=site.responses, sealing=sealer, now=site.now
+        names=site.names, limits=site.settings.limits, memory=site.responses, sealing=sealer, now=site.now
     )
     background = Background(site, decoders)
-    charged = msgspec.structs.replace(decoders, charge=Charges(site.prices).cost)
+    telling = msgspec.structs.replace(decoders, tells_cost=True)
 
     def answers(prefix: str) -> _Answers:
-        decode = charged.response if prefix == _CHARGED_PREFIX else decoders.response
+        decode = telling.response if prefix == _TELLING_PREFIX else decoders.response
         return _Answers(site, Endpoint(site, decode, name="responses", may_block=may_block), background)
 
     summaries = Summaries(site.gateway)

@@ -12,6 +12,7 @@ import logging
 import queue
 import threading
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 from typing import Any, Final
 
 import msgspec
@@ -321,6 +322,7 @@ _ARRIVED, _ENDED = _NAMES.index("arrived_at"), _NAMES.index("ended_at")
 _ONE_ROW: Final = f"({', '.join('?' * len(_NAMES))})"
 
 
+@lru_cache(maxsize=_MAX_ROWS_PER_STATEMENT)
 def _sqlite_insert(num_rows: int) -> str:
     return f"INSERT INTO ledger ({', '.join(_NAMES)}) VALUES {', '.join([_ONE_ROW] * num_rows)}"  # noqa: S608 - ours
 

@@ -20,14 +20,15 @@ from deepserve.dialects.runware.response import encode_ended
 from deepserve.dialects.runware.stream import StreamEncoder
 from deepserve.dialects.runware.wire import encode
 from deepserve.gateway import Gateway
-from tests.dialects.runware.decoding import ARRIVED_AT, TASK_UUID, decode
+from deepserve.metering.meter import Meter
+from tests.dialects.runware.decoding import TASK_UUID, decode
 
-PRICE = load_prices().price_at("deepseek-v4-pro", ARRIVED_AT)
+METER = Meter(load_prices())
 
 
 def events_of(request: Request, script: Script) -> list[Event]:
     async def run() -> list[Event]:
-        return [event async for event in Gateway(ScriptedBackend(script)).answer(request)]
+        return [event async for event in Gateway(ScriptedBackend(script), meter=METER).answer(request)]
 
     return asyncio.run(run())
 
@@ -38,9 +39,9 @@ def play(recorded: Mapping[str, Any]) -> tuple[int, str]:
     try:
         inference = decode(**recorded["task"])
         if inference.delivery != "stream":
-            answer = asyncio.run(collect(Gateway(ScriptedBackend(script)).answer(inference.request)))
-            return 200, encode(encode_ended(inference, answer.results, answer.usage, PRICE)).decode()
-        writer = StreamEncoder(inference, PRICE)
+            answer = asyncio.run(collect(Gateway(ScriptedBackend(script), meter=METER).answer(inference.request)))
+            return 200, encode(encode_ended(inference, answer.results, answer.usage, answer.cost)).decode()
+        writer = StreamEncoder(inference)
         frames = b"".join(writer.encode(event) for event in events_of(inference.request, script))
         return 200, (frames + writer.finish()).decode()
     except (DeepserveError, TaskRefused) as error:

@@ -21,7 +21,7 @@ from deepserve.gateway import Gateway
 from deepserve.tools.tool_loop import ToolLoop
 from deepserve.tools.toolbox import EMPTY, Toolbox
 from tests.dialects.runware.decoding import decode
-from tests.dialects.runware.exchange import PRICE
+from tests.dialects.runware.exchange import METER
 from tests.tools.scripted_tool import ScriptedTool, ran
 
 TOOLS = [{"type": "search"}, {"type": "codeInterpreter"}]
@@ -34,7 +34,7 @@ def _gateway(tool: ScriptedTool, *calls: ScriptedCall, toolbox: Toolbox | None =
         Rule(reply=Reply(text="It rains.")),
     )
     toolbox = toolbox or Toolbox({"web_search": tool, "code_interpreter": ScriptedTool(ran)})
-    return Gateway(ScriptedBackend(Script(rules=rules)), tools=ToolLoop(toolbox))
+    return Gateway(ScriptedBackend(Script(rules=rules)), tools=ToolLoop(toolbox), meter=METER)
 
 
 SEARCH = ScriptedCall(name="search", arguments='{"query": "rain"}')
@@ -43,7 +43,9 @@ SEARCH = ScriptedCall(name="search", arguments='{"query": "rain"}')
 def _item(**task: Any) -> dict[str, Any]:  # Any: JSON
     inference = decode(**task)
     answer = asyncio.run(collect(_gateway(ScriptedTool(), SEARCH).answer(inference.request)))
-    item: dict[str, Any] = json.loads(encode(encode_ended(inference, answer.results, answer.usage, PRICE)))["items"][0]
+    item: dict[str, Any] = json.loads(encode(encode_ended(inference, answer.results, answer.usage, answer.cost)))[
+        "items"
+    ][0]
     return item
 
 
@@ -64,7 +66,7 @@ def test_the_answer_is_written_with_what_was_found_and_shows_no_calls() -> None:
 
 def test_streamed_is_whole() -> None:
     inference = decode(tools=TOOLS, deliveryMethod="stream", includeUsage=True, includeCost=True)
-    gateway, writer = _gateway(ScriptedTool(), SEARCH), StreamEncoder(inference, PRICE)
+    gateway, writer = _gateway(ScriptedTool(), SEARCH), StreamEncoder(inference)
 
     async def run() -> list[Event]:
         return [event async for event in gateway.answer(inference.request)]
@@ -84,7 +86,7 @@ def test_a_call_of_the_callers_own_function_is_shown() -> None:
     inference = decode(tools=[*TOOLS, FUNCTION])
     gateway = _gateway(ScriptedTool(), SEARCH, ScriptedCall(name="weather"))
     answer = asyncio.run(collect(gateway.answer(inference.request)))
-    item = json.loads(encode(encode_ended(inference, answer.results, answer.usage, PRICE)))["items"][0]
+    item = json.loads(encode(encode_ended(inference, answer.results, answer.usage, answer.cost)))["items"][0]
     assert [call["name"] for call in item["toolCalls"]] == ["weather"]
     assert item["finishReason"] == "tool_calls"
 

@@ -12,6 +12,7 @@ import pytest
 
 from deepserve.backends.script import Reply, Rule, Script
 from deepserve.core.answer import Result
+from deepserve.core.cost import Cost
 from deepserve.core.errors import EngineFailure
 from deepserve.core.events import (
     BlockClosed,
@@ -31,7 +32,9 @@ from deepserve.dialects.runware.response import FINISH_WORDS, announced_items, e
 from deepserve.dialects.runware.stream import DONE, StreamEncoder
 from deepserve.dialects.runware.wire import WireEnded, encode
 from tests.dialects.runware.decoding import TASK_UUID, decode
-from tests.dialects.runware.exchange import PRICE, events_of, play
+from tests.dialects.runware.exchange import events_of, play
+
+COST = Cost(miss_usd=Decimal("0.000001305"), output_usd=Decimal("0.00000087"))
 
 _RECORDED = {
     file.stem: json.loads(file.read_text())
@@ -111,7 +114,7 @@ def _result(text: str, reason: FinishReason = "stop") -> Result:
 
 def test_a_failed_result_stands_beside_those_that_succeeded() -> None:
     inference = decode(numberResults=2)
-    ended = encode_ended(inference, [EngineFailure("broke"), _result("fine")], Usage(miss_tokens=3), PRICE)
+    ended = encode_ended(inference, [EngineFailure("broke"), _result("fine")], Usage(miss_tokens=3), COST)
     assert [item.result_index for item in ended.items] == [1]
     assert [error.result_index for error in ended.errors] == [0]
     polled = json.loads(encode(polled_items(ended)))
@@ -132,7 +135,7 @@ def test_a_pure_tool_call_has_an_empty_text() -> None:
 
 def test_what_is_kept_of_a_task_survives_being_written_down() -> None:
     inference = decode(includeCost=True, includeUsage=True, numberResults=2)
-    ended = encode_ended(inference, [_result("x"), EngineFailure("y")], Usage(miss_tokens=3, answer_tokens=1), PRICE)
+    ended = encode_ended(inference, [_result("x"), EngineFailure("y")], Usage(miss_tokens=3, answer_tokens=1), COST)
     assert msgspec.json.decode(encode(ended), type=WireEnded) == ended
     assert isinstance(ended.items[0].cost, Decimal)
 
@@ -144,7 +147,7 @@ def test_every_reason_to_finish_has_a_word() -> None:
 
 def test_every_event_can_be_written() -> None:
     """Also those that no back end sends in this dialect yet."""
-    writer = StreamEncoder(decode(deliveryMethod="stream"), None)
+    writer = StreamEncoder(decode(deliveryMethod="stream"))
     served_by = ServedBy(provider="p", model="m", fingerprint="f")
     block = ServerToolCallBlock(id="s", tool="web_search", name="web_search")
     for event in (
@@ -160,7 +163,7 @@ def test_every_event_can_be_written() -> None:
 
 
 def test_an_error_after_the_first_byte_is_an_event_that_either_kind_of_client_reads() -> None:
-    writer = StreamEncoder(decode(deliveryMethod="stream"), None)
+    writer = StreamEncoder(decode(deliveryMethod="stream"))
     writer.encode(Failed(error=EngineFailure("broke")))
     error, done = writer.finish().split(b"\n\n", 1)
     told = json.loads(error.removeprefix(b"data: "))

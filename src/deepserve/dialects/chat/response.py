@@ -8,6 +8,7 @@ import msgspec
 from msgspec import UNSET, UnsetType
 
 from deepserve.core.answer import Answer, Result
+from deepserve.core.cost import Cost
 from deepserve.core.events import FinishReason, TokenLogprob
 from deepserve.core.messages import Reasoning, ToolCall
 from deepserve.core.request import Request
@@ -41,6 +42,9 @@ FINISH_WORDS: Mapping[FinishReason, str] = {
 FAILED_WORD = "insufficient_system_resource"
 """The finish of a result that the server could not complete; an error object follows."""
 
+UsageEncoder = Callable[[Usage, Request, Cost | None], WireUsage]
+"""How a service writes what was consumed, and what that cost."""
+
 _OUTSIDE_TOP = -9999.0
 """What the vendor writes for a token outside its 20 best, and JSON's substitute for minus infinity."""
 
@@ -51,7 +55,7 @@ def encode_answer(
     head: AnswerHead,
     *,
     validated: str | None = None,
-    encode_usage: Callable[[Usage, Request], WireUsage] | None = None,
+    encode_usage: UsageEncoder | None = None,
 ) -> bytes:
     """The body of a whole answer. encode_usage: how a service writes it, where that is not as the vendor does.
 
@@ -65,7 +69,7 @@ def encode_answer(
             created=head.created,
             model=head.model,
             choices=choices,
-            usage=(encode_usage or encode_vendor_usage)(answer.usage, request),
+            usage=(encode_usage or encode_vendor_usage)(answer.usage, request, answer.cost),
             system_fingerprint=answer.served_by.fingerprint,
             x_deepserve_validated=UNSET if validated is None else validated,
         )
@@ -97,7 +101,11 @@ def encode_call(index: int, call: ToolCall) -> WireToolCall:
     )
 
 
-def encode_vendor_usage(usage: Usage, request: Request) -> WireUsage:
+def encode_vendor_usage(
+    usage: Usage,
+    request: Request,
+    cost: Cost | None = None,  # noqa: ARG001 - the vendor does not say it
+) -> WireUsage:
     """The details of the completion are absent from answers without thinking, as at the vendor."""
     has_thought = request.thinking.enabled or usage.reasoning_tokens > 0
     return WireUsage(

@@ -11,6 +11,7 @@ from typing import assert_never
 
 import msgspec
 
+from deepserve.core.cost import Cost
 from deepserve.core.errors import DeepserveError
 from deepserve.core.events import (
     Block,
@@ -36,6 +37,7 @@ from deepserve.core.verdict import Judgement, is_judged, judge, validated_label
 from deepserve.dialects.chat.response import (
     FAILED_WORD,
     FINISH_WORDS,
+    UsageEncoder,
     encode_logprobs,
     encode_vendor_usage,
 )
@@ -78,7 +80,7 @@ class StreamEncoder:
         head: AnswerHead,
         *,
         include_usage: bool,
-        encode_usage: Callable[[Usage, Request], object] = encode_vendor_usage,
+        encode_usage: UsageEncoder = encode_vendor_usage,
         encode_error: Callable[[DeepserveError], bytes] | None = None,
     ) -> None:
         """encode_usage, encode_error: how a service writes them, where that is not as the vendor does."""
@@ -92,6 +94,7 @@ class StreamEncoder:
         self._results: list[_Result] = []
         self._num_open = request.num_results
         self._usage: Usage | None = None
+        self._cost: Cost | None = None
         self._errors: list[DeepserveError] = []
         self._judgements: list[Judgement] = []
         self._rest = b',"usage":null}\n\n' if include_usage else b"}\n\n"
@@ -110,7 +113,7 @@ class StreamEncoder:
                 self._usage = event.prompt_usage
                 return self._start(event.served_by)
             case UsageReported():
-                self._usage = event.usage
+                self._usage, self._cost = event.usage, event.cost
                 return b""
             case Finished():
                 return self._end(event.result, FINISH_WORDS[event.reason])
@@ -214,7 +217,7 @@ class StreamEncoder:
         delta = b'{"content":"","reasoning_content":null}' if self._is_thinking else b'{"content":""}'
         frame = result.before + delta + b',"logprobs":null,"finish_reason":"%b"}]' % word.encode()
         if self._num_open == 0 and self._usage is not None:
-            frame += b',"usage":' + _encode(self._encode_usage(self._usage, self._request))
+            frame += b',"usage":' + _encode(self._encode_usage(self._usage, self._request, self._cost))
         elif self._include_usage:
             frame += b',"usage":null'
         if self._num_open == 0 and self._judgements:

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from functools import partial
-
 import msgspec
 from typing_extensions import override
 
 from deepserve.config import Limits
 from deepserve.core.answer import Answer
+from deepserve.core.cost import Cost
 from deepserve.core.errors import DeepserveError, UnsupportedFeature
 from deepserve.core.usage import Usage
 from deepserve.dialects.amounts import encode_amounts
-from deepserve.dialects.charge import Charge, CostOf
 from deepserve.dialects.completions.exchange import CompletionsExchange
 from deepserve.dialects.completions.request import decode_root, read_root
 from deepserve.dialects.completions.response import Service
@@ -46,7 +44,7 @@ class OpenRouterCompletions(CompletionsExchange, frozen=True, kw_only=True):
         return AnswerHead(id=generation_id(head), created_at=head.created_at, model=self.dated_name)
 
 
-def openrouter_completions_decoder(*, directory: Directory, limits: Limits, charge: Charge) -> Decode:
+def openrouter_completions_decoder(*, directory: Directory, limits: Limits) -> Decode:
     """How bodies are read."""
 
     def decode(raw: bytes, arrival: Arrival) -> OpenRouterCompletions:
@@ -73,7 +71,7 @@ def openrouter_completions_decoder(*, directory: Directory, limits: Limits, char
             asked=msgspec.structs.replace(
                 completion, request=request, ignored=tuple(dict.fromkeys(ignored)), include_usage=True
             ),
-            service=_service(partial(charge, request.model, arrival.at)),
+            service=_SERVICE,
             keep_alive=KEEP_ALIVE,
             dated_name=slug.dated_name,
         )
@@ -81,11 +79,12 @@ def openrouter_completions_decoder(*, directory: Directory, limits: Limits, char
     return decode
 
 
-def _service(cost_of: CostOf) -> Service:
-    def usage(found: Usage) -> msgspec.Raw:
-        return msgspec.Raw(encode_amounts(encode_usage(found, cost_of)))
+def _usage(usage: Usage, cost: Cost | None) -> msgspec.Raw:
+    return msgspec.Raw(encode_amounts(encode_usage(usage, cost)))
 
-    def error(failure: DeepserveError, _: bool) -> bytes:
-        return encode_error(failure)
 
-    return Service(encode_usage=usage, encode_error=error, names_provider=True)
+def _error(error: DeepserveError, _: bool) -> bytes:
+    return encode_error(error)
+
+
+_SERVICE = Service(encode_usage=_usage, encode_error=_error, names_provider=True)

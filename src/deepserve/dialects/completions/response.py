@@ -9,6 +9,7 @@ import msgspec
 from msgspec import UNSET, UnsetType
 
 from deepserve.core.answer import Answer
+from deepserve.core.cost import Cost
 from deepserve.core.errors import DeepserveError
 from deepserve.core.events import FinishReason, TokenLogprob
 from deepserve.core.messages import Text
@@ -42,7 +43,7 @@ _LOWEST = -9999.0
 """JSON's substitute for minus infinity."""
 
 
-def encode_usage(usage: Usage) -> WireUsage:
+def encode_usage(usage: Usage, cost: Cost | None = None) -> WireUsage:  # noqa: ARG001 - the vendor does not say it
     return WireUsage(
         prompt_tokens=usage.prompt_tokens,
         completion_tokens=usage.output_tokens,
@@ -59,7 +60,7 @@ class Service(msgspec.Struct, frozen=True, kw_only=True):
     names_provider  answers say who served them
     """
 
-    encode_usage: Callable[[Usage], WireUsage | msgspec.Raw]
+    encode_usage: Callable[[Usage, Cost | None], WireUsage | msgspec.Raw]
     encode_error: Callable[[DeepserveError, bool], bytes] = lambda error, is_strict: encode_error(
         error, is_strict=is_strict
     )
@@ -94,7 +95,7 @@ def encode_answer(answer: Answer, infill: Infill, head: AnswerHead, service: Ser
                 )
                 for index, result in enumerate(answer.results)
             ],
-            usage=service.encode_usage(answer.usage),
+            usage=service.encode_usage(answer.usage, answer.cost),
             provider=service.provider(answer.served_by),
         )
     )

@@ -6,6 +6,7 @@ from typing import assert_never
 
 import msgspec
 
+from deepserve.core.cost import Cost
 from deepserve.core.errors import DeepserveError
 from deepserve.core.events import (
     Block,
@@ -56,6 +57,7 @@ class StreamEncoder:
         self._served_by: ServedBy | None = None
         self._results = [_Result(LogprobColumns()) for _ in range(request.num_results)]
         self._usage: Usage | None = None
+        self._cost: Cost | None = None
         self._errors: list[DeepserveError] = []
 
     def encode(self, event: Event) -> bytes:
@@ -79,7 +81,7 @@ class StreamEncoder:
                 self._results[event.result].block = None
                 return b""
             case UsageReported():
-                self._usage = event.usage
+                self._usage, self._cost = event.usage, event.cost
                 return b""
             case Finished():
                 return self._end(event.result, FINISH_WORDS[event.reason])
@@ -130,7 +132,7 @@ class StreamEncoder:
             provider=self._service.provider(self._served_by),
         )
         if is_last and self._usage is not None:
-            chunk.usage = self._service.encode_usage(self._usage)
+            chunk.usage = self._service.encode_usage(self._usage, self._cost)
         elif self._include_usage:
             chunk.usage = None
         return b"data: " + _encode(chunk) + b"\n\n"

@@ -8,7 +8,6 @@ from typing_extensions import override
 from deepserve.config import Limits
 from deepserve.core.answer import Answer
 from deepserve.core.errors import DeepserveError
-from deepserve.dialects.charge import Charge, cost_of
 from deepserve.dialects.exchange import AnswerHead, Arrival, Decode, ErrorCodec, OfAsked
 from deepserve.dialects.messages.errors import encode_error, form_of
 from deepserve.dialects.messages.request import MessagesRequest, Names, decode_request
@@ -17,25 +16,24 @@ from deepserve.dialects.messages.stream import PING, StreamEncoder
 
 
 class MessagesExchange(OfAsked, msgspec.Struct, frozen=True):
-    """Implements `dialects.exchange.Exchange`. charge: None where answers do not say what they cost."""
+    """Implements `dialects.exchange.Exchange`. tells_cost: answers say what they cost."""
 
     asked: MessagesRequest
-    charge: Charge | None = None
+    tells_cost: bool = False
     keep_alive: bytes = PING
 
     def open_stream(self, head: AnswerHead) -> StreamEncoder:
-        return StreamEncoder(self.asked, head, cost_of=cost_of(self.charge, self.request))
+        return StreamEncoder(self.asked, head, tells_cost=self.tells_cost)
 
     def encode_answer(self, answer: Answer, head: AnswerHead, *, validated: str | None = None) -> bytes:
-        money = cost_of(self.charge, self.request)
-        return encode_answer(answer, self.asked, head, validated=validated, cost_of=money)
+        return encode_answer(answer, self.asked, head, validated=validated, tells_cost=self.tells_cost)
 
     def encode_error(self, error: DeepserveError) -> bytes:
         return encode_error(error, request_id=self.request.id, is_strict=self.request.is_strict)
 
 
-def messages_decoder(*, names: Names, limits: Limits, charge: Charge | None = None) -> Decode:
-    """How bodies of this dialect are read. charge: for a service whose answers say what they cost."""
+def messages_decoder(*, names: Names, limits: Limits, tells_cost: bool = False) -> Decode:
+    """How bodies of this dialect are read. tells_cost: for a service whose answers say it."""
 
     def decode(raw: bytes, arrival: Arrival) -> MessagesExchange:
         return MessagesExchange(
@@ -49,7 +47,7 @@ def messages_decoder(*, names: Names, limits: Limits, charge: Charge | None = No
                 is_strict=arrival.is_strict,
                 headers=arrival.headers,
             ),
-            charge=charge,
+            tells_cost=tells_cost,
         )
 
     return decode

@@ -29,7 +29,7 @@ from deepserve.core.messages import (
 )
 from deepserve.core.usage import Usage
 from deepserve.dialects.amounts import encode_amounts
-from deepserve.dialects.charge import CostOf, unsaid, wire_cost
+from deepserve.dialects.charge import wire_cost
 from deepserve.dialects.exchange import AnswerHead
 from deepserve.dialects.messages.content import INVALID_JSON
 from deepserve.dialects.messages.request import MessagesRequest
@@ -64,7 +64,7 @@ def encode_answer(
     head: AnswerHead,
     *,
     validated: str | None = None,
-    cost_of: CostOf = unsaid,
+    tells_cost: bool = False,
 ) -> bytes:
     """The body of a whole answer.
 
@@ -80,7 +80,7 @@ def encode_answer(
             content=list(_blocks(result.parts, messages, head)),
             stop_reason=STOP_REASONS[result.finished.reason],
             stop_sequence=result.finished.stop_string,
-            usage=encode_usage(answer.usage, cost_of(answer.usage)),
+            usage=encode_usage(answer.usage, answer.cost if tells_cost else None),
             context_management=context_management(messages),
             x_deepserve_validated=UNSET if validated is None else validated,
         )

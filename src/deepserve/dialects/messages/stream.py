@@ -13,6 +13,7 @@ from typing import assert_never
 
 from msgspec import UNSET
 
+from deepserve.core.cost import Cost
 from deepserve.core.errors import DeepserveError
 from deepserve.core.events import (
     Block,
@@ -34,7 +35,6 @@ from deepserve.core.messages import Citation, Part, ServerToolResult, Text, Tool
 from deepserve.core.usage import Usage
 from deepserve.core.verdict import is_judged, judge, validated_label
 from deepserve.dialects.amounts import encode_amounts
-from deepserve.dialects.charge import CostOf, unsaid
 from deepserve.dialects.exchange import AnswerHead
 from deepserve.dialects.messages.errors import encode_error
 from deepserve.dialects.messages.request import MessagesRequest
@@ -72,9 +72,10 @@ class StreamEncoder:
     Not carried: what `response.encode_answer` does not carry either.
     """
 
-    def __init__(self, messages: MessagesRequest, head: AnswerHead, *, cost_of: CostOf = unsaid) -> None:
-        """cost_of: for a service that says it, with the last usage."""
-        self._cost_of = cost_of
+    def __init__(self, messages: MessagesRequest, head: AnswerHead, *, tells_cost: bool = False) -> None:
+        """tells_cost: for a service that says it, with the last usage."""
+        self._tells_cost = tells_cost
+        self._cost: Cost | None = None
         self._messages = messages
         self._head = head
         self._keeps_parts = is_judged(messages.request)
@@ -100,7 +101,7 @@ class StreamEncoder:
                 self._usage = event.prompt_usage or self._usage
                 return self._start()
             case UsageReported():
-                self._usage = event.usage
+                self._usage, self._cost = event.usage, event.cost if self._tells_cost else None
                 return b""
             case Finished():
                 self._has_finished = True
@@ -207,7 +208,7 @@ class StreamEncoder:
                 stop_reason=STOP_REASONS[finished.reason],
                 stop_sequence=finished.stop_string,
             ),
-            usage=encode_usage(self._usage, self._cost_of(self._usage)),
+            usage=encode_usage(self._usage, self._cost),
             context_management=context_management(self._messages),
             x_deepserve_validated=label or UNSET,
         )

@@ -12,8 +12,7 @@ from msgspec import UNSET, UnsetType
 
 from deepserve.core.cost import Cost
 from deepserve.core.usage import Usage
-from deepserve.dialects.amounts import plain
-from deepserve.dialects.charge import CostOf
+from deepserve.dialects.charge import wire_cost
 
 
 class WirePromptDetails(msgspec.Struct):
@@ -57,25 +56,23 @@ class WireUsage(msgspec.Struct, kw_only=True):
     server_tool_use_details: WireServerToolUse | UnsetType = UNSET
 
 
-def encode_usage(
-    usage: Usage, cost_of: CostOf, *, is_free: bool = False, tool_use: WireServerToolUse | None = None
-) -> WireUsage:
-    """Always with all details. is_free: an answer that failed is not charged."""
-    cost = Cost() if is_free else cost_of(usage)
+def encode_usage(usage: Usage, cost: Cost | None, *, tool_use: WireServerToolUse | None = None) -> WireUsage:
+    """Always with all details. cost: as the ledger has it."""
+    money = None if cost is None else wire_cost(cost)
     return WireUsage(
         prompt_tokens=usage.prompt_tokens,
         completion_tokens=usage.output_tokens,
         total_tokens=usage.total_tokens,
-        cost=UNSET if cost is None else plain(cost.total_usd),
+        cost=UNSET if money is None else money.total,
         prompt_tokens_details=WirePromptDetails(
             cached_tokens=usage.hit_tokens, cache_write_tokens=usage.cache_write_tokens
         ),
         cost_details=(
             UNSET
-            if cost is None
+            if money is None
             else WireCostDetails(
-                upstream_inference_prompt_cost=plain(cost.hit_usd + cost.miss_usd),
-                upstream_inference_completions_cost=plain(cost.output_usd),
+                upstream_inference_prompt_cost=money.prompt,
+                upstream_inference_completions_cost=money.output,
             )
         ),
         completion_tokens_details=WireCompletionDetails(reasoning_tokens=usage.reasoning_tokens),

@@ -16,7 +16,6 @@ from deepserve.core.messages import Text
 from deepserve.core.model import ModelName
 from deepserve.core.request import Request, ResponseFormat
 from deepserve.dialects.amounts import encode_amounts
-from deepserve.dialects.charge import Charge, cost_of
 from deepserve.dialects.exchange import AnswerHead, Arrival, OfAsked
 from deepserve.dialects.responses.compaction import ask_for_summary, kept_messages
 from deepserve.dialects.responses.errors import encode_error
@@ -32,27 +31,25 @@ class ResponsesExchange(OfAsked, msgspec.Struct, frozen=True, kw_only=True):
     """Implements `dialects.exchange.Exchange`. The response is kept where the request allows it.
 
     digest  see `Remembered`
-    charge  None where answers do not say what they cost
+    tells_cost  answers say what they cost
     """
 
     asked: ResponsesRequest
     keeper: Keeper
     now: Callable[[], datetime]
     digest: str | None = None
-    charge: Charge | None = None
+    tells_cost: bool = False
     keep_alive: bytes = KEEP_ALIVE
 
     def open_stream(self, head: AnswerHead) -> StreamEncoder:
-        return StreamEncoder(
-            self.asked, head, now=self.now, on_end=self.keep, cost_of=cost_of(self.charge, self.request)
-        )
+        return StreamEncoder(self.asked, head, now=self.now, on_end=self.keep, tells_cost=self.tells_cost)
 
     def follow(self, head: AnswerHead) -> FollowedExchange:
         """The same for a client that follows the work on it."""
         return FollowedExchange(asked=self.asked, encoder=FollowingEncoder(self.asked, head, now=self.now))
 
     def encode_answer(self, answer: Answer, head: AnswerHead, *, validated: str | None = None) -> bytes:
-        response = encode_answer(answer, self.asked, head, at=self.now(), cost_of=cost_of(self.charge, self.request))
+        response = encode_answer(answer, self.asked, head, at=self.now(), tells_cost=self.tells_cost)
         if validated is not None:
             response.x_deepserve_validated = validated
         self.keep(response)
@@ -144,21 +141,20 @@ class CompactExchange(msgspec.Struct, frozen=True, kw_only=True):
 class Decoders(msgspec.Struct, frozen=True, kw_only=True):
     """How bodies are read. Both block while they look up a response that is continued.
 
-    limits: in force at the moment. charge: for a service whose answers say what they cost
+    tells_cost: for a service whose answers say what they cost
     """
 
     names: Names
-    limits: Callable[[], Limits]
+    limits: Limits
     memory: ResponseMemory
     sealing: Sealing
     now: Callable[[], datetime]
-    charge: Charge | None = None
+    tells_cost: bool = False
 
     def response(self, raw: bytes, arrival: Arrival) -> ResponsesExchange:
-        limits = self.limits()
-        keeper = Keeper(self.memory, self.sealing, arrival.tenant.id, max_bytes=limits.body_bytes)
-        asked = decode_request(raw, arrival, names=self.names, limits=limits, keeper=keeper)
-        return ResponsesExchange(asked=asked, keeper=keeper, now=self.now, charge=self.charge)
+        keeper = Keeper(self.memory, self.sealing, arrival.tenant.id, max_bytes=self.limits.body_bytes)
+        asked = decode_request(raw, arrival, names=self.names, limits=self.limits, keeper=keeper)
+        return ResponsesExchange(asked=asked, keeper=keeper, now=self.now, tells_cost=self.tells_cost)
 
     def compaction(self, raw: bytes, arrival: Arrival) -> CompactExchange:
         exchange = self.response(raw, arrival)

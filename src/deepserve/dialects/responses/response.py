@@ -28,7 +28,7 @@ from deepserve.core.messages import (
     ToolResult,
 )
 from deepserve.core.usage import Usage
-from deepserve.dialects.charge import CostOf, unsaid, wire_cost
+from deepserve.dialects.charge import wire_cost
 from deepserve.dialects.exchange import AnswerHead
 from deepserve.dialects.responses.custom_input import whole_input
 from deepserve.dialects.responses.errors import wire_error
@@ -230,7 +230,7 @@ def finished_response(
     output: Sequence[Item],
     usage: Usage,
     at: datetime,
-    cost_of: CostOf = unsaid,
+    cost: Cost | None = None,
 ) -> WireResponse:
     """The response with its end. at: when that was."""
     status, reason = OUTCOMES[finished.reason]
@@ -241,7 +241,7 @@ def finished_response(
         error=_ABORTED if status == "failed" else None,
         incomplete_details=None if reason is None else WireIncomplete(reason=reason),
         output=output,
-        usage=encode_usage(usage, cost_of(usage)),
+        usage=encode_usage(usage, cost),
     )
 
 
@@ -259,7 +259,7 @@ def failed_response(
 
 
 def encode_answer(
-    answer: Answer, asked: ResponsesRequest, head: AnswerHead, *, at: datetime, cost_of: CostOf = unsaid
+    answer: Answer, asked: ResponsesRequest, head: AnswerHead, *, at: datetime, tells_cost: bool = False
 ) -> WireResponse:
     """The response of a whole answer.
 
@@ -299,4 +299,5 @@ def encode_answer(
     if items and OUTCOMES[result.finished.reason][0] != "completed":
         items[-1].status = "incomplete"
     response = msgspec.structs.replace(open_response(asked, head), system_fingerprint=answer.served_by.fingerprint)
-    return finished_response(response, result.finished, output=items, usage=answer.usage, at=at, cost_of=cost_of)
+    cost = answer.cost if tells_cost else None
+    return finished_response(response, result.finished, output=items, usage=answer.usage, at=at, cost=cost)

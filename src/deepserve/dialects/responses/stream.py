@@ -13,6 +13,7 @@ from typing import assert_never
 
 import msgspec
 
+from deepserve.core.cost import Cost
 from deepserve.core.errors import DeepserveError, EngineFailure
 from deepserve.core.events import (
     Block,
@@ -35,7 +36,6 @@ from deepserve.core.messages import Citation, Json, Part, ServerToolCall, Text, 
 from deepserve.core.usage import Usage
 from deepserve.core.verdict import is_judged, judge, validated_label
 from deepserve.dialects.amounts import encode_amounts
-from deepserve.dialects.charge import CostOf, unsaid
 from deepserve.dialects.exchange import AnswerHead
 from deepserve.dialects.responses.custom_input import InputReader
 from deepserve.dialects.responses.request import ResponsesRequest
@@ -97,7 +97,7 @@ class StreamEncoder:
 
     now     the wall clock, which says when the response was complete
     on_end  hears the response as the terminal event tells it
-    cost_of  for a service that says what an answer costs
+    tells_cost  for a service that says what an answer costs
     """
 
     def __init__(
@@ -107,9 +107,10 @@ class StreamEncoder:
         *,
         now: Callable[[], datetime],
         on_end: Callable[[WireResponse], None],
-        cost_of: CostOf = unsaid,
+        tells_cost: bool = False,
     ) -> None:
-        self._cost_of = cost_of
+        self._tells_cost = tells_cost
+        self._cost: Cost | None = None
         self._asked = asked
         self._now = now
         self._on_end = on_end
@@ -143,7 +144,7 @@ class StreamEncoder:
                 self._response.system_fingerprint = event.served_by.fingerprint
                 return self._start()
             case UsageReported():
-                self._usage = event.usage
+                self._usage, self._cost = event.usage, event.cost if self._tells_cost else None
                 return b""
             case Finished():
                 return self._finish(event)
@@ -173,7 +174,7 @@ class StreamEncoder:
             output=self._output,
             usage=self._usage or Usage(),
             at=self._now(),
-            cost_of=self._cost_of,
+            cost=self._cost,
         )
         frames = self._close("completed" if response.status == "completed" else "incomplete")
         frames += self._give_up_hosted()

@@ -7,9 +7,8 @@ from decimal import Decimal
 
 import msgspec
 
-from deepserve.catalog.prices import Price, cost_usd
 from deepserve.core.answer import Result
-from deepserve.core.cost import Cost
+from deepserve.core.cost import Cost, pico_usd, usd_of
 from deepserve.core.errors import DeepserveError
 from deepserve.core.events import FinishReason
 from deepserve.core.messages import Reasoning, ToolCall
@@ -48,19 +47,19 @@ Outcome = Result | DeepserveError
 """What became of one of a task's results."""
 
 
-def encode_ended(inference: Inference, outcomes: Sequence[Outcome], usage: Usage, price: Price | None) -> WireEnded:
-    """All results of a task. usage: of the whole request, whose prompt is billed once, with the first result."""
+def encode_ended(inference: Inference, outcomes: Sequence[Outcome], usage: Usage, cost: Cost | None) -> WireEnded:
+    """All results of a task. usage, cost: of the whole request; the costs of the items sum to it."""
     items: list[WireItem] = []
     errors: list[WireError] = []
     is_several = len(outcomes) > 1
+    good = [outcome for outcome in outcomes if not isinstance(outcome, DeepserveError)]
+    shares = _shares([outcome.finished.output if is_several else None for outcome in good], usage, cost)
     for index, outcome in enumerate(outcomes):
         result_index = index if is_several else None
         if isinstance(outcome, DeepserveError):
             error = wire_error(outcome, task_type=TASK_TYPE, task_uuid=inference.task_uuid)
             errors.append(msgspec.structs.replace(error, result_index=result_index))
             continue
-        share = share_of(usage, outcome.finished.output if is_several else None)
-        is_first = not items
         calls = [part for part in outcome.parts if isinstance(part, ToolCall)]
         traces = [part.text for part in outcome.parts if isinstance(part, Reasoning) and part.text]
         item = WireItem(
@@ -73,8 +72,35 @@ def encode_ended(inference: Inference, outcomes: Sequence[Outcome], usage: Usage
             finish_reason=FINISH_WORDS[outcome.finished.reason],
             seed=inference.seed_of(index),
         )
-        items.append(bill(item, inference, share, price, bills_prompt=is_first))
+        share = shares[len(items)]
+        items.append(bill(item, inference, share.usage, share.cost, billed=share.billed))
     return WireEnded(items=items, errors=errors)
+
+
+class _Share(msgspec.Struct, frozen=True):
+    """One result's. usage: the whole prompt, and what it produced; billed: what its cost is made of."""
+
+    usage: Usage
+    billed: Usage
+    cost: Cost | None
+
+
+def _shares(outputs: Sequence[Usage | None], usage: Usage, cost: Cost | None) -> list[_Share]:
+    """What each result pays: its own output. The first pays the prompt, and whatever is nobody else's."""
+    shares: list[_Share] = []
+    left, left_usd = usage, Cost() if cost is None else cost
+    for output in outputs[1:]:
+        own = output or Usage()
+        billed = Usage(reasoning_tokens=own.reasoning_tokens, answer_tokens=own.answer_tokens)
+        part = usd_of(pico_usd(left_usd.output_usd) * billed.output_tokens // max(1, left.output_tokens))
+        left_usd = msgspec.structs.replace(left_usd, output_usd=left_usd.output_usd - part)
+        left = msgspec.structs.replace(
+            left,
+            reasoning_tokens=max(0, left.reasoning_tokens - billed.reasoning_tokens),
+            answer_tokens=max(0, left.answer_tokens - billed.answer_tokens),
+        )
+        shares.append(_Share(share_of(usage, output), billed, None if cost is None else Cost(output_usd=part)))
+    return [_Share(share_of(usage, next(iter(outputs), None)), left, None if cost is None else left_usd), *shares]
 
 
 def share_of(usage: Usage, output: Usage | None) -> Usage:
@@ -85,23 +111,19 @@ def share_of(usage: Usage, output: Usage | None) -> Usage:
 
 
 def bill(
-    item: WireItem, inference: Inference, usage: Usage, price: Price | None, *, bills_prompt: bool = True
+    item: WireItem, inference: Inference, usage: Usage, cost: Cost | None, *, billed: Usage | None = None
 ) -> WireItem:
-    """The item with what was asked for of usage and cost."""
-    cost, wire = price_usage(inference, usage, price, bills_prompt=bills_prompt)
-    return msgspec.structs.replace(item, cost=cost, usage=wire)
+    """The item with what was asked for of usage and cost. billed: what that is for, where it is not all usage."""
+    told, wire = encode_bill(inference, usage, cost, billed=billed)
+    return msgspec.structs.replace(item, cost=told, usage=wire)
 
 
-def price_usage(
-    inference: Inference, usage: Usage, price: Price | None, *, bills_prompt: bool = True
+def encode_bill(
+    inference: Inference, usage: Usage, cost: Cost | None, *, billed: Usage | None = None
 ) -> tuple[Decimal | None, WireUsage | None]:
     """What `includeCost` and `includeUsage` ask for. Without a known price there is no cost."""
-    billed = usage if bills_prompt else msgspec.structs.replace(usage, hit_tokens=0, miss_tokens=0)
-    cost = None if price is None else cost_usd(billed, price)
-    shown = None if cost is None or not inference.include_cost else cost.total_usd
-    return None if shown is None else plain(shown), encode_usage(
-        usage, billed, cost
-    ) if inference.include_usage else None
+    shown = None if cost is None or not inference.include_cost else plain(cost.total_usd)
+    return shown, encode_usage(usage, billed or usage, cost) if inference.include_usage else None
 
 
 def encode_usage(usage: Usage, billed: Usage, cost: Cost | None) -> WireUsage:

@@ -11,8 +11,8 @@ from typing import assert_never
 
 import msgspec
 
-from deepserve.catalog.prices import Price
 from deepserve.core.answer import Answer
+from deepserve.core.cost import Cost
 from deepserve.core.errors import DeepserveError
 from deepserve.core.events import (
     BlockClosed,
@@ -38,7 +38,7 @@ from deepserve.dialects.joined_text import RoundGap
 from deepserve.dialects.past_traces import count_traces
 from deepserve.dialects.runware.errors import error_body, wire_error
 from deepserve.dialects.runware.request import Inference
-from deepserve.dialects.runware.response import FINISH_WORDS, TASK_TYPE, encode_call, encode_ended, price_usage
+from deepserve.dialects.runware.response import FINISH_WORDS, TASK_TYPE, encode_bill, encode_call, encode_ended
 from deepserve.dialects.runware.wire import WireChunk, WireDelta, WireToolCall, WireToolDelta, encode
 
 KEEP_ALIVE = b": keep-alive\n\n"
@@ -54,15 +54,15 @@ class _OpenCall(msgspec.Struct):
 class StreamEncoder:
     """Turns the events of one answer into frames. `encode` for each event, then `finish` once."""
 
-    def __init__(self, inference: Inference, price: Price | None) -> None:
+    def __init__(self, inference: Inference) -> None:
         self._inference = inference
-        self._price = price
         self._is_reasoning = False
         self._is_text = False
         self._gap = RoundGap()
         self._call: _OpenCall | None = None
         self._calls: list[WireToolCall] = []
         self._usage = Usage()
+        self._cost: Cost | None = None
         self._error: DeepserveError | None = None
 
     def encode(self, event: Event) -> bytes:
@@ -79,7 +79,7 @@ class StreamEncoder:
                 self._close()
                 return b""
             case UsageReported():
-                self._usage = event.usage
+                self._usage, self._cost = event.usage, event.cost
                 return b""
             case Finished():
                 return self._end(event)
@@ -134,7 +134,7 @@ class StreamEncoder:
             self._call = None
 
     def _end(self, finished: Finished) -> bytes:
-        cost, usage = price_usage(self._inference, self._usage, self._price)
+        cost, usage = encode_bill(self._inference, self._usage, self._cost)
         return self._frame(
             WireDelta(),
             finish_reason=FINISH_WORDS[finished.reason],
@@ -156,9 +156,8 @@ class StreamedTask:
     is_stream = True
     ignored: tuple[str, ...] = ()
 
-    def __init__(self, inference: Inference, price: Price | None) -> None:
+    def __init__(self, inference: Inference) -> None:
         self._inference = inference
-        self._price = price
 
     @property
     def request(self) -> Request:
@@ -176,10 +175,10 @@ class StreamedTask:
         )
 
     def open_stream(self, head: AnswerHead) -> StreamEncoder:  # noqa: ARG002
-        return StreamEncoder(self._inference, self._price)
+        return StreamEncoder(self._inference)
 
     def encode_answer(self, answer: Answer, head: AnswerHead, *, validated: str | None = None) -> bytes:  # noqa: ARG002
-        return encode(encode_ended(self._inference, answer.results, answer.usage, self._price))
+        return encode(encode_ended(self._inference, answer.results, answer.usage, answer.cost))
 
     def encode_error(self, error: DeepserveError) -> bytes:
         return error_body(wire_error(error, task_type=TASK_TYPE, task_uuid=self._inference.task_uuid))

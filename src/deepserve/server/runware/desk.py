@@ -9,7 +9,7 @@ from uuid import UUID
 
 import msgspec
 
-from deepserve.config import Settings
+from deepserve.catalog.prices import cost_usd
 from deepserve.core.errors import CapacityError, DeepserveError, EngineFailure, InvalidField, Overloaded, RequestError
 from deepserve.core.events import Started
 from deepserve.core.messages import Json
@@ -39,7 +39,6 @@ from deepserve.server.runware.inference import (
     LaterTask,
     carry_out,
     decode_ended,
-    price_of,
 )
 from deepserve.server.runware.memory import Job, JobMemory, conflict
 from deepserve.server.site import Site
@@ -83,12 +82,8 @@ class Desk:
             keep_s=min(settings.replay_s, _KEEP_RESULTS_S),
             clock=site.clock,
         )
-        site.live.follow(self._take)
         self._working: set[asyncio.Task[None]] = set()
         site.tasks.register(KIND, InferencePerformer(site, new_id), webhooks=WEBHOOKS)
-
-    def _take(self, settings: Settings) -> None:
-        self._jobs.max_running = settings.sockets.num_tasks
 
     async def handle(self, task: Mapping[str, Json], visit: Visit, *, patience_s: float) -> Handled:
         """Never raises for what a client may do wrong. patience_s: so long a whole answer is waited for."""
@@ -117,7 +112,8 @@ class Desk:
             told = wire_error(error, task_type=TASK_TYPE, task_uuid=task_uuid_of(task))
             return Handled(errors=[told], status=status_of(error))
         item = WireItem(task_type=TASK_TYPE, task_uuid=inference.task_uuid, text="", seed=inference.first_seed)
-        return Handled(items=[bill(item, inference, usage, price_of(self._site, inference))])
+        price = self._site.prices.price_at(request.model, request.arrived_at)
+        return Handled(items=[bill(item, inference, usage, None if price is None else cost_usd(usage, price))])
 
     async def _handle(self, task: Mapping[str, Json], visit: Visit, patience_s: float) -> Handled:
         match read_task_type(task):

@@ -26,7 +26,6 @@ from deepserve.server.delivery import Delivery, HeaderList
 from deepserve.server.endpoint import work_on
 from deepserve.server.replay import idempotency_key
 from deepserve.server.runware.desk import Desk, Handled, encode_handled
-from deepserve.server.runware.inference import price_of
 from deepserve.server.site import Site
 from deepserve.server.visit import Visit, remember, visit_of
 
@@ -143,7 +142,7 @@ class TaskEndpoint:
         site, request = self._site, inference.request
         served = {model.id: model.served_by.label for model in site.gateway.models()}
         delivery = Delivery(
-            StreamedTask(inference, price_of(self._site, inference)),
+            StreamedTask(inference),
             AnswerHead(id=str(visit.id), created_at=request.arrived_at, model=request.model),
             site.gateway.answer(request),
             served_by=served.get(request.model, "none"),

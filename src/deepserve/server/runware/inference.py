@@ -10,8 +10,8 @@ from uuid import UUID
 import msgspec
 from typing_extensions import override
 
-from deepserve.catalog.prices import Price
 from deepserve.core.answer import collect
+from deepserve.core.cost import Cost
 from deepserve.core.errors import BackendFailure, DeepserveError, RequestTimedOut
 from deepserve.core.events import Event, Failed, Finished, Started, UsageReported
 from deepserve.core.messages import Json
@@ -43,6 +43,7 @@ async def carry_out(site: Site, inference: Inference) -> CarriedOut:
     """
     idle_s = site.settings.request_timeout_s
     usage, started = Usage(), None
+    cost: Cost | None = None
     events_of: list[list[Event]] = [[] for _ in range(inference.request.num_results)]
     async with aclosing(site.gateway.answer(inference.request)) as events:
         while True:
@@ -60,14 +61,14 @@ async def carry_out(site: Site, inference: Inference) -> CarriedOut:
                     for own in events_of:
                         own.append(event)
                 case UsageReported():
-                    usage = event.usage
+                    usage, cost = event.usage, event.cost
                 case _:
                     events_of[event.result].append(event)
     outcomes = [await _outcome(own) for own in events_of]
     failures = [outcome for outcome in outcomes if isinstance(outcome, DeepserveError)]
     if len(failures) == len(outcomes):
         raise failures[0]
-    return CarriedOut(encode_ended(inference, outcomes, usage, price_of(site, inference)), started)
+    return CarriedOut(encode_ended(inference, outcomes, usage, cost), started)
 
 
 async def _outcome(events: Sequence[Event]) -> Outcome:
@@ -82,11 +83,6 @@ async def _outcome(events: Sequence[Event]) -> Outcome:
 async def _replayed(events: Sequence[Event]) -> AsyncIterator[Event]:
     for event in events:
         yield event
-
-
-def price_of(site: Site, inference: Inference) -> Price | None:
-    """In force when the task arrived."""
-    return site.prices.price_at(inference.request.model, inference.request.arrived_at)
 
 
 class LaterTask(msgspec.Struct, frozen=True, kw_only=True):

@@ -12,18 +12,16 @@ from deepserve.backends.scripted import ScriptedBackend
 from deepserve.catalog.listings import load_listings
 from deepserve.catalog.models import load_models
 from deepserve.catalog.price_table import load_prices
-from deepserve.catalog.prices import cost_usd
 from deepserve.config import Limits
 from deepserve.core.answer import collect
-from deepserve.core.cost import Cost
 from deepserve.core.errors import DeepserveError
 from deepserve.core.request import RequestId
-from deepserve.core.usage import Usage
 from deepserve.dialects.chat.openrouter.exchange import OpenRouterExchange, openrouter_decoder
 from deepserve.dialects.exchange import AnswerHead, Arrival
 from deepserve.dialects.openrouter.routing import Directory
 from deepserve.dialects.openrouter.slugs import Slugs
 from deepserve.gateway import Gateway
+from deepserve.metering.meter import Meter
 
 AT = datetime(2026, 7, 1, 12, 0, tzinfo=UTC)
 """Pro then cost 0.435 and 0.87 dollars for a million tokens."""
@@ -31,11 +29,6 @@ AT = datetime(2026, 7, 1, 12, 0, tzinfo=UTC)
 HEAD = AnswerHead(id="01234567-89ab-4cde-8f01-23456789abcd", created_at=AT, model="deepseek-v4-pro")
 
 Json = Any
-
-
-def _charge(model: str, at: datetime, usage: Usage) -> Cost | None:
-    price = load_prices().price_at(model, at)
-    return None if price is None else cost_usd(usage, price)
 
 
 def decode(*, is_strict: bool = False, keeps_prompts: bool = False, **fields: Json) -> OpenRouterExchange:
@@ -46,7 +39,7 @@ def decode(*, is_strict: bool = False, keeps_prompts: bool = False, **fields: Js
         prices=load_prices(),
         keeps_prompts=keeps_prompts,
     )
-    decoder = openrouter_decoder(directory=directory, limits=Limits(), charge=_charge)
+    decoder = openrouter_decoder(directory=directory, limits=Limits())
     exchange = decoder(json.dumps(body).encode(), Arrival(id=RequestId("0" * 32), at=AT, is_strict=is_strict))
     assert isinstance(exchange, OpenRouterExchange)
     return exchange
@@ -61,7 +54,8 @@ def refusal(**fields: Json) -> DeepserveError:
 
 
 def _gateway(reply: dict[str, Json]) -> Gateway:
-    return Gateway(ScriptedBackend(Script(rules=(Rule(reply=Reply(**reply)),)) if reply else Script()))
+    script = Script(rules=(Rule(reply=Reply(**reply)),)) if reply else Script()
+    return Gateway(ScriptedBackend(script), meter=Meter(load_prices()))
 
 
 def answer(exchange: OpenRouterExchange, **reply: Json) -> Json:

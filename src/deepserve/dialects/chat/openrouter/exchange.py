@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
-
 import msgspec
 
 from deepserve.config import Limits
@@ -12,7 +10,6 @@ from deepserve.core.errors import DeepserveError
 from deepserve.core.events import PastReasoning
 from deepserve.core.model import ModelName
 from deepserve.core.request import Request
-from deepserve.dialects.charge import Charge, CostOf
 from deepserve.dialects.chat.openrouter.request import OpenRouterRequest, decode_request
 from deepserve.dialects.chat.openrouter.response import encode_answer
 from deepserve.dialects.chat.openrouter.stream import KEEP_ALIVE, StreamEncoder
@@ -25,7 +22,6 @@ class OpenRouterExchange(msgspec.Struct, frozen=True, kw_only=True):
     """Implements `dialects.exchange.Exchange`."""
 
     asked: OpenRouterRequest
-    cost_of: CostOf
     keep_alive: bytes = KEEP_ALIVE
 
     @property
@@ -49,7 +45,7 @@ class OpenRouterExchange(msgspec.Struct, frozen=True, kw_only=True):
         return self.asked.chat.past_reasoning
 
     def open_stream(self, head: AnswerHead) -> StreamEncoder:
-        return StreamEncoder(self.request, head, dated_name=self.asked.dated_name, cost_of=self.cost_of)
+        return StreamEncoder(self.request, head, dated_name=self.asked.dated_name)
 
     def encode_answer(self, answer: Answer, head: AnswerHead, *, validated: str | None = None) -> bytes:
         return encode_answer(
@@ -57,7 +53,6 @@ class OpenRouterExchange(msgspec.Struct, frozen=True, kw_only=True):
             self.request,
             head,
             dated_name=self.asked.dated_name,
-            cost_of=self.cost_of,
             validated=validated,
         )
 
@@ -65,11 +60,10 @@ class OpenRouterExchange(msgspec.Struct, frozen=True, kw_only=True):
         return encode_error(error)
 
 
-def openrouter_decoder(*, directory: Directory, limits: Limits, charge: Charge) -> Decode:
+def openrouter_decoder(*, directory: Directory, limits: Limits) -> Decode:
     """How bodies are read."""
 
     def decode(raw: bytes, arrival: Arrival) -> OpenRouterExchange:
-        asked = decode_request(raw, arrival, directory=directory, limits=limits)
-        return OpenRouterExchange(asked=asked, cost_of=partial(charge, asked.chat.request.model, arrival.at))
+        return OpenRouterExchange(asked=decode_request(raw, arrival, directory=directory, limits=limits))
 
     return decode

@@ -11,7 +11,6 @@ from deepserve.core.events import Finished, FinishReason, TokenLogprob
 from deepserve.core.messages import Part, Reasoning, Refusal, ServerToolCall, ServerToolResult, ToolCall
 from deepserve.core.request import Request
 from deepserve.dialects.amounts import encode_amounts
-from deepserve.dialects.charge import CostOf
 from deepserve.dialects.chat.openrouter.tool_record import annotate
 from deepserve.dialects.chat.openrouter.tool_record import encode_call as encode_server_call
 from deepserve.dialects.chat.openrouter.wire import (
@@ -46,7 +45,6 @@ def encode_answer(
     head: AnswerHead,
     *,
     dated_name: str,
-    cost_of: CostOf,
     validated: str | None = None,
 ) -> bytes:
     """The body of a whole answer.
@@ -65,7 +63,7 @@ def encode_answer(
             provider=answer.served_by.provider,
             system_fingerprint=answer.served_by.fingerprint,
             choices=[_encode_result(index, result, request) for index, result in enumerate(answer.results)],
-            usage=encode_usage(answer.usage, cost_of, tool_use=tool_use),
+            usage=encode_usage(answer.usage, answer.cost, tool_use=tool_use),
             x_deepserve_validated=UNSET if validated is None else validated,
         )
     )

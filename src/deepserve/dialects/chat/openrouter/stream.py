@@ -11,6 +11,7 @@ from typing import assert_never
 import msgspec
 from msgspec import UNSET
 
+from deepserve.core.cost import Cost
 from deepserve.core.errors import DeepserveError
 from deepserve.core.events import (
     Block,
@@ -34,7 +35,6 @@ from deepserve.core.request import Request
 from deepserve.core.usage import Usage
 from deepserve.core.verdict import Judgement, is_judged, judge, validated_label
 from deepserve.dialects.amounts import encode_amounts
-from deepserve.dialects.charge import CostOf
 from deepserve.dialects.chat.openrouter.response import (
     FINISH_WORDS,
     encode_logprobs,
@@ -76,21 +76,22 @@ class _Result(msgspec.Struct):
 class StreamEncoder:
     """Implements `dialects.exchange.StreamWriter`.
 
-    An error is one last event with a finish reason of its own; the usage then comes before it, free of charge.
+    An error is one last event with a finish reason of its own; the usage then comes before it, with what it cost
+    all the same: mostly nothing.
     Not carried: what whole answers do not carry either.
     """
 
-    def __init__(self, request: Request, head: AnswerHead, *, dated_name: str, cost_of: CostOf) -> None:
+    def __init__(self, request: Request, head: AnswerHead, *, dated_name: str) -> None:
         self._request = request
         self._head = head
         self._id = generation_id(head)
         self._dated_name = dated_name
-        self._cost_of = cost_of
         self._served_by: ServedBy | None = None
         self._results = [_Result() for _ in range(request.num_results)]
         self._keeps_parts = is_judged(request)
         self._judgements: list[Judgement] = []
         self._usage: Usage | None = None
+        self._cost: Cost | None = None
         self._errors: dict[int, DeepserveError] = {}
 
     def encode(self, event: Event) -> bytes:
@@ -109,7 +110,7 @@ class StreamEncoder:
                 self._close(self._results[event.result])
                 return b""
             case UsageReported():
-                self._usage = event.usage
+                self._usage, self._cost = event.usage, event.cost
                 return b""
             case Finished():
                 return self._end(event.result, FINISH_WORDS[event.reason], native_word(event))
@@ -233,7 +234,7 @@ class StreamEncoder:
         if word == "error":
             choice.finish_reason = choice.native_finish_reason = None
         tool_use = result.annotator.use(dict(self._usage.server_tool_calls).get("web_search", 0))
-        chunk.usage = encode_usage(self._usage, self._cost_of, is_free=bool(self._errors), tool_use=tool_use)
+        chunk.usage = encode_usage(self._usage, self._cost, tool_use=tool_use)
         if self._judgements:
             chunk.x_deepserve_validated = validated_label(self._judgements)
         return frames + b"data: " + encode_amounts(chunk) + b"\n\n"

@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from datetime import datetime
-from functools import partial
-
 import msgspec
 
 from deepserve.config import Limits
@@ -23,9 +19,6 @@ from deepserve.dialects.chat.response import encode_answer, encode_vendor_usage
 from deepserve.dialects.chat.stream import KEEP_ALIVE, StreamEncoder
 from deepserve.dialects.chat.wire import WireUsage
 from deepserve.dialects.exchange import AnswerHead, Arrival, Decode, OfAsked
-
-Charge = Callable[[str, datetime, Usage], Cost | None]
-"""The cost of a usage by a canonical model id and the instant that decides the price."""
 
 
 class CostedUsage(WireUsage):
@@ -54,7 +47,6 @@ class OxenExchange(OfAsked, msgspec.Struct, frozen=True, kw_only=True):
     """Implements `dialects.exchange.Exchange`."""
 
     asked: ChatRequest
-    cost_of: Callable[[Usage], Cost | None]
     keep_alive: bytes = KEEP_ALIVE
 
     def open_stream(self, head: AnswerHead) -> StreamEncoder:
@@ -78,9 +70,8 @@ class OxenExchange(OfAsked, msgspec.Struct, frozen=True, kw_only=True):
         """Answers repeat the name that was asked for."""
         return AnswerHead(id=answer_id(head.id), created_at=head.created_at, model=self.request.requested_model)
 
-    def _encode_usage(self, usage: Usage, request: Request) -> WireUsage:
+    def _encode_usage(self, usage: Usage, request: Request, cost: Cost | None) -> WireUsage:
         wire = encode_vendor_usage(usage, request)
-        cost = self.cost_of(usage)
         raw = msgspec.UNSET if cost is None else msgspec.Raw(encode_amounts(plain(cost.total_usd)))
         return CostedUsage(cost=raw, **msgspec.structs.asdict(wire))
 
@@ -89,7 +80,7 @@ def answer_id(uuid: str) -> str:
     return f"chatcmpl-{uuid}"
 
 
-def oxen_decoder(*, names: Names, limits: Limits, charge: Charge) -> Decode:
+def oxen_decoder(*, names: Names, limits: Limits) -> Decode:
     """How bodies are read."""
     known = OxenNames(names)
 
@@ -104,6 +95,6 @@ def oxen_decoder(*, names: Names, limits: Limits, charge: Charge) -> Decode:
         chat = decode_root(root, tolerant, flavour=OXEN, names=known, limits=limits)
         if arrival.is_strict:
             chat = msgspec.structs.replace(chat, ignored=("x-deepserve-strict", *chat.ignored))
-        return OxenExchange(asked=chat, cost_of=partial(charge, chat.request.model, arrival.at))
+        return OxenExchange(asked=chat)
 
     return decode
