@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+from datetime import datetime
+
 import msgspec
 
 
 class Quota(msgspec.Struct, frozen=True, kw_only=True):
-    """One limit. limit: of a minute; remaining: now; reset_s: until all of it is there again, if nothing is used."""
+    """One limit. limit: of a minute; remaining: now.
+
+    reset_s, resets_at: until all of it is there again, if nothing is used
+    """
 
     limit: int
     remaining: int
     reset_s: float
+    resets_at: datetime
 
 
 class Allowance(msgspec.Struct, frozen=True, kw_only=True):

@@ -6,11 +6,14 @@ microseconds since 1970, by a wall clock that may jump.
 
 from __future__ import annotations
 
+from datetime import UTC, datetime, timedelta
+
 import msgspec
 
 from deepserve.core.allowance import Quota
 
 PERIOD_US = 60_000_000
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MOST_US = 2 * PERIOD_US
 """More than that nothing owes, so that a clock that was wrong locks nobody out for longer."""
 
@@ -36,7 +39,12 @@ class Rate(msgspec.Struct, frozen=True):
         owed_us = _owed(until_us, now_us)
         # Rounded down, but what was taken in whole comes back in whole: cost_us has rounded down too.
         used = -(-owed_us * self.limit // PERIOD_US)
-        return Quota(limit=self.limit, remaining=max(0, self.limit - used), reset_s=owed_us / 1_000_000)
+        return Quota(
+            limit=self.limit,
+            remaining=max(0, self.limit - used),
+            reset_s=owed_us / 1_000_000,
+            resets_at=_EPOCH + timedelta(microseconds=now_us + owed_us),
+        )
 
 
 def _owed(until_us: int, now_us: int) -> int:

@@ -22,6 +22,7 @@ from deepserve.core.events import Event, PastReasoning, Started, worst_check
 from deepserve.core.verdict import is_judged, judge, validated_label
 from deepserve.dialects.exchange import AnswerHead, Exchange, StreamWriter
 from deepserve.server.closing import Closing
+from deepserve.server.limit_headers import limit_headers, style_of_dialect
 
 _log = logging.getLogger(__name__)
 
@@ -266,6 +267,8 @@ class Delivery:
         headers = answer_headers(served_by, past, () if started is None else started.relaxed)
         if started is not None and started.route is not None:
             headers.append((b"x-deepserve-route", _printable(started.route)))
+        if started is not None and started.allowance is not None:
+            headers += limit_headers(style_of_dialect(self._exchange.request.dialect), started.allowance)
         if self._exchange.is_stream:
             headers += [
                 (b"content-type", b"text/event-stream; charset=utf-8"),

@@ -21,9 +21,11 @@ from deepserve.core.errors import (
     EngineFailure,
     InvalidField,
     MethodNotAllowed,
+    RateLimited,
 )
 from deepserve.server.access import Access
 from deepserve.server.error_shapes import error_codec
+from deepserve.server.limit_headers import limit_headers, style_of_errors
 from deepserve.server.live_settings import LiveSettings
 from deepserve.server.visit import Visit, abort, remember
 
@@ -131,6 +133,8 @@ async def _send_error(error: DeepserveError, visit: Visit, raw_path: str, send: 
     headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
     if isinstance(error, CapacityError):
         headers.append((b"retry-after", str(math.ceil(error.retry_after_s)).encode()))
+    if isinstance(error, RateLimited):
+        headers += limit_headers(style_of_errors(codec), error.allowance, is_refusal=True)
     if isinstance(error, MethodNotAllowed):
         headers.append((b"allow", ", ".join(error.allowed).encode()))
     if unread is not None:
