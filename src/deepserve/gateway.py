@@ -22,7 +22,8 @@ from deepserve.core.errors import BackendFailure, DeepserveError, EngineFailure,
 from deepserve.core.events import BlockDelta, Event, Failed, Finished, Started
 from deepserve.core.provider import ServedModel
 from deepserve.core.request import Request
-from deepserve.limits.scopes import choosable, denial
+from deepserve.core.tenant import Tenant
+from deepserve.limits.scopes import choosable, denial, permitted
 from deepserve.limits.turnstile import Turnstile
 from deepserve.metering.meter import Attempt, Bill, Meter, Permit
 from deepserve.metering.rounds import Rounds
@@ -83,10 +84,11 @@ class Gateway:
         self._turnstile = turnstile
         self._num_opened = self._num_refused = 0
 
-    def models(self) -> tuple[ServedModel, ...]:
-        """Every name that may be asked for, those that leave the choice open last."""
+    def models(self, tenant: Tenant | None = None) -> Sequence[ServedModel]:
+        """Every name that may be asked for, those that leave the choice open last. tenant: by this one."""
         served = self._backend.models()
-        return served if self._router is None else (*served, *self._router.models(served))
+        every = served if self._router is None else (*served, *self._router.models(served))
+        return every if tenant is None else permitted(tenant, every)
 
     def is_ready(self) -> bool:
         return self._backend.is_ready()

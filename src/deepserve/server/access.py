@@ -20,14 +20,15 @@ from deepserve.core.errors import AuthenticationFailed, OriginRefused
 from deepserve.core.tenant import LOCAL_TENANT, Tenant, TenantId
 from deepserve.server.known_keys import KnownKeys
 
-_PUBLIC = frozenset(
+_CATALOGUES = frozenset(
     (
-        *(b"/health", b"/ready", b"/anthropic", b"/anthropic/"),
-        # Catalogues that clients of OpenRouter and Oxen read before they have a key.
         *(b"/api/v1/models", b"/api/v1/models/count", b"/api/ai/models", b"/api/ai/models/search"),
         *(b"/api/evaluations/models", b"/api/evaluations/models/search"),
     )
 )
+"""Raw paths that clients of OpenRouter and Oxen read before they have a key. With one, they say what it is for."""
+
+_PUBLIC = _CATALOGUES | {b"/health", b"/ready", b"/anthropic", b"/anthropic/"}
 """Raw paths that answer without a key; they say nothing about anybody."""
 
 _KEY_IN_BODY = frozenset((b"/", b"/v1", b"/v1/"))
@@ -89,9 +90,14 @@ class Access:
         if not self._lookups:
             _refuse_foreign(headers)
             return LOCAL_TENANT
-        if scope.get("raw_path", b"") in _PUBLIC:
-            return LOCAL_TENANT
         key = key_of(headers)
+        if scope.get("raw_path", b"") in _PUBLIC:
+            if not key or scope["raw_path"] not in _CATALOGUES:
+                return LOCAL_TENANT
+            try:
+                return await self.tenant_of(key)
+            except AuthenticationFailed:
+                return LOCAL_TENANT
         if not key:
             if scope.get("method") == "POST" and scope.get("raw_path", b"") in _KEY_IN_BODY:
                 return ANONYMOUS
