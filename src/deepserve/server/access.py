@@ -9,7 +9,7 @@ import hashlib
 import hmac
 import ipaddress
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import Protocol
 
@@ -19,6 +19,7 @@ from starlette.types import Scope
 from deepserve.core.errors import AuthenticationFailed, OriginRefused
 from deepserve.core.tenant import LOCAL_TENANT, Tenant, TenantId
 from deepserve.server.known_keys import KnownKeys
+from deepserve.server.visit import fields_of
 
 _CATALOGUES = frozenset(
     (
@@ -86,11 +87,10 @@ class Access:
 
     async def admit(self, scope: Scope) -> Tenant:
         """Raises AuthenticationFailed or OriginRefused."""
-        headers = Headers(scope=scope)
         if not self._lookups:
-            _refuse_foreign(headers)
+            _refuse_foreign(Headers(scope=scope))
             return LOCAL_TENANT
-        key = key_of(headers)
+        key = key_of(fields_of(scope))
         if scope.get("raw_path", b"") in _PUBLIC:
             if not key or scope["raw_path"] not in _CATALOGUES:
                 return LOCAL_TENANT
@@ -137,7 +137,7 @@ class Access:
         raise AuthenticationFailed(_WRONG_KEY.format(shown))
 
 
-def key_of(headers: Headers) -> str:
+def key_of(headers: Mapping[str, str]) -> str:
     """`Authorization: Bearer` wins over `x-api-key`."""
     scheme, _, key = headers.get("authorization", "").partition(" ")
     if scheme.lower() == "bearer" and key.strip():

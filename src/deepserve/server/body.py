@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import asyncio
 
-from starlette.datastructures import Headers
 from starlette.types import Receive, Scope
 
 from deepserve.config import Limits
 from deepserve.core.errors import BodyTooLarge, BodyTooSlow, Cancelled, UnsupportedMedia
+from deepserve.server.visit import fields_of
 
 
 async def read_body(scope: Scope, receive: Receive, limits: Limits) -> bytes:
@@ -16,7 +16,7 @@ async def read_body(scope: Scope, receive: Receive, limits: Limits) -> bytes:
 
     The content type is not looked at: `curl -d` says it sends a form, and means JSON.
     """
-    headers = Headers(scope=scope)
+    headers = fields_of(scope)
     encoding = headers.get("content-encoding", "identity").strip().lower()
     if encoding not in ("", "identity"):
         raise UnsupportedMedia(f"Content-Encoding {encoding[:32]} is not supported: send the body uncompressed.")

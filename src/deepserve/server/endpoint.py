@@ -17,9 +17,9 @@ from deepserve.core.request import Request, RequestId
 from deepserve.dialects.exchange import AnswerHead, Arrival, Decode, Exchange
 from deepserve.server.body import read_body
 from deepserve.server.delivery import Delivery, HeaderList
-from deepserve.server.replay import Claim, idempotency_key
+from deepserve.server.replay import IDEMPOTENCY_KEY, Claim, idempotency_key
 from deepserve.server.site import Site
-from deepserve.server.visit import visit_of
+from deepserve.server.visit import fields_of, visit_of
 
 Done = TypeVar("Done")
 
@@ -57,9 +57,8 @@ class Endpoint:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         site, visit = self._site, visit_of(scope)
-        http_headers = Headers(scope=scope)
         arrival = arrival_of(site, scope)
-        key = idempotency_key(http_headers)
+        key = idempotency_key(Headers(scope=scope)) if IDEMPOTENCY_KEY in arrival.headers else None
         raw = await read_body(scope, receive, site.settings.limits)
         decode = partial(self._decode, raw, arrival)
         exchange = await (asyncio.to_thread(decode) if self._may_block(raw) else work_on(raw, decode))
@@ -106,7 +105,7 @@ def arrival_of(site: Site, scope: Scope) -> Arrival:
         at=site.now(),
         tenant=visit.tenant,
         is_strict=visit.is_strict,
-        headers=dict(Headers(scope=scope)),
+        headers=fields_of(scope),
     )
 
 

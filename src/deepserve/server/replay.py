@@ -28,7 +28,7 @@ from deepserve.store.replays import KeptReplay, ReplayStore
 
 _log = logging.getLogger(__name__)
 
-_HEADER = "idempotency-key"
+IDEMPOTENCY_KEY = "idempotency-key"
 _MAX_KEY_CHARACTERS = 255
 _LOGPROB_BYTES = 400
 """What one log-probability takes in memory, roughly."""
@@ -42,7 +42,7 @@ _BROKEN_OFF = "The first request with this Idempotency-Key was broken off. Pleas
 
 def idempotency_key(headers: Headers) -> str | None:
     """The client's name for this request. Raises InvalidField."""
-    keys = headers.getlist(_HEADER)
+    keys = headers.getlist(IDEMPOTENCY_KEY)
     if not keys:
         return None
     if len(keys) > 1 or not 1 <= len(keys[0]) <= _MAX_KEY_CHARACTERS:

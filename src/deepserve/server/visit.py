@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, MutableMapping
+from collections.abc import Callable, Mapping, MutableMapping
 from typing import Any
 from uuid import UUID
 
@@ -12,6 +12,7 @@ from starlette.types import Scope
 from deepserve.core.tenant import LOCAL_TENANT, Tenant
 
 _KEY = "deepserve.visit"
+_FIELDS = "deepserve.fields"
 _ABORT = "deepserve.abort"
 
 
@@ -31,6 +32,16 @@ def set_abort(scope: MutableMapping[str, Any], abort: Callable[[], None]) -> Non
 def abort(scope: Scope) -> None:
     """Leave a client that left, or does not read. Without effect where the server has set nothing."""
     scope.get(_ABORT, lambda: None)()
+
+
+def fields_of(scope: Scope) -> Mapping[str, str]:
+    """The header by the names of its fields, in lower case; of one that stands several times the first."""
+    found: dict[str, str] | None = scope.get(_FIELDS)
+    if found is None:
+        found = scope[_FIELDS] = {
+            name.decode("latin-1"): value.decode("latin-1") for name, value in reversed(scope["headers"])
+        }
+    return found
 
 
 def remember(scope: Scope, visit: Visit) -> None:
