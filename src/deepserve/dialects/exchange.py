@@ -132,11 +132,24 @@ Decode = Callable[[bytes, Arrival], Exchange]
 """A body as an exchange. Raises RequestError."""
 
 
+class Caller(msgspec.Struct, frozen=True, kw_only=True):
+    """Whose request failed, and how it asked. headers: names in lower case."""
+
+    tenant: Tenant = LOCAL_TENANT
+    headers: Mapping[str, str] = {}
+
+
+NOBODY = Caller()
+"""Nothing is known of the client."""
+
+
 class ErrorCodec(Protocol):
     """A dialect's form for failures."""
 
     def status(self, error: DeepserveError) -> int: ...
 
-    def encode(self, error: DeepserveError, *, request_id: str, is_strict: bool = False) -> bytes:
+    def encode(
+        self, error: DeepserveError, *, request_id: str, is_strict: bool = False, caller: Caller = NOBODY
+    ) -> bytes:
         """The JSON body. request_id: the trace id of the request, for dialects that repeat it."""
         ...

@@ -23,6 +23,7 @@ from deepserve.core.errors import (
     MethodNotAllowed,
     RateLimited,
 )
+from deepserve.dialects.exchange import Caller
 from deepserve.server.access import Access
 from deepserve.server.error_shapes import error_codec
 from deepserve.server.limit_headers import limit_headers, style_of_errors
@@ -93,13 +94,13 @@ class Door:
         except DeepserveError as error:
             assert not has_started, "after its first byte an answer carries its own errors"
             has_more = not has_read_all and _has_body(Headers(scope=scope))
-            await _send_error(error, visit, _path_of(scope), send_marked, receive if has_more else None)
+            await _send_error(error, visit, scope, send_marked, receive if has_more else None)
         except Exception:  # the last boundary: logged in full, shown in general
             _log.exception("Request %s met a fault of the server", visit.id.hex)
             if has_started:
                 raise
             fault = EngineFailure("The server met an internal fault.")
-            await _send_error(fault, visit, _path_of(scope), send_marked, None)
+            await _send_error(fault, visit, scope, send_marked, None)
 
 
 def _is_strict(headers: Headers, *, is_usual: bool) -> bool:
@@ -125,11 +126,12 @@ def _path_of(scope: Scope) -> str:
     return raw.decode("latin-1")
 
 
-async def _send_error(error: DeepserveError, visit: Visit, raw_path: str, send: Send, unread: Receive | None) -> None:
+async def _send_error(error: DeepserveError, visit: Visit, scope: Scope, send: Send, unread: Receive | None) -> None:
     """unread: where the rest of the request comes from. It is read and dropped after the answer is out, because a
     client that is still sending would otherwise see a reset connection instead of the answer."""
-    codec = error_codec(raw_path)
-    body = codec.encode(error, request_id=visit.id.hex, is_strict=visit.is_strict)
+    codec = error_codec(_path_of(scope))
+    caller = Caller(tenant=visit.tenant, headers=dict(Headers(scope=scope)))
+    body = codec.encode(error, request_id=visit.id.hex, is_strict=visit.is_strict, caller=caller)
     headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
     if isinstance(error, CapacityError):
         headers.append((b"retry-after", str(math.ceil(error.retry_after_s)).encode()))

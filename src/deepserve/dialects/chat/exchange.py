@@ -12,7 +12,7 @@ from deepserve.dialects.chat.flavour import Flavour
 from deepserve.dialects.chat.request import ChatRequest, Names, decode_request
 from deepserve.dialects.chat.response import encode_answer
 from deepserve.dialects.chat.stream import KEEP_ALIVE, StreamEncoder
-from deepserve.dialects.exchange import AnswerHead, Arrival, Decode, ErrorCodec, OfAsked
+from deepserve.dialects.exchange import NOBODY, AnswerHead, Arrival, Caller, Decode, ErrorCodec, OfAsked
 from deepserve.dialects.vendor_errors import encode_error, form_of
 
 
@@ -62,5 +62,7 @@ class ChatErrors(ErrorCodec):
         return form_of(error).status
 
     @override
-    def encode(self, error: DeepserveError, *, request_id: str, is_strict: bool = False) -> bytes:
+    def encode(
+        self, error: DeepserveError, *, request_id: str, is_strict: bool = False, caller: Caller = NOBODY
+    ) -> bytes:
         return encode_error(error, is_strict=is_strict)

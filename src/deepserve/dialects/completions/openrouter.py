@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import msgspec
 from typing_extensions import override
 
@@ -46,6 +48,7 @@ class OpenRouterCompletions(CompletionsExchange, frozen=True, kw_only=True):
 
 def openrouter_completions_decoder(*, directory: Directory, limits: Limits) -> Decode:
     """How bodies are read."""
+    service = _service(directory.slugs.dated_name)
 
     def decode(raw: bytes, arrival: Arrival) -> OpenRouterCompletions:
         root = read_root(raw, limits)
@@ -66,12 +69,17 @@ def openrouter_completions_decoder(*, directory: Directory, limits: Limits) -> D
         ignored += tuple(path for path in completion.ignored if not path.startswith(("stream_options", "usage")))
         if route.preferences.require_parameters:
             refuse_unmet_parameters(ignored)
-        request = msgspec.structs.replace(completion.request, dialect="openrouter", provider=route.preferences)
+        request = msgspec.structs.replace(
+            completion.request,
+            dialect="openrouter",
+            provider=route.preferences,
+            fallback_models=tuple(one.model.id for one in route.fallbacks),
+        )
         return OpenRouterCompletions(
             asked=msgspec.structs.replace(
                 completion, request=request, ignored=tuple(dict.fromkeys(ignored)), include_usage=True
             ),
-            service=_SERVICE,
+            service=service,
             keep_alive=KEEP_ALIVE,
             dated_name=slug.dated_name,
         )
@@ -87,4 +95,5 @@ def _error(error: DeepserveError, _: bool) -> bytes:
     return encode_error(error)
 
 
-_SERVICE = Service(encode_usage=_usage, encode_error=_error, names_provider=True)
+def _service(name_of: Callable[[str], str]) -> Service:
+    return Service(encode_usage=_usage, encode_error=_error, names_provider=True, name_of=name_of)

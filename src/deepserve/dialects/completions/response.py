@@ -58,6 +58,7 @@ class Service(msgspec.Struct, frozen=True, kw_only=True):
     """How a service that speaks this dialect writes what differs; the defaults are the vendor's.
 
     names_provider  answers say who served them
+    name_of         how answers call a model that answers in the place of the one asked for; None: by that one's name
     """
 
     encode_usage: Callable[[Usage, Cost | None], WireUsage | msgspec.Raw]
@@ -65,9 +66,14 @@ class Service(msgspec.Struct, frozen=True, kw_only=True):
         error, is_strict=is_strict
     )
     names_provider: bool = False
+    name_of: Callable[[str], str] | None = None
 
     def provider(self, served_by: ServedBy) -> str | UnsetType:
         return served_by.provider if self.names_provider else UNSET
+
+    def model(self, asked: str, answered: str | None) -> str:
+        """asked: its name. answered: the id of another one that answers."""
+        return asked if answered is None or self.name_of is None else self.name_of(answered)
 
 
 VENDOR = Service(encode_usage=encode_usage)
@@ -84,7 +90,7 @@ def encode_answer(answer: Answer, infill: Infill, head: AnswerHead, service: Ser
         WireCompletion(
             id=head.id,
             created=head.created,
-            model=head.model,
+            model=service.model(head.model, answer.model),
             system_fingerprint=answer.served_by.fingerprint,
             choices=[
                 WireChoice(

@@ -54,6 +54,7 @@ class StreamEncoder:
         self._head = head
         self._include_usage = include_usage
         self._service = service
+        self._model = head.model
         self._served_by: ServedBy | None = None
         self._results = [_Result(LogprobColumns()) for _ in range(request.num_results)]
         self._usage: Usage | None = None
@@ -65,6 +66,7 @@ class StreamEncoder:
         match event:
             case Started():
                 self._served_by = event.served_by
+                self._model = self._service.model(self._head.model, event.model)
                 self._usage = event.prompt_usage
                 if not self._infill.echo:
                     return b""
@@ -126,7 +128,7 @@ class StreamEncoder:
         chunk = WireCompletion(
             id=self._head.id,
             created=self._head.created,
-            model=self._head.model,
+            model=self._model,
             system_fingerprint=self._served_by.fingerprint,
             choices=[choice],
             provider=self._service.provider(self._served_by),

@@ -8,7 +8,7 @@ from typing_extensions import override
 from deepserve.config import Limits
 from deepserve.core.answer import Answer
 from deepserve.core.errors import DeepserveError
-from deepserve.dialects.exchange import AnswerHead, Arrival, Decode, ErrorCodec, OfAsked
+from deepserve.dialects.exchange import NOBODY, AnswerHead, Arrival, Caller, Decode, ErrorCodec, OfAsked
 from deepserve.dialects.messages.errors import encode_error, form_of
 from deepserve.dialects.messages.request import MessagesRequest, Names, decode_request
 from deepserve.dialects.messages.response import encode_answer
@@ -61,5 +61,7 @@ class MessagesErrors(ErrorCodec):
         return form_of(error).status
 
     @override
-    def encode(self, error: DeepserveError, *, request_id: str, is_strict: bool = False) -> bytes:
+    def encode(
+        self, error: DeepserveError, *, request_id: str, is_strict: bool = False, caller: Caller = NOBODY
+    ) -> bytes:
         return encode_error(error, request_id=request_id, is_strict=is_strict)

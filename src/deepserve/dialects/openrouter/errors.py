@@ -10,7 +10,8 @@ from typing_extensions import override
 
 from deepserve.core import errors
 from deepserve.core.errors import DeepserveError
-from deepserve.dialects.exchange import ErrorCodec
+from deepserve.dialects.exchange import NOBODY, Caller, ErrorCodec
+from deepserve.dialects.openrouter.metadata import WireRouting, failed_routing, user_id, wants_metadata
 from deepserve.dialects.openrouter.provider import EXCLUDED_BY
 from deepserve.dialects.vendor_errors import form_of
 
@@ -85,7 +86,11 @@ class WireError(msgspec.Struct):
 
 
 class WireErrorBody(msgspec.Struct):
+    """user_id: once a key has said whose request it is. openrouter_metadata: for clients that ask for it."""
+
     error: WireError
+    user_id: str | UnsetType = UNSET
+    openrouter_metadata: WireRouting | UnsetType = UNSET
 
 
 def status_of(error: DeepserveError) -> int:
@@ -105,8 +110,15 @@ def wire_error(error: DeepserveError) -> WireError:
     )
 
 
-def encode_error(error: DeepserveError) -> bytes:
-    return msgspec.json.encode(WireErrorBody(error=wire_error(error)))
+def encode_error(error: DeepserveError, caller: Caller = NOBODY) -> bytes:
+    routing = failed_routing(error.earlier) if wants_metadata(caller.headers) else None
+    return msgspec.json.encode(
+        WireErrorBody(
+            error=wire_error(error),
+            user_id=user_id(caller.tenant) or UNSET,
+            openrouter_metadata=routing or UNSET,
+        )
+    )
 
 
 def _type_of(error: DeepserveError) -> str:
@@ -153,5 +165,7 @@ class OpenRouterErrors(ErrorCodec):
         return status_of(error)
 
     @override
-    def encode(self, error: DeepserveError, *, request_id: str, is_strict: bool = False) -> bytes:
-        return encode_error(error)
+    def encode(
+        self, error: DeepserveError, *, request_id: str, is_strict: bool = False, caller: Caller = NOBODY
+    ) -> bytes:
+        return encode_error(error, caller)

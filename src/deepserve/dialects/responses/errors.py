@@ -13,7 +13,7 @@ from typing_extensions import override
 from deepserve.core import errors
 from deepserve.core.errors import DeepserveError, InvalidField
 from deepserve.dialects import vendor_errors
-from deepserve.dialects.exchange import ErrorCodec
+from deepserve.dialects.exchange import NOBODY, Caller, ErrorCodec
 from deepserve.dialects.vendor_errors import WireError, WireErrorBody, form_of
 
 _SERVER = "server_error"
@@ -84,5 +84,7 @@ class ResponsesErrors(ErrorCodec):
         return form_of(error).status
 
     @override
-    def encode(self, error: DeepserveError, *, request_id: str, is_strict: bool = False) -> bytes:
+    def encode(
+        self, error: DeepserveError, *, request_id: str, is_strict: bool = False, caller: Caller = NOBODY
+    ) -> bytes:
         return encode_error(error, is_strict=is_strict)

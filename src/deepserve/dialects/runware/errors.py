@@ -8,6 +8,7 @@ import msgspec
 
 from deepserve.core import errors
 from deepserve.core.errors import DeepserveError, InvalidField, MissingField
+from deepserve.dialects.exchange import NOBODY, Caller
 from deepserve.dialects.runware.wire import WireError, WireErrorBody, encode
 
 
@@ -130,5 +131,12 @@ class RunwareErrors:
     def status(self, error: DeepserveError) -> int:
         return form_of(error).status
 
-    def encode(self, error: DeepserveError, *, request_id: str, is_strict: bool = False) -> bytes:  # noqa: ARG002
+    def encode(
+        self,
+        error: DeepserveError,
+        *,
+        request_id: str,  # noqa: ARG002 - the protocol's
+        is_strict: bool = False,  # noqa: ARG002
+        caller: Caller = NOBODY,  # noqa: ARG002
+    ) -> bytes:
         return error_body(wire_error(error))

@@ -45,7 +45,8 @@ class OpenRouterExchange(msgspec.Struct, frozen=True, kw_only=True):
         return self.asked.chat.past_reasoning
 
     def open_stream(self, head: AnswerHead) -> StreamEncoder:
-        return StreamEncoder(self.request, head, dated_name=self.asked.dated_name)
+        asked = self.asked
+        return StreamEncoder(self.request, head, dated_name=asked.dated_name, name_of=asked.name_of)
 
     def encode_answer(self, answer: Answer, head: AnswerHead, *, validated: str | None = None) -> bytes:
         return encode_answer(
@@ -53,6 +54,7 @@ class OpenRouterExchange(msgspec.Struct, frozen=True, kw_only=True):
             self.request,
             head,
             dated_name=self.asked.dated_name,
+            name_of=self.asked.name_of,
             validated=validated,
         )
 

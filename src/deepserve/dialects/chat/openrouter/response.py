@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from msgspec import UNSET
 
@@ -45,6 +45,7 @@ def encode_answer(
     head: AnswerHead,
     *,
     dated_name: str,
+    name_of: Callable[[str], str],
     validated: str | None = None,
 ) -> bytes:
     """The body of a whole answer.
@@ -59,7 +60,7 @@ def encode_answer(
         WireCompletion(
             id=generation_id(head),
             created=head.created,
-            model=dated_name,
+            model=dated_name if answer.model is None else name_of(answer.model),
             provider=answer.served_by.provider,
             system_fingerprint=answer.served_by.fingerprint,
             choices=[_encode_result(index, result, request) for index, result in enumerate(answer.results)],

@@ -6,6 +6,7 @@ finish reason, then one that repeats it and carries the usage.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import assert_never
 
 import msgspec
@@ -81,11 +82,19 @@ class StreamEncoder:
     Not carried: what whole answers do not carry either.
     """
 
-    def __init__(self, request: Request, head: AnswerHead, *, dated_name: str) -> None:
+    def __init__(
+        self,
+        request: Request,
+        head: AnswerHead,
+        *,
+        dated_name: str,
+        name_of: Callable[[str], str],
+    ) -> None:
         self._request = request
         self._head = head
         self._id = generation_id(head)
         self._dated_name = dated_name
+        self._name_of = name_of
         self._served_by: ServedBy | None = None
         self._results = [_Result() for _ in range(request.num_results)]
         self._keeps_parts = is_judged(request)
@@ -99,6 +108,8 @@ class StreamEncoder:
         match event:
             case Started():
                 self._served_by = event.served_by
+                if event.model is not None:
+                    self._dated_name = self._name_of(event.model)
                 self._usage = event.prompt_usage
                 opening = WireMessage(role="assistant", content="")
                 return b"".join(self._frame(index, opening) for index in range(self._request.num_results))

@@ -13,7 +13,7 @@ from typing_extensions import override
 
 from deepserve.core import errors
 from deepserve.core.errors import DeepserveError, InvalidField, MissingField, UnknownModel
-from deepserve.dialects.exchange import ErrorCodec
+from deepserve.dialects.exchange import NOBODY, Caller, ErrorCodec
 from deepserve.dialects.vendor_errors import form_of
 
 _UNKNOWN, _PARAMS, _NOT_FOUND = "unknown_error", "invalid_params", "resource_not_found"
@@ -130,5 +130,7 @@ class OxenErrors(ErrorCodec):
         return status_of(error)
 
     @override
-    def encode(self, error: DeepserveError, *, request_id: str, is_strict: bool = False) -> bytes:
+    def encode(
+        self, error: DeepserveError, *, request_id: str, is_strict: bool = False, caller: Caller = NOBODY
+    ) -> bytes:
         return encode_error(error)
