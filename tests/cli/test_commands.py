@@ -76,13 +76,13 @@ def test_doctor_says_which_tools_models_could_use_and_why_not_the_others(tmp_pat
     code, output = run("doctor", "--backend", "scripted", "--state-dir", str(tmp_path / "new"))
     assert code == 0, output
     for kind in ("web_search", "web_fetch", "code_interpreter"):
-        assert f"--  {kind:<18} not offered: " in output
+        assert f"--    {kind:<18} not offered: " in output
     code, output = run(
         "doctor", "--backend", "scripted", "--state-dir", str(tmp_path / "new"), "--search-folder", str(folder)
     )
     assert code == 0, output
-    assert "ok  web_search         asks folders" in output
-    assert "ok  web_fetch          reads documents" in output
+    assert "ok    web_search         asks folders" in output
+    assert "ok    web_fetch          reads documents" in output
     code, output = run("doctor", "--backend", "scripted", "--search", "searxng", "--state-dir", str(tmp_path / "new"))
     assert code == 1, output
     assert "--search-url" in output
@@ -96,7 +96,7 @@ def test_doctor_fails_when_the_state_directory_cannot_be_used(tmp_path: Path) ->
 
 
 def test_doctor_without_the_native_core_says_what_that_means(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("deepserve.cli.doctor.find_library", lambda: None)
+    monkeypatch.setattr("deepserve.cli.machine_checks.find_library", lambda: None)
     code, output = run("doctor", "--backend", "scripted", "--state-dir", str(tmp_path / "new"))
     assert code == 0, output
     assert "reference engine only. Install a C++17 compiler" in output
@@ -119,7 +119,7 @@ def test_serve_says_so_when_it_has_only_the_reference_engine(monkeypatch: pytest
 def test_doctor_says_how_fast_the_native_engine_is_here(tmp_path: Path) -> None:
     code, output = run("doctor", "--engine", "native", "--isa", "generic", "--state-dir", str(tmp_path / "new"))
     assert code == 0, output
-    said = {line[4:22].strip(): line[23:] for line in output.splitlines()}
+    said = {line[6:24].strip(): line[25:] for line in output.splitlines()}
     assert "generic" in said["native core"]
     assert "GB/s with 1 thread" in said["reading memory"]
     assert said["engine"].startswith("native on cpu (generic)")

@@ -56,7 +56,7 @@ def open_database(place: Place, limits: DatabaseLimits = DatabaseLimits()) -> Da
     """
     if isinstance(place, Path):
         _make_private(place)
-        engine = create_engine(f"sqlite:///{place / _FILE}", hide_parameters=True)
+        engine = create_engine(f"sqlite:///{database_file(place)}", hide_parameters=True)
         event.listen(engine, "connect", _configure)
         shown, remedy = f"in {place}", "Repair or remove deepserve.db there, or choose another --state-dir."
     else:
@@ -93,6 +93,11 @@ def open_configured(settings: Settings) -> Database:
 def show_place(settings: Settings) -> str:
     """Where their database is, without a password."""
     return show_address(settings.database) if settings.database else f"{settings.state_dir}/{_FILE}"
+
+
+def database_file(state_dir: Path) -> Path:
+    """Where the database of a state directory is."""
+    return state_dir / _FILE
 
 
 def count_rows(database: Database) -> list[tuple[str, int]]:
@@ -191,7 +196,7 @@ def _begin_writing(connection: Connection) -> None:
 
 def _migrate(engine: Engine, shown: str) -> None:
     with engine.connect() as connection:
-        if _version(connection) == HEAD:
+        if version_of(connection) == HEAD:
             return
     # Imported only when there is something to do: it costs a fifth of a second at every start.
     from alembic import command
@@ -204,7 +209,7 @@ def _migrate(engine: Engine, shown: str) -> None:
         if _is_postgres(connection):
             connection.execute(text("SET LOCAL statement_timeout = 0"))
         hold(connection, "migrations")
-        if _version(connection) == HEAD:  # another server was quicker
+        if version_of(connection) == HEAD:  # another server was quicker
             return
         config.attributes["connection"] = connection
         try:
@@ -216,7 +221,8 @@ def _migrate(engine: Engine, shown: str) -> None:
             ) from error
 
 
-def _version(connection: Connection) -> str | None:
+def version_of(connection: Connection) -> str | None:
+    """The newest migration that it has been through; None: none."""
     if not inspect(connection).has_table("alembic_version"):
         return None
     version: str | None = connection.execute(text("SELECT version_num FROM alembic_version")).scalar()
