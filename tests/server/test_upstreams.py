@@ -7,12 +7,16 @@ import json
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from datetime import UTC, datetime
+from decimal import Decimal
 from typing import Any
 
 import httpx
 import pytest
 
 from deepserve.backends.selection import select_backend
+from deepserve.catalog.price_table import load_prices
+from deepserve.catalog.prices import cost_usd
 from deepserve.config import FleetSettings, Settings, UpstreamSettings
 from deepserve.core.tenant import Grant, KeyId, Tenant, TenantId
 from deepserve.core.usage import Usage
@@ -361,6 +365,10 @@ def test_openrouters_fallbacks_and_providers_work_through_the_server() -> None:
         assert response.status_code == 200, response.text
         assert response.json()["model"] == "deepseek/deepseek-v4-flash-20260423"
         assert response.json()["provider"] == "two"
+        price = load_prices().price_at("deepseek-v4-flash", datetime.fromtimestamp(response.json()["created"], UTC))
+        assert price is not None
+        cost = cost_usd(Usage(miss_tokens=USAGE["prompt_tokens"], answer_tokens=USAGE["completion_tokens"]), price)
+        assert Decimal(str(response.json()["usage"]["cost"])) == cost.total_usd
         assert response.headers["x-deepserve-route"].startswith("model=deepseek-v4-flash; rule=fallback")
         refused = httpx.post(f"{live.address}/api/v1/chat/completions", json={**body, "provider": {"only": ["nobody"]}})
         assert refused.status_code == 404

@@ -12,6 +12,7 @@ from deepserve.core.model import ModelName
 from deepserve.core.provider import Endpoint
 from deepserve.core.request import ProviderPreferences
 from deepserve.dialects.node import Node
+from deepserve.dialects.openrouter.metadata import RoutingNotes
 from deepserve.dialects.openrouter.provider import Prices, read_provider
 from deepserve.dialects.openrouter.slugs import Slug, Slugs
 
@@ -40,6 +41,18 @@ class Route(msgspec.Struct, frozen=True, kw_only=True):
     fallbacks: tuple[Slug, ...]
     preferences: ProviderPreferences
     ignored: tuple[str, ...]
+
+    def notes(self, directory: Directory) -> RoutingNotes:
+        """For clients that want to know how they were routed."""
+        return RoutingNotes(
+            requested=self.slug.dated_name,
+            offers=tuple(
+                (end.provider, slug.dated_name)
+                for slug in (self.slug, *self.fallbacks)
+                for end in directory.endpoints(slug.model.id) or ()
+            ),
+            name_of=directory.slugs.dated_name,
+        )
 
 
 class Chosen:

@@ -46,7 +46,7 @@ class OpenRouterExchange(msgspec.Struct, frozen=True, kw_only=True):
 
     def open_stream(self, head: AnswerHead) -> StreamEncoder:
         asked = self.asked
-        return StreamEncoder(self.request, head, dated_name=asked.dated_name, name_of=asked.name_of)
+        return StreamEncoder(self.request, head, dated_name=asked.dated_name, name_of=asked.name_of, notes=asked.notes)
 
     def encode_answer(self, answer: Answer, head: AnswerHead, *, validated: str | None = None) -> bytes:
         return encode_answer(
@@ -55,11 +55,12 @@ class OpenRouterExchange(msgspec.Struct, frozen=True, kw_only=True):
             head,
             dated_name=self.asked.dated_name,
             name_of=self.asked.name_of,
+            notes=self.asked.notes,
             validated=validated,
         )
 
     def encode_error(self, error: DeepserveError) -> bytes:
-        return encode_error(error)
+        return encode_error(error, self.asked.caller)
 
 
 def openrouter_decoder(*, directory: Directory, limits: Limits) -> Decode:

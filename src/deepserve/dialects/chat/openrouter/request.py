@@ -21,8 +21,9 @@ from deepserve.dialects.chat.openrouter.server_tools import (
     search_first,
 )
 from deepserve.dialects.chat.request import ChatRequest, decode_root, read_root
-from deepserve.dialects.exchange import Arrival
+from deepserve.dialects.exchange import Arrival, Caller
 from deepserve.dialects.node import Node
+from deepserve.dialects.openrouter.metadata import RoutingNotes, wants_metadata
 from deepserve.dialects.openrouter.provider import refuse_unmet_parameters
 from deepserve.dialects.openrouter.routing import Chosen, Directory, read_route
 from deepserve.dialects.openrouter.slugs import Slug
@@ -32,11 +33,15 @@ class OpenRouterRequest(msgspec.Struct, frozen=True, kw_only=True):
     """A decoded request.
 
     dated_name  the model's name in the answer; name_of: that of another one, by its id, which answers in its place
+    caller      who asked
+    notes       what the answer says of its routing; None: nothing
     """
 
     chat: ChatRequest
     dated_name: str
     name_of: Callable[[str], str]
+    caller: Caller
+    notes: RoutingNotes | None = None
 
 
 def decode_request(raw: bytes, arrival: Arrival, *, directory: Directory, limits: Limits) -> OpenRouterRequest:
@@ -82,6 +87,8 @@ def decode_request(raw: bytes, arrival: Arrival, *, directory: Directory, limits
         chat=msgspec.structs.replace(chat, request=request, ignored=tuple(dict.fromkeys(ignored)), include_usage=True),
         dated_name=slug.dated_name,
         name_of=directory.slugs.dated_name,
+        caller=Caller(tenant=arrival.tenant, headers=arrival.headers),
+        notes=route.notes(directory) if wants_metadata(arrival.headers) else None,
     )
 
 

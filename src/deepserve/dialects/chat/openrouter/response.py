@@ -26,6 +26,7 @@ from deepserve.dialects.chat.response import encode_call
 from deepserve.dialects.chat.response import encode_logprobs as encode_chat_logprobs
 from deepserve.dialects.exchange import AnswerHead
 from deepserve.dialects.openrouter.ids import generation_id
+from deepserve.dialects.openrouter.metadata import RoutingNotes
 from deepserve.dialects.openrouter.usage import encode_usage
 
 FINISH_WORDS: Mapping[FinishReason, str] = {
@@ -46,6 +47,7 @@ def encode_answer(
     *,
     dated_name: str,
     name_of: Callable[[str], str],
+    notes: RoutingNotes | None = None,
     validated: str | None = None,
 ) -> bytes:
     """The body of a whole answer.
@@ -56,15 +58,17 @@ def encode_answer(
     searches = dict(answer.usage.server_tool_calls).get("web_search", 0)
     # With tools that the server runs there is one result.
     tool_use = annotate(answer.results[0].parts)[1].use(searches)
+    model = dated_name if answer.model is None else name_of(answer.model)
     return encode_amounts(
         WireCompletion(
             id=generation_id(head),
             created=head.created,
-            model=dated_name if answer.model is None else name_of(answer.model),
+            model=model,
             provider=answer.served_by.provider,
             system_fingerprint=answer.served_by.fingerprint,
             choices=[_encode_result(index, result, request) for index, result in enumerate(answer.results)],
             usage=encode_usage(answer.usage, answer.cost, tool_use=tool_use),
+            openrouter_metadata=UNSET if notes is None else notes.told(answer.served_by, model, answer.earlier),
             x_deepserve_validated=UNSET if validated is None else validated,
         )
     )

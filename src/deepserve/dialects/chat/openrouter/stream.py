@@ -21,6 +21,7 @@ from deepserve.core.events import (
     BlockOpened,
     Event,
     Failed,
+    FailedAttempt,
     Finished,
     ReasoningBlock,
     ServerToolCallBlock,
@@ -54,6 +55,7 @@ from deepserve.dialects.chat.wire import WireFunction, WireToolCall
 from deepserve.dialects.exchange import AnswerHead
 from deepserve.dialects.openrouter.errors import wire_error
 from deepserve.dialects.openrouter.ids import generation_id
+from deepserve.dialects.openrouter.metadata import RoutingNotes
 from deepserve.dialects.openrouter.provider import PROVIDER_NAME
 from deepserve.dialects.openrouter.usage import encode_usage
 
@@ -89,12 +91,15 @@ class StreamEncoder:
         *,
         dated_name: str,
         name_of: Callable[[str], str],
+        notes: RoutingNotes | None = None,
     ) -> None:
         self._request = request
         self._head = head
         self._id = generation_id(head)
         self._dated_name = dated_name
         self._name_of = name_of
+        self._notes = notes
+        self._earlier: tuple[FailedAttempt, ...] = ()
         self._served_by: ServedBy | None = None
         self._results = [_Result() for _ in range(request.num_results)]
         self._keeps_parts = is_judged(request)
@@ -108,6 +113,7 @@ class StreamEncoder:
         match event:
             case Started():
                 self._served_by = event.served_by
+                self._earlier = event.earlier
                 if event.model is not None:
                     self._dated_name = self._name_of(event.model)
                 self._usage = event.prompt_usage
@@ -246,6 +252,8 @@ class StreamEncoder:
             choice.finish_reason = choice.native_finish_reason = None
         tool_use = result.annotator.use(dict(self._usage.server_tool_calls).get("web_search", 0))
         chunk.usage = encode_usage(self._usage, self._cost, tool_use=tool_use)
+        if self._notes is not None and word != "error":
+            chunk.openrouter_metadata = self._notes.told(self._served_by, self._dated_name, self._earlier)
         if self._judgements:
             chunk.x_deepserve_validated = validated_label(self._judgements)
         return frames + b"data: " + encode_amounts(chunk) + b"\n\n"

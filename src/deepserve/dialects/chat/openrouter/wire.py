@@ -11,6 +11,7 @@ from msgspec import UNSET, UnsetType
 
 from deepserve.dialects.chat.wire import WireLogprob, WireToolCall
 from deepserve.dialects.openrouter.errors import WireError
+from deepserve.dialects.openrouter.metadata import WireRouting
 from deepserve.dialects.openrouter.usage import WireUsage
 
 
@@ -86,4 +87,5 @@ class WireCompletion(msgspec.Struct, kw_only=True):
     choices: list[WireChoice]
     usage: WireUsage | UnsetType = UNSET
     error: WireError | UnsetType = UNSET
+    openrouter_metadata: WireRouting | UnsetType = UNSET
     x_deepserve_validated: str | UnsetType = UNSET
