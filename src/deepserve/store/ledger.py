@@ -9,6 +9,7 @@ can be written, rows stay in memory and are written to the log.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import time
 from collections import deque
@@ -66,7 +67,6 @@ class Ledger:
         self._limits = limits or LedgerLimits()
         self._clock = clock
         self._waiting: deque[Batch] = deque()
-        self._overdue: list[Batch] = []
         self._tick: asyncio.TimerHandle | None = None
         self._is_late = False
         self._num_written = self._num_spilled = 0
@@ -97,7 +97,7 @@ class Ledger:
     def gauges(self) -> Mapping[str, float]:
         return {
             "ledger_rows": float(self._num_written),
-            "ledger_waiting": float(sum(not batch.future.done() for batch in self._waiting)),
+            "ledger_waiting": float(sum(not batch.is_safe for batch in self._waiting)),
             "ledger_spilled": float(self._num_spilled),
             "ledger_is_refusing": float(self._is_late),
         }
@@ -121,7 +121,7 @@ class Ledger:
 
     def _forget_settled(self) -> None:
         waiting = self._waiting
-        while waiting and waiting[0].future.done():
+        while waiting and waiting[0].is_safe:
             waiting.popleft()
 
     def _oldest_is_late(self) -> bool:
@@ -134,29 +134,29 @@ class Ledger:
         if is_late and not self._is_late:
             _log.error("ledger: new requests are refused: %s", self._writer.problem or "the database is too slow")
         self._is_late = is_late
-        now = self._clock()
-        overdue = [
-            batch
-            for batch in self._waiting
-            if now - batch.settled_at >= self._limits.wait_s and not batch.future.done() and batch not in self._overdue
-        ]
-        loop = asyncio.get_running_loop()
+        loop, now = asyncio.get_running_loop(), self._clock()
+        overdue: list[Batch] = []
+        for batch in self._waiting:
+            waited_s = now - batch.settled_at
+            if waited_s < self._limits.wait_s or batch.is_safe or batch.future.done():
+                continue
+            if not batch.is_overdue:
+                batch.is_overdue = True
+                overdue.append(batch)
+            elif waited_s >= 2 * self._limits.wait_s:
+                # Not even the file takes it. It stays in memory, but its answer waits no longer.
+                self._tell(batch)
+                _set((batch,))
         if overdue:
-            self._overdue += overdue
             loop.run_in_executor(None, self._spill_rows, overdue, loop)
-        for batch in [one for one in self._overdue if now - one.settled_at >= 2 * self._limits.wait_s]:
-            # Not even the file takes it. Its answer waits no longer.
-            self._overdue.remove(batch)
-            self._tell(batch)
-            _set((batch,))
-        self._overdue = [batch for batch in self._overdue if not batch.future.done()]
         if self._waiting or self._spill:
             self._tick = loop.call_later(self._tick_s, self._look)
 
     def _spill_rows(self, batches: Sequence[Batch], loop: asyncio.AbstractEventLoop) -> None:
         """In a thread. The writer may get some of them through meanwhile: loading them back notices that."""
         if self._write_elsewhere(batches):
-            loop.call_soon_threadsafe(_set, batches)
+            with contextlib.suppress(RuntimeError):  # the loop has ended, and with it whoever waited
+                loop.call_soon_threadsafe(_set, batches)
 
     def _write_elsewhere(self, batches: Sequence[Batch]) -> bool:
         """Whether the rows are safe in the file."""
@@ -171,7 +171,7 @@ class Ledger:
                 self._tell(batch)
             return False
         for batch in batches:
-            batch.is_spilled = True
+            batch.is_spilled = batch.is_safe = True
         self._num_spilled += len(rows)
         _log.error("ledger: %d rows wait in a file: %s", len(rows), self._writer.problem or "the database is too slow")
         return True

@@ -41,14 +41,22 @@ _RETRY_S: Final = (0.05, 0.1, 0.25, 0.5, 1.0)
 _REFUSALS: Final = (IntegrityError, DataError, OverflowError, ValueError)
 """What says that the same row will never be taken."""
 
-_LOOK_S: Final = 1.0
-"""How often it is tried whether the database takes again what could not be written."""
+_LOOK_S: Final = 0.25
+"""How often it is tried whether the database takes again what had to go to a file."""
+
+_IDLE_S: Final = 1.0
+"""How often it is looked whether something has gone there."""
 
 
 class Batch:
-    """Rows that are settled together. is_spilled: they are safe elsewhere, and nobody waits for the database."""
+    """Rows that are settled together.
 
-    __slots__ = ("future", "is_spilled", "release", "rows", "settled_at")
+    is_overdue  a file is being asked to take them
+    is_spilled  it has, and nobody waits for the database
+    is_safe     they are in one or the other, or were refused for good
+    """
+
+    __slots__ = ("future", "is_overdue", "is_safe", "is_spilled", "release", "rows", "settled_at")
 
     def __init__(
         self, rows: Sequence[LedgerRow], release: str | None, future: asyncio.Future[None], settled_at: float
@@ -57,6 +65,8 @@ class Batch:
         self.release = release
         self.future = future
         self.settled_at = settled_at
+        self.is_overdue = False
+        self.is_safe = False
         self.is_spilled = False
 
     def unwritten(self) -> list[Unwritten]:
@@ -119,7 +129,7 @@ class LedgerWriter:
                 self._guarded(self._load_left_behind)
             group: list[Batch] = []
             try:
-                item = self._queue.get(timeout=None if self._spill is None else _LOOK_S)
+                item = self._queue.get(timeout=self._patience_s())
             except queue.Empty:
                 self._guarded(self._load)
                 continue
@@ -137,6 +147,9 @@ class LedgerWriter:
             self._write(group)
             is_open = item is not None and not (self._left and self._closing.is_set())
         self._disconnect()
+
+    def _patience_s(self) -> float | None:
+        return None if self._spill is None else _LOOK_S if self._spill else _IDLE_S
 
     def _write(self, group: Sequence[Batch]) -> None:
         """Until the database has taken the group, or nobody waits for that any more. `_left` is what is then left."""
@@ -207,11 +220,17 @@ class LedgerWriter:
 
     def _commit(self, group: Sequence[Batch]) -> None:
         rows = group[0].rows if len(group) == 1 else [row for batch in group for row in batch.rows]
-        booked = [one for batch in group for one in batch.unwritten()] if self._book is not None else []
+        # Only keys have budgets, and most servers have no keys.
+        booked = [
+            Unwritten(row, batch.release)
+            for batch in (group if self._book is not None else ())
+            for row in batch.rows
+            if row.key_id is not None
+        ]
         connection = self._connected()
         with connection.begin():
             self._insert(connection, rows)
-            if self._book is not None:
+            if booked and self._book is not None:
                 self._book(connection, booked)
 
     def _insert(self, connection: Connection, rows: Sequence[LedgerRow]) -> None:
@@ -289,6 +308,7 @@ def _resolve(group: Sequence[Batch]) -> None:
     """Tell the event loops, with one call for each."""
     waiting: dict[asyncio.AbstractEventLoop, list[asyncio.Future[None]]] = {}
     for batch in group:
+        batch.is_safe = True
         waiting.setdefault(batch.future.get_loop(), []).append(batch.future)
     for loop, futures in waiting.items():
         with contextlib.suppress(RuntimeError):  # the loop has ended, and with it whoever waited
@@ -303,6 +323,7 @@ def _end(futures: Sequence[asyncio.Future[None]]) -> None:
 
 def _refuse(group: Sequence[Batch]) -> None:
     for batch in group:
+        batch.is_safe = True
         with contextlib.suppress(RuntimeError):
             batch.future.get_loop().call_soon_threadsafe(_fail, batch.future)
 
