@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
 from decimal import Decimal
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -20,6 +21,8 @@ from deepserve.catalog.prices import cost_usd
 from deepserve.config import FleetSettings, Settings, UpstreamSettings
 from deepserve.core.tenant import Grant, KeyId, Tenant, TenantId
 from deepserve.core.usage import Usage
+from deepserve.store.database import Database, open_database
+from deepserve.store.ledger_record import LedgerRecord
 from tests.backends.upstream.setup import DONE, END, GOOD, HELLO, USAGE, delta, frame, head
 from tests.outgoing.receiver import Received, Receiver, Respond, answer
 from tests.server.live import HELLO as QUESTION
@@ -54,13 +57,16 @@ def _upstream(id_: str, address: str, **fields: Any) -> UpstreamSettings:  # Any
 
 @contextmanager
 def served(
-    *upstreams: UpstreamSettings, fleet: FleetSettings | None = None, **fields: Any
-) -> Iterator[LiveServer]:  # Any: fields of Settings
+    *upstreams: UpstreamSettings,
+    fleet: FleetSettings | None = None,
+    database: Database | None = None,
+    **fields: Any,  # Any: fields of Settings
+) -> Iterator[LiveServer]:
     settings = Settings(backend="upstream", upstreams=upstreams, fleet=fleet or FleetSettings(), **fields)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("OXEN_API_KEY", "sk-test")
         backend = select_backend(settings)
-    with live_server(backend, settings) as live:
+    with live_server(backend, settings, database=database) as live:
         yield live
 
 
@@ -380,3 +386,43 @@ def test_usage_of_a_fallback_is_that_of_the_answer() -> None:
         usage = live.post("/v1/chat/completions").json()["usage"]
         assert usage["prompt_tokens"] == Usage(miss_tokens=USAGE["prompt_tokens"]).prompt_tokens
         assert usage["completion_tokens"] == USAGE["completion_tokens"]
+
+
+# The ledger
+
+
+def _rows_of(
+    tmp_path: Path, *members: Sequence[bytes | Respond], statuses: Sequence[int], **options: Any
+) -> list[tuple[Any, ...]]:  # Any: columns of the ledger
+    """What stands in the ledger after one question, an attempt in each row."""
+    database = open_database(tmp_path)
+    with behind(*members, database=database, **options) as (live, _):
+        assert live.post("/v1/chat/completions").status_code in statuses
+    rows = list(LedgerRecord(database).rows())
+    assert len({row.request_id for row in rows}) == 1
+    assert all(row.ended_at is not None and row.ended_at >= row.arrived_at for row in rows)
+    return [(row.number, row.provider, row.outcome, row.miss_tokens, row.total_pico_usd > 0) for row in rows]
+
+
+def test_the_ledger_has_every_attempt_and_the_answer_last(tmp_path: Path) -> None:
+    limited, broken = answer(503, "Retry-After: 0"), head("text/html") + b"<html>"
+    assert _rows_of(tmp_path, [limited], [broken], [GOOD], statuses=[200]) == [
+        (1, "one", "overloaded", 0, False),
+        (2, "two", "backend_failure", 0, False),
+        (3, "three", "stop", USAGE["prompt_tokens"], True),
+    ]
+
+
+def test_the_ledger_has_every_attempt_where_all_failed(tmp_path: Path) -> None:
+    options = [{"num_retries": 1}]
+    refused = answer(429, "Retry-After: 0")
+    assert _rows_of(tmp_path, [refused], [answer(500)], statuses=[429], options=options) == [
+        (1, "one", "too_many_requests", 0, False),
+        (2, "two", "backend_failure", 0, False),
+        (3, "one", "too_many_requests", 0, False),
+    ]
+
+
+def test_the_ledger_has_what_was_told_of_an_answer_that_broke_off(tmp_path: Path) -> None:
+    (row,) = _rows_of(tmp_path, [head() + HELLO], statuses=[502])
+    assert row[:3] == (1, "one", "backend_failure")
