@@ -8,8 +8,11 @@ import pytest
 from click.testing import CliRunner
 
 from deepserve.cli import main
+from deepserve.core.tenant import TenantId
 from deepserve.store.agreements import FINGERPRINT, agree
 from deepserve.store.database import open_database
+from deepserve.store.secret import derive_key
+from deepserve.tasks.signing import WebhookSecrets, show_secret
 from tests.databases import PostgresServer
 
 
@@ -55,3 +58,22 @@ def test_a_database_that_is_down_is_said_without_its_password() -> None:
     assert code == 1
     assert "refused" in output
     assert "geheim" not in output
+
+
+def test_webhook_secrets_come_from_what_all_servers_have(postgres_place: str, tmp_path: Path) -> None:
+    """Made on one machine, they sign what any server calls."""
+    (tmp_path / "secret").write_bytes(bytes(range(32)))
+    made = [
+        run(
+            *("webhooks", "secret", "alice", "--database", postgres_place),
+            *("--secret-file", str(tmp_path / "secret"), "--state-dir", str(tmp_path / name)),
+        )
+        for name in ("one", "other")
+    ]
+    assert [code for code, _ in made] == [0, 0]
+    key = derive_key(bytes(range(32)), "webhooks")
+    expected = [show_secret(WebhookSecrets(None, key)._derive(TenantId("alice"), version)) for version in (1, 2)]  # type: ignore[arg-type]  # nothing is read
+    assert [output.strip() for _, output in made] == expected
+    (tmp_path / "secret").write_bytes(bytes(32))
+    code, output = run("webhooks", "secret", "--database", postgres_place, "--secret-file", str(tmp_path / "secret"))
+    assert (code, "not that of the other servers" in output) == (1, True)

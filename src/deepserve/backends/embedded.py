@@ -187,6 +187,7 @@ class EmbeddedBackend:
                             stream.cancel_result(result)
                             events.insert(-1, report_usage())
                             self._composer.remember(request, writer, is_whole=False)
+                            await self._composer.settle()
                         for event in events:
                             yield event
                     case ResultEnded(result=result, reason=reason, error=error):
@@ -201,6 +202,7 @@ class EmbeddedBackend:
                             continue
                         events = writer.finish("length" if reason == "length" else "stop")
                         self._composer.remember(request, writer, is_whole=reason == "stop")
+                        await self._composer.settle()
                         events.insert(-1, report_usage())
                         for event in events:
                             yield event

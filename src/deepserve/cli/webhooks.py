@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import get_args
 
 import click
@@ -76,17 +77,25 @@ def disable(host: str, settings: Settings) -> None:
 
 @webhooks.command()
 @click.argument("tenant", default="local")
+@click.option(
+    "--secret-file",
+    metavar="FILE",
+    type=click.Path(path_type=Path, exists=True, dir_okay=False),
+    help="What `serve` was given.  [default: as configured]",
+)
 @database_option
-def secret(tenant: str, settings: Settings) -> None:
+def secret(tenant: str, secret_file: Path | None, settings: Settings) -> None:
     """Make a new secret that signs the calls for TENANT, as Standard Webhooks 1.0 says.
 
     It is shown once. The one before signs too for another 24 hours.
     """
-    from deepserve.store.secret import load_secret
+    from deepserve.store.secret import derive_key, load_secret, open_shared_secret
     from deepserve.tasks.runner import KEY_FILE
     from deepserve.tasks.signing import WebhookSecrets
 
     assert settings.state_dir is not None
-    store = DeliveryStore(open_kept(settings))
-    secrets = WebhookSecrets(store, load_secret(settings.state_dir / KEY_FILE))
+    database = open_kept(settings)
+    shared = open_shared_secret(database, settings.state_dir, secret_file or settings.secret_file)
+    key = load_secret(settings.state_dir / KEY_FILE) if shared is None else derive_key(shared, "webhooks")
+    secrets = WebhookSecrets(DeliveryStore(database), key)
     click.echo(secrets.create(TenantId(tenant), now=datetime.now(UTC)))

@@ -54,7 +54,9 @@ from deepserve.store.responses import ResponseStore, ShelfLimits
 from deepserve.tasks.runner import TaskRunner
 
 PREFIXES = ("", "/v1", "/beta", "/beta/v1")
+from deepserve.store.replays import ReplayStore
 """Base addresses of the DeepSeek dialect; those with `beta` check strict tools in strict mode."""
+from deepserve.store.sealing import Sealer, open_sealer
 
 _PLANNED = {
     "/user/balance": "the balance",
@@ -78,6 +80,8 @@ def create_app(
     ledger: LedgerRecord | None = None,
     prices: PriceBook | None = None,
     new_id: Callable[[], UUID] = uuid4,
+    replays: ReplayStore | None = None,
+    sealer: Sealer | None = None,
     now: Callable[[], datetime] = lambda: datetime.now(UTC),
     clock: Callable[[], float] = time.monotonic,
 ) -> Starlette:
@@ -87,6 +91,7 @@ def create_app(
 
     metrics must also observe the gateway. scrape: what `/metrics` answers with; None: with these metrics alone.
     kept: None keeps responses in memory only. ledger: None has no record of answers.
+    replays: where several servers keep answers for repeated requests. sealer: None is that of the state directory.
     prices: None reads those of the settings.
     tasks: to be started by the caller once the application is made, for that registers what carries them out.
     """
@@ -100,7 +105,8 @@ def create_app(
         prices=prices or PriceBook(settings.prices_file, clock=clock),
         ledger=ledger or LedgerRecord(None),
         closing=closing or Closing(),
-        replays=ReplayMemory(settings, clock=clock),
+        replays=ReplayMemory(settings, clock=clock, shared=replays),
+        sealer=sealer or open_sealer(settings.state_dir),
         responses=kept or ResponseStore(None, limits=ShelfLimits.of(settings), now=now),
         tasks=tasks,
         now=now,

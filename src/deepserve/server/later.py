@@ -18,6 +18,7 @@ from deepserve.outgoing.addresses import AddressPolicy, parse_allowances
 from deepserve.outgoing.client import OutgoingClient
 from deepserve.server.live_settings import LiveSettings
 from deepserve.store.database import Database, open_memory_database
+from deepserve.store.secret import derive_key
 from deepserve.tasks.runner import TaskRunner
 
 
@@ -27,12 +28,14 @@ def make_task_runner(
     *,
     listening: Sequence[socket.socket] = (),
     live: LiveSettings | None = None,
+    shared_secret: bytes | None = None,
 ) -> TaskRunner:
     """A runner that is to be started.
 
     database   of the settings' state directory; None: tasks end with the process
     listening  the server's own sockets, which no webhook may reach
     live       these settings, where they may change
+    shared_secret  of several servers, which webhooks are signed by; None: the state directory has a key for that
 
     Raises ConfigurationError for allowances that cannot be read and a state directory that cannot be used.
     """
@@ -44,6 +47,7 @@ def make_task_runner(
             open_memory_database() if database is None else database,
             client,
             state_dir=state_dir,
+            webhook_key=None if shared_secret is None else derive_key(shared_secret, "webhooks"),
             limits=settings.tasks,
         )
     except OSError as error:

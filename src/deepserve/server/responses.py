@@ -23,7 +23,7 @@ from deepserve.server.site import Site
 from deepserve.server.summaries import Summaries
 from deepserve.server.token_counts import count_headers
 from deepserve.server.visit import visit_of
-from deepserve.store.sealing import Sealer, open_sealer
+from deepserve.store.sealing import Sealer
 
 PREFIXES = ("", "/v1", "/beta", "/beta/v1", "/api/v1")
 """Base addresses."""
@@ -36,7 +36,7 @@ _MAX_PAGE = 100
 
 
 def routes(site: Site) -> list[BaseRoute]:
-    sealer = open_sealer(site.settings.state_dir)
+    sealer = site.sealer
     decoders = Decoders(
         names=site.names, limits=site.settings.limits, memory=site.responses, sealing=sealer, now=site.now
     )
@@ -79,7 +79,7 @@ class _Answers:
         raw = await read_body(scope, receive, self._site.settings.limits)
         arrival = arrival_of(self._site, scope)
         if arrival.is_strict or not is_background(raw):
-            await self._waiting(scope, _read_again(raw, receive), send)
+            await self._waiting(scope, _read_again(raw, receive), self._settled(send))
             return
         draft = await self._background.read(raw, arrival, idempotency_key(Headers(scope=scope)))
         if draft.exchange.is_stream:
@@ -89,6 +89,19 @@ class _Answers:
         response = _json(found.response)
         response.raw_headers.extend(headers)
         await response(scope, receive, send)
+
+    def _settled(self, send: Send) -> Send:
+        """Before the end of an answer leaves, it is kept where the client's next request may look for it."""
+        responses = self._site.responses
+        if not responses.is_shared:
+            return send
+
+        async def send_settled(message: Message) -> None:
+            if message["type"] == "http.response.body" and not message.get("more_body", False):
+                await asyncio.to_thread(responses.settle)
+            await send(message)
+
+        return send_settled
 
 
 def _read_again(raw: bytes, receive: Receive) -> Receive:

@@ -7,6 +7,7 @@ import errno
 import gc
 import logging
 import os
+import secrets
 import signal
 import socket
 import threading
@@ -46,8 +47,10 @@ from deepserve.store.database import Database
 from deepserve.store.ledger import Ledger
 from deepserve.store.ledger_record import LedgerRecord
 from deepserve.store.responses import ResponseStore, ShelfLimits
+from deepserve.store.replays import ReplayLimits, ReplayStore
 from deepserve.store.sealing import open_sealer
 from deepserve.store.spending import book
+from deepserve.store.secret import open_shared_secret
 from deepserve.tools.opening import OpenedTools, open_tools
 from deepserve.tools.tool_loop import ToolLoop
 
@@ -195,6 +198,10 @@ async def _serve(
     closing = Closing()
     live = LiveSettings(settings)
     await backend.start()
+    shared_secret = open_shared_secret(database, settings.state_dir, settings.secret_file)
+    sealer = open_sealer(settings.state_dir, shared_secret)
+    # Whether a client's next request may come to another process.
+    has_others = database is not None and (worker is not None or is_shared(database))
     try:
         async with tools:
             metrics = Metrics(
@@ -215,14 +222,24 @@ async def _serve(
             gateway = Gateway(
                 backend,
                 observers=(metrics, *observers),
-                sealer=open_sealer(settings.state_dir),
+                sealer=sealer,
                 tools=tool_loop,
                 router=router,
                 meter=meter,
                 turnstile=turnstile,
             )
-            kept = ResponseStore(database, limits=ShelfLimits.of(settings), now=lambda: datetime.now(UTC))
-            tasks = make_task_runner(settings, database, listening=listening, live=live)
+            kept = ResponseStore(database, limits=ShelfLimits.of(settings), now=_now, is_shared=has_others)
+            replays = None
+            if database is not None and has_others:
+                replays = ReplayStore(
+                    database,
+                    sealer,
+                    owner=secrets.token_hex(8),
+                    limits=ReplayLimits.of(settings),
+                    lease_s=settings.tasks.lease_s,
+                    now=_now,
+                )
+            tasks = make_task_runner(settings, database, listening=listening, live=live, shared_secret=shared_secret)
             app = create_app(
                 settings,
                 gateway,
@@ -235,6 +252,8 @@ async def _serve(
                 closing=closing,
                 kept=kept,
                 ledger=LedgerRecord(database),
+                replays=replays,
+                sealer=sealer,
                 prices=prices,
             )
             server = Server(
@@ -289,6 +308,10 @@ async def _serve(
 
 def server_config(app: object, settings: Settings, live: LiveSettings | None = None) -> uvicorn.Config:
     """uvicorn, with our limits, without its own logs and headers. live: these settings, where they may change."""
+def _now() -> datetime:
+    return datetime.now(UTC)
+
+
     protocol = limited_http(settings.limits)
     config = uvicorn.Config(
         app=app,  # type: ignore[arg-type]  # any ASGI application; uvicorn's own type is private

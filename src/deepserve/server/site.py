@@ -19,6 +19,7 @@ from deepserve.server.replay import ReplayMemory
 from deepserve.store.ledger_record import LedgerRecord
 from deepserve.store.responses import ResponseStore
 from deepserve.tasks.runner import TaskRunner
+from deepserve.store.sealing import Sealer
 
 
 class Site(msgspec.Struct, frozen=True, kw_only=True):
@@ -38,6 +39,7 @@ class Site(msgspec.Struct, frozen=True, kw_only=True):
     closing: Closing
     replays: ReplayMemory
     responses: ResponseStore
+    sealer: Sealer
     tasks: TaskRunner
     now: Callable[[], datetime]
     clock: Callable[[], float]

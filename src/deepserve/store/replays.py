@@ -12,6 +12,7 @@ from datetime import datetime, timedelta
 import msgspec
 from sqlalchemy import ColumnElement, and_, delete, func, select, update
 
+from deepserve.config import Settings
 from deepserve.core.tenant import TenantId
 from deepserve.store.database import Database, hold, insert_or_replace
 from deepserve.store.deliveries import utc
@@ -25,6 +26,10 @@ class ReplayLimits(msgspec.Struct, frozen=True, kw_only=True):
     answers: int
     size_bytes: int
     age_s: float
+
+    @classmethod
+    def of(cls, settings: Settings) -> ReplayLimits:
+        return cls(answers=settings.replay_answers, size_bytes=settings.replay_bytes, age_s=settings.replay_s)
 
 
 class KeptReplay(msgspec.Struct, frozen=True, kw_only=True):

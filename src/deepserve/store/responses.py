@@ -48,10 +48,14 @@ class ShelfLimits(msgspec.Struct, frozen=True, kw_only=True):
 class ResponseStore:
     """Keeps, finds and deletes; every method may be called from any thread. now: the wall clock, in UTC.
 
-    database  None: kept in memory, for as long as the process lives
+    database   None: kept in memory, for as long as the process lives
+    is_shared  other servers may be asked for what is kept here
     """
 
-    def __init__(self, database: Database | None, *, limits: ShelfLimits, now: Callable[[], datetime]) -> None:
+    def __init__(
+        self, database: Database | None, *, limits: ShelfLimits, now: Callable[[], datetime], is_shared: bool = False
+    ) -> None:
+        self.is_shared = is_shared
         self._database = open_memory_database() if database is None else database
         self._limits = limits
         self._now = now
@@ -110,6 +114,11 @@ class ResponseStore:
                     )
                 )
         return has_waited or gone.rowcount > 0
+
+    def settle(self) -> None:
+        """Block until other servers find everything, too."""
+        if self.is_shared and self._waiting:
+            self.flush()
 
     def flush(self) -> None:
         """Block until everything that was handed over is written."""

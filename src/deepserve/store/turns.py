@@ -19,7 +19,7 @@ import msgspec
 from sqlalchemy import Connection, Engine, delete, func, insert, select
 
 from deepserve.core.tenant import TenantId
-from deepserve.store.database import FAULTS, hold, insert_or_replace
+from deepserve.store.database import FAULTS, hold, insert_or_replace, is_shared
 from deepserve.store.tables import turn_names, turns
 
 Item = TypeVar("Item")
@@ -67,6 +67,15 @@ class TurnStore:
         except FAULTS:
             _log.exception("store: turns could not be read")
         return found
+
+    @property
+    def is_shared(self) -> bool:
+        """Whether other servers may be asked for what is kept here."""
+        return is_shared(self._database)
+
+    def flush(self) -> None:
+        """Block until everything that was handed over is written."""
+        self._writer.submit(lambda: None).result()
 
     def close(self) -> None:
         """Write everything that waits."""

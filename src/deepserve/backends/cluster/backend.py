@@ -134,6 +134,8 @@ class ClusterBackend:
             async with aclosing(side_by_side(courses)) as batches:
                 async for result, news in batches:
                     for event in telling.events(result, courses[result], news):
+                        if isinstance(event, Finished):
+                            await self._composer.settle()
                         yield event
         finally:
             self._prompt_tokens += len(work.prompt)

@@ -199,6 +199,10 @@ class Composer:
             text=writer.text,
         )
 
+    async def settle(self) -> None:
+        """To be awaited before the end of an answer is told: the turn is then found by whoever is asked next."""
+        await self._memory.settle()
+
     async def _compile(self, form: AnswerForm) -> CompiledForm | None:
         """The form's grammar, None where nothing is to be enforced; compiled outside the event loop."""
         if form.is_free:

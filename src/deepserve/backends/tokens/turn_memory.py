@@ -107,6 +107,11 @@ class TurnMemory:
         if self._store is not None:
             self._store.close()
 
+    async def settle(self) -> None:
+        """Wait until what was remembered is found by other servers, too: the client may ask any of them next."""
+        if self._store is not None and self._store.is_shared:
+            await asyncio.to_thread(self._store.flush)
+
     def remember(self, request: Request, turn: RememberedTurn, *, call_ids: Sequence[str], text: str) -> None:
         """Keep the answer to a request under its call ids and under the conversation it continued."""
         *_, conversation = _digests(request.messages)

@@ -1,0 +1,222 @@
+"""Two gateways, real processes, on one PostgreSQL database: either may be asked, and either may be killed."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import json
+import random
+import secrets
+import threading
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import select
+
+from deepserve.core.tenant import TenantId
+from deepserve.engine.native.shared_library import find_library
+from deepserve.store.database import Database, open_database
+from deepserve.store.keys import KeyStore
+from deepserve.store.tables import ledger
+from tests.conftest import running_server
+
+_PATIENCE_S = 30.0
+_LEASE_S = 0.5
+_SCRIPT = '[[rules]]\nreply = { text = "one two three four five six", delay_s = 0.002 }\n'
+_SLOW_SCRIPT = '[[rules]]\nreply = { text = "at last", first_delay_s = 3600 }\n'
+
+
+class Gateways:
+    """Any number on one database, each with a state directory of its own and the secret of all."""
+
+    def __init__(self, folder: Path, address: str) -> None:
+        self._folder = folder
+        self._numbers = itertools.count()
+        self._script, self.slow_script = folder / "script.toml", folder / "slow.toml"
+        self._script.write_text(_SCRIPT)
+        self.slow_script.write_text(_SLOW_SCRIPT)
+        config = folder / "deepserve.toml"
+        config.write_text(f"[tasks]\nlease_s = {_LEASE_S}\n")
+        secret = folder / "secret"
+        secret.write_bytes(secrets.token_bytes(32))
+        self._options = ("--config", str(config), "--database", address, "--secret-file", str(secret))
+
+    def run(self, *options: str, is_killed: bool = False) -> contextlib.AbstractContextManager[str]:
+        state_dir = self._folder / f"gateway-{next(self._numbers)}"
+        state_dir.mkdir()
+        options = options or ("--backend", "scripted", "--script", str(self._script))
+        return running_server(*self._options, *options, state_dir=state_dir, is_killed=is_killed)
+
+
+@pytest.fixture
+def gateways(tmp_path: Path, postgres_place: str) -> Gateways:
+    return Gateways(tmp_path, postgres_place)
+
+
+@pytest.fixture
+def database(postgres_place: str) -> Iterator[Database]:
+    database = open_database(postgres_place)
+    yield database
+    database.dispose()
+
+
+def ask(base: str, path: str, body: Any = None, **headers: str) -> Any:  # Any: JSON
+    return ask_whole(base, path, body, **headers)[0]
+
+
+def ask_whole(base: str, path: str, body: Any = None, **headers: str) -> tuple[Any, Any]:  # Any: JSON, and headers
+    request = urllib.request.Request(
+        f"{base}{path}",
+        data=None if body is None else json.dumps(body).encode(),
+        headers={"Content-Type": "application/json", **headers},
+    )
+    with urllib.request.urlopen(request, timeout=_PATIENCE_S) as answered:
+        return json.load(answered), answered.headers
+
+
+def until_ended(base: str, name: str) -> Any:  # Any: JSON
+    while (answer := ask(base, f"/v1/responses/{name}"))["status"] in ("queued", "in_progress"):
+        pass
+    return answer
+
+
+def test_what_one_keeps_the_other_finds(gateways: Gateways, database: Database) -> None:
+    with gateways.run() as one, gateways.run() as other:
+        first = ask(one, "/v1/responses", {"model": "deepseek-v4-flash", "input": "hello"})
+        for number in range(5):
+            # At once, and now at the one, now at the other.
+            base = (other, one)[number % 2]
+            body = {"model": "deepseek-v4-flash", "input": "go on", "previous_response_id": first["id"]}
+            first = ask(base, "/v1/responses", body)
+            assert first["status"] == "completed"
+        assert ask(other, f"/v1/responses/{first['id']}") == ask(one, f"/v1/responses/{first['id']}")
+
+        chat = {"model": "deepseek-v4-flash", "messages": [{"role": "user", "content": "hello"}]}
+        headers = {"Idempotency-Key": "retry"}
+        answers = [ask_whole(base, "/v1/chat/completions", chat, **headers) for base in (one, other, one)]
+        assert len({answer["id"] for answer, _ in answers}) == 1
+        assert [told.get("idempotent-replayed") for _, told in answers] == [None, "true", "true"]
+
+    with database.connect() as connection:
+        assert len(connection.execute(select(ledger.c.request_id)).all()) == 6 + 1, "a repetition is not billed"
+
+
+def test_a_key_made_while_both_run_is_known_to_both_and_revoked_at_both(gateways: Gateways, database: Database) -> None:
+    keys = KeyStore(database, random_hex=secrets.token_hex, now=lambda: datetime.now(UTC))
+    first = keys.create(TenantId("alice"))
+    chat = {"model": "deepseek-v4-flash", "messages": [{"role": "user", "content": "hello"}]}
+
+    def status(base: str, secret: str) -> int:
+        try:
+            ask(base, "/v1/chat/completions", chat, Authorization=f"Bearer {secret}")
+        except urllib.error.HTTPError as error:
+            return error.code
+        return 200
+
+    with gateways.run() as one, gateways.run() as other:
+        assert [status(base, first.secret) for base in (one, other)] == [200, 200]
+        second = keys.create(TenantId("bob"))
+        assert [status(base, second.secret) for base in (one, other)] == [200, 200]
+        keys.revoke(second.id)
+        for base in (one, other):
+            while status(base, second.secret) != 401:
+                pass
+        assert [status(base, first.secret) for base in (one, other)] == [200, 200]
+
+
+def test_work_that_one_accepted_is_finished_by_the_other_when_it_is_killed(gateways: Gateways) -> None:
+    body = {"model": "deepseek-v4-flash", "input": "slow", "background": True}
+    patient = ("--backend", "scripted", "--script", str(gateways.slow_script))
+    with gateways.run() as other:
+        with gateways.run(*patient, is_killed=True) as one:
+            names = [ask(one, "/v1/responses", body)["id"] for _ in range(6)]
+            assert ask(other, f"/v1/responses/{names[0]}")["status"] in ("queued", "in_progress")
+        for name in names:
+            answer = until_ended(other, name)
+            assert (answer["status"], answer["id"]) == ("completed", name)
+            assert answer["output"][-1]["content"][0]["text"] == "one two three four five six"
+
+
+def test_whatever_was_answered_before_a_kill_stands_in_the_ledger(gateways: Gateways, database: Database) -> None:
+    """Clients stream from both while one is killed at a moment of chance: who saw an end finds the row of it."""
+    chance = random.Random(17)
+    ended: list[str] = []
+    body = {
+        "model": "deepseek-v4-flash",
+        "messages": [{"role": "user", "content": "hello"}],
+        "stream": True,
+    }
+
+    def stream_until_refused(base: str, stop: threading.Event) -> None:
+        request = urllib.request.Request(
+            f"{base}/v1/chat/completions", json.dumps(body).encode(), {"Content-Type": "application/json"}
+        )
+        while not stop.is_set():
+            try:
+                with urllib.request.urlopen(request, timeout=_PATIENCE_S) as answered:
+                    text = answered.read().decode()
+            except (OSError, ValueError):
+                return
+            except Exception:  # noqa: BLE001 - a stream that breaks off in the middle
+                return
+            if text.endswith("data: [DONE]\n\n"):
+                ended.append(json.loads(text.splitlines()[0].removeprefix("data: "))["id"])
+
+    with gateways.run() as survivor, ThreadPoolExecutor(6) as pool:
+        stop = threading.Event()
+        for _ in range(2):
+            pool.submit(stream_until_refused, survivor, stop)
+        for _ in range(2):
+            with gateways.run(is_killed=True) as victim:
+                before, wanted = len(ended), chance.randint(5, 40)
+                for _ in range(3):
+                    pool.submit(stream_until_refused, victim, threading.Event())
+                while len(ended) < before + wanted:
+                    pass
+        stop.set()
+    assert len(ended) >= 10
+    with database.connect() as connection:
+        known = set(connection.execute(select(ledger.c.request_id)).scalars())
+    assert {name.replace("-", "") for name in ended} <= known
+
+
+def test_a_turn_is_rendered_the_same_at_the_other_though_the_client_kept_no_trace(gateways: Gateways) -> None:
+    if find_library() is None:
+        pytest.importorskip("torch", reason="answering needs the native core or deepserve[reference]")
+    tool = {
+        "type": "function",
+        "function": {
+            "name": "get_weather",
+            "parameters": {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]},
+        },
+    }
+    body: dict[str, Any] = {  # Any: JSON
+        "model": "deepseek-v4-flash",
+        "messages": [{"role": "user", "content": "What is the weather in Paris?"}],
+        "tools": [tool],
+        "temperature": 0,
+    }
+    with gateways.run("--disk-cache", "0") as one, gateways.run("--disk-cache", "0") as other:
+        message = ask(one, "/v1/chat/completions", body)["choices"][0]["message"]
+        assert message.pop("reasoning_content")
+        (call,) = message["tool_calls"]
+        result = {"role": "tool", "tool_call_id": call["id"], "content": "Sunny"}
+        body["messages"] = [*body["messages"], message, result]
+        there, headers = ask_whole(other, "/v1/chat/completions", body)
+        here, _ = ask_whole(one, "/v1/chat/completions", body)
+    assert headers["x-deepserve-reasoning"] == "sent=0 restored=1 missing=0"
+    assert there["usage"]["prompt_tokens"] == here["usage"]["prompt_tokens"]
+    assert there["choices"][0]["message"]["content"] == here["choices"][0]["message"]["content"]
+
+
+def test_a_gateway_with_another_secret_does_not_start(gateways: Gateways, tmp_path: Path) -> None:
+    with gateways.run():
+        (tmp_path / "secret").write_bytes(secrets.token_bytes(32))
+        with pytest.raises(AssertionError, match="not that of the other servers"), gateways.run():
+            pass
