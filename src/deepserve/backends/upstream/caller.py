@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
 from datetime import datetime
 
@@ -60,9 +60,10 @@ class UpstreamCaller:
         is_whole = self._is_asked_whole(request)
         asked = self._encoded(request, is_stream=not is_whole)
         patience = Patience(self._limits, is_whole=is_whole)
-        answer = await self._opened(asked, patience)
-        is_whole = False
+        answer: OriginAnswer | None = None
+        is_complete = False
         try:
+            answer = await self._opened(asked, patience)
             if answer.status != 200:
                 raise await self._refusal(answer)
             decoder = AnswerDecoder(
@@ -76,9 +77,10 @@ class UpstreamCaller:
             left_out = tuple(f"{name} (not taken by {self._provider.title})" for name in asked.left_out)
             account = Account(request, decoder, left_out)
             try:
-                async with aclosing(self._events(answer, decoder, patience)) as events:
-                    async for event in events:
-                        yield account.note(event)
+                async with aclosing(self._events(answer, decoder, patience)) as pieces:
+                    async for events in pieces:
+                        for event in events:
+                            yield account.note(event)
             except (DeepserveError, OutgoingError) as raised:
                 error = self._explained(raised)
                 if not decoder.has_begun:
@@ -88,16 +90,15 @@ class UpstreamCaller:
                 last = decoder.finish(None if decoder.has_all_ends else error)
             else:
                 last = self._last(decoder)
-                is_whole = True
+                is_complete = True
             for event in account.settle(last):
                 if isinstance(event, Failed):
                     self._hide_key(event.error)
                 yield event
         finally:
-            if is_whole:
-                self._linger(answer)
-            else:
-                answer.close()
+            patience.close()
+            if answer is not None:
+                (self._linger if is_complete else OriginAnswer.close)(answer)
 
     def _is_asked_whole(self, request: Request) -> bool:
         most_tokens = request.max_output_tokens or request.default_output_tokens
@@ -121,8 +122,9 @@ class UpstreamCaller:
     async def _opened(self, asked: UpstreamRequest, patience: Patience) -> OriginAnswer:
         headers = {"Content-Type": "application/json", **self.headers("text/event-stream, application/json")}
         try:
-            async with asyncio.timeout_at(patience.first_event_at):
-                return await self._client.call(asked.path, body=asked.body, headers=headers)
+            return await patience.wait(
+                self._client.call(asked.path, body=asked.body, headers=headers), patience.first_event_at
+            )
         except OutgoingError as error:
             _log.warning("%s: %s", self._provider.id, error.message)
             explained = self._explained(error)
@@ -152,8 +154,10 @@ class UpstreamCaller:
         error.repeat_after_s = retry_after_s
         return error
 
-    async def _events(self, answer: OriginAnswer, decoder: AnswerDecoder, patience: Patience) -> AsyncGenerator[Event]:
-        """Everything before the terminal events. Raises OutgoingError, DeepserveError."""
+    async def _events(
+        self, answer: OriginAnswer, decoder: AnswerDecoder, patience: Patience
+    ) -> AsyncGenerator[Sequence[Event]]:
+        """Everything before the terminal events, as it comes. Raises OutgoingError, DeepserveError."""
         if "html" in answer.headers.get("content-type", ""):
             raise BackendFailure(f"{self._provider.title} answered with a web page. Is its address right?")
         piece = await self._piece(answer, decoder, patience)
@@ -163,26 +167,24 @@ class UpstreamCaller:
             while piece:
                 piece = await self._piece(answer, decoder, patience)
                 body += piece
-            for event in decoder.whole(bytes(body)):
-                yield event
+            yield decoder.whole(bytes(body))
             return
         reader = EventStreamReader(max_bytes=self._limits.event_bytes)
         while piece:
             for data in reader.feed(piece):
-                for event in decoder.chunk(data):
+                events = decoder.chunk(data)
+                if events:
                     patience.advance()
-                    yield event
+                    yield events
                 if decoder.is_complete:
                     return
             piece = await self._piece(answer, decoder, patience)
         for data in reader.finish():
-            for event in decoder.chunk(data):
-                yield event
+            yield decoder.chunk(data)
 
     async def _piece(self, answer: OriginAnswer, decoder: AnswerDecoder, patience: Patience) -> bytes:
         try:
-            async with asyncio.timeout_at(patience.deadline(decoder)):
-                return await answer.piece()
+            return await patience.wait(answer.piece(), patience.deadline(decoder))
         except TimeoutError as error:
             if decoder.has_begun:
                 raise RequestTimedOut(
