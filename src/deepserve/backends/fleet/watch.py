@@ -27,6 +27,9 @@ from deepserve.core.usage import Usage
 _NAMED_BLOCKS = (ToolCallBlock, ServerToolCallBlock, ServerToolResultBlock)
 """Their opening tells something already."""
 
+_PIECES = 64
+"""That are looked at together."""
+
 
 class AnswerWatch:
     """`hear` every event.
@@ -43,8 +46,8 @@ class AnswerWatch:
         self._max_repeated = max_repeated
         self._expected = expected
         self._text = ""
-        self._repetitions: dict[int, Repetition] = {}
-        self._tokens = 0.0
+        self._heard: list[list[str]] = [[] for _ in range(num_results)]
+        self._repetitions = [Repetition() for _ in range(num_results)]
         self.open_results = set(range(num_results))
         self.has_content = False
         self.is_repetitive = False
@@ -58,21 +61,21 @@ class AnswerWatch:
 
     def hear(self, event: Event) -> None:
         """Raises BackendFailure for an answer that does nothing but repeat itself."""
-        if isinstance(event, BlockDelta):
-            text = event.text
-            if text:
+        if type(event) is BlockDelta:  # by far the most: looked at many at once
+            if event.text:
                 self.has_content = True
-                self._num_characters[event.result not in self._thinking] += len(text)
-                if self._expected is not None:
-                    self._text += text
-                if self._max_repeated:
-                    self._count(event.result, text)
+                heard = self._heard[event.result]
+                heard.append(event.text)
+                if len(heard) >= _PIECES:
+                    self._take(event.result)
         elif isinstance(event, BlockOpened):
-            self._repetitions.pop(event.result, None)
+            self._take(event.result)
+            self._repetitions[event.result] = Repetition()
             (self._thinking.add if isinstance(event.block, ReasoningBlock) else self._thinking.discard)(event.result)
             if isinstance(event.block, _NAMED_BLOCKS):
                 self.has_content = True
         elif isinstance(event, Finished):
+            self._take(event.result)
             self.open_results.discard(event.result)
             self.has_finished = True
             self._only_stopped = self._only_stopped and event.reason == "stop"
@@ -84,11 +87,15 @@ class AnswerWatch:
         elif isinstance(event, Started):
             self._prompt = event.prompt_usage
 
-    def _count(self, result: int, text: str) -> None:
-        repetition = self._repetitions.get(result)
-        if repetition is None:
-            repetition = self._repetitions[result] = Repetition()
-        if repetition.hear(text) and repetition.num_characters >= self._max_repeated:
+    def _take(self, result: int) -> None:
+        """What was heard since the last time."""
+        text = "".join(self._heard[result])
+        self._heard[result].clear()
+        self._num_characters[result not in self._thinking] += len(text)
+        if self._expected is not None:
+            self._text += text
+        repetition = self._repetitions[result]
+        if self._max_repeated and repetition.hear(text) and repetition.num_characters >= self._max_repeated:
             self.is_repetitive = True
             raise BackendFailure(
                 f"The answer repeated the same text for {repetition.num_characters:,} characters and was ended."
@@ -112,7 +119,10 @@ class AnswerWatch:
         """Of an answer that is cut off here, where nothing better was told."""
         if self._reported is not None:
             return self._reported
-        reasoning, answer = (math.ceil(estimate_tokens("x") * number) for number in self._num_characters)
+        counts = list(self._num_characters)
+        for result, heard in enumerate(self._heard):
+            counts[result not in self._thinking] += sum(map(len, heard))
+        reasoning, answer = (math.ceil(estimate_tokens("x") * count) for count in counts)
         return msgspec.structs.replace(
             self._prompt or Usage(), reasoning_tokens=reasoning, answer_tokens=answer, is_estimated=True
         )
