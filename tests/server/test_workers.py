@@ -9,17 +9,23 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
 import httpx
 import pytest
+from click.testing import CliRunner
 from prometheus_client.parser import text_string_to_metric_families
+from sqlalchemy import func, select
 
+from deepserve.cli import main
 from deepserve.config import Settings
 from deepserve.server.run import bind
 from deepserve.server.worker_metrics import merge
+from deepserve.store.database import open_database
+from deepserve.store.tables import ledger
+from tests.conftest import running_server
 from tests.server.live import HELLO, PATIENCE_S
 
 
@@ -62,9 +68,9 @@ def program(place: object, count: int, *more: str) -> Iterator[Program]:
             process.communicate()
 
 
-def ask(address: str) -> int:
+def ask(address: str, headers: Mapping[str, str] | None = None) -> int:
     """With a connection of its own, which any worker may take."""
-    return httpx.post(f"{address}/chat/completions", json=HELLO, timeout=PATIENCE_S).status_code
+    return httpx.post(f"{address}/chat/completions", json=HELLO, headers=headers, timeout=PATIENCE_S).status_code
 
 
 def counts(address: str) -> dict[str, float]:
@@ -87,6 +93,12 @@ def test_all_workers_answer_at_one_address_and_are_counted_together(tmp_path: Pa
         assert [ask(address) for _ in range(30)] == [200] * 30
         assert sum(counts(address).values()) == 30
         assert counts(address) == counts(address), "whoever is asked"
+        again = {ask(address, headers={"idempotency-key": "k"}) for _ in range(10)}
+        assert again == {200}
+        assert sum(counts(address).values()) == 31, "whoever answered first"
+    database = open_database(tmp_path)
+    with database.connect() as connection:
+        assert connection.execute(select(func.count()).select_from(ledger)).scalar() == 31
 
 
 def test_a_worker_that_dies_is_begun_again_and_nobody_waits_for_it(tmp_path: Path) -> None:
@@ -127,6 +139,19 @@ def test_a_fault_that_every_worker_meets_at_its_start_ends_the_server(tmp_path: 
     assert "Error: This worker cannot begin." in errors
     assert errors.strip().endswith("No worker could begin; what they said about it stands above.")
     assert (output, running.process.returncode) == ("", 1)
+
+
+def test_the_command_begins_workers_and_prints_one_banner(tmp_path: Path) -> None:
+    with running_server("--backend", "scripted", "--workers", "2", state_dir=tmp_path) as base:
+        assert [ask(base) for _ in range(4)] == [200] * 4
+        assert sum(counts(base).values()) == 4
+    assert (tmp_path / "server.log").read_text().count("answered by") == 1
+
+
+def test_our_own_engine_is_not_shared_by_workers(tmp_path: Path) -> None:
+    result = CliRunner().invoke(main, ["serve", "--workers", "2", "--state-dir", str(tmp_path)])
+    assert result.exit_code == 1
+    assert "2 workers cannot share our own engine" in result.output
 
 
 def test_connections_do_not_wait_to_fill_a_packet() -> None:
