@@ -19,6 +19,7 @@ from yarl import URL
 from deepserve.outgoing.addresses import AddressPolicy
 from deepserve.outgoing.client import Lookup, ThreadedResolver, explain, spell_address, system_lookup
 from deepserve.outgoing.errors import AddressRefused, BadCertificate, InvalidAnswer, NotConnected
+from deepserve.outgoing.watched_socket import watched_socket
 
 _LOOKUP_THREADS = 4
 _KEPT_S = 10.0
@@ -150,4 +151,4 @@ class OriginClient:
         if reason is not None:
             self._refused.append(f"{spell_address(sockaddr)} {reason}")
             raise PermissionError(f"{spell_address(sockaddr)} {reason}")
-        return socket.socket(family=family, type=kind, proto=protocol)
+        return watched_socket(family, kind, protocol)
