@@ -17,6 +17,7 @@ _COMMANDS = {
     "config": "Check, show or begin the configuration file.",
     "doctor": "Check what is installed and what would be served.",
     "launch": "Print or run the command that starts a cluster.",
+    "providers": "List who else answers as V4; learn their real limits.",
     "keys": "Create, list and revoke API keys.",
     "cost": "Say what a piece of work would cost, everywhere.",
     "usage": "Show what has been answered, in tokens.",
