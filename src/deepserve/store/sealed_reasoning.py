@@ -27,6 +27,8 @@ class OpenedTraces(msgspec.Struct, frozen=True, kw_only=True):
 
 def open_traces(sealer: Sealer, request: Request) -> OpenedTraces:
     """Put sealed traces back as text, where the client did not send the text itself: that always wins."""
+    if not any(isinstance(part, Reasoning) for message in request.messages for part in message.parts):
+        return OpenedTraces(request=request)
     num_turns = num_opened = num_refused = 0
     messages: list[Message] = []
     for message in request.messages:

@@ -11,6 +11,8 @@ from deepserve.prompt.tool_markup import CUSTOM_PARAMETERS, tool_name
 
 def plain_request(request: Request) -> Request:
     """The same question; who asked knows how to read the calls, for our own model is asked the same way."""
+    if not request.tools and not any(message.tool_calls for message in request.messages):
+        return request
     return msgspec.structs.replace(
         request,
         tools=tuple(_function(tool) for tool in request.tools),

@@ -14,13 +14,14 @@ import msgspec
 from deepserve.core.errors import UnsupportedFeature
 from deepserve.core.messages import Image, Json, Message, Part, Reasoning, Refusal, Text, ToolResult
 from deepserve.core.request import Request, Tool, ToolChoice
-from deepserve.core.sampling import KNOBS
+from deepserve.core.sampling import KNOBS, Sampling
 from deepserve.dialects.chat.answer_form import encode_answer_form
 from deepserve.dialects.chat.messages import encode_message
 from deepserve.dialects.chat.tools import encode_tool, encode_tool_choice
 from deepserve.dialects.chat.upstream_flavour import UpstreamFlavour
 
 _PATH = "/chat/completions"
+_NOTHING_ASKED = Sampling()
 
 Spoken = TypeVar("Spoken", bound=Part)
 
@@ -203,7 +204,7 @@ def _encode_message(message: Message, request: Request, flavour: UpstreamFlavour
         message = msgspec.structs.replace(
             message, parts=(msgspec.structs.replace(result, content=_joined(result.content)),)
         )
-    else:
+    elif len(message.parts) != 1 or not isinstance(message.parts[0], Text):
         message = msgspec.structs.replace(message, parts=_joined(message.parts))
     if (
         flavour.needs_traces
@@ -259,6 +260,8 @@ def _thinking(request: Request, flavour: UpstreamFlavour) -> dict[str, Json]:
 def _sampling(request: Request, flavour: UpstreamFlavour) -> tuple[dict[str, Json], tuple[str, ...]]:
     """The fields, and the names of what they do not carry."""
     sampling = request.sampling
+    if sampling == _NOTHING_ASKED:
+        return {}, ()
     wanted: dict[str, Json] = {
         name: value for name in KNOBS if (value := getattr(sampling, name)) not in (None, KNOBS[name].neutral)
     }
