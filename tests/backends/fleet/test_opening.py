@@ -9,7 +9,14 @@ from typing import Any
 import pytest
 
 from deepserve.backends.fleet.fleet import FleetBackend
-from deepserve.backends.fleet.opening import named_upstreams, needs_engine, open_fleet, refit_fleet
+from deepserve.backends.fleet.opening import (
+    AMONG_OTHERS_S,
+    named_upstreams,
+    needs_engine,
+    open_fleet,
+    refit_fleet,
+)
+from deepserve.backends.upstream.limits import UpstreamLimits
 from deepserve.catalog.providers import read_upstream
 from deepserve.config import EMBEDDED, FleetSettings, Settings, UpstreamSettings
 from deepserve.core.errors import ConfigurationError
@@ -77,6 +84,16 @@ def test_an_operators_words_go_before_those_of_the_row() -> None:
     assert (member.limits.num_retries, member.limits.idle_s, member.limits.connect_s) == (0, 3.0, 10.0)
     assert {lane.max_concurrent for lane in member.lanes.values()} == {7}
     assert {lane.served.served_by.provider for lane in member.lanes.values()} == {"mine"}
+
+
+def test_who_is_not_alone_is_not_waited_for_as_long() -> None:
+    def patience(*upstreams: UpstreamSettings) -> list[float]:
+        return [member.limits.first_event_s for member in _open(_settings(*upstreams)).members]
+
+    slow = UpstreamSettings(id="slow", kind="deepseek", first_event_s=300.0)
+    assert patience(DEEPSEEK) == [UpstreamLimits().first_event_s]
+    assert patience(DEEPSEEK, slow) == [AMONG_OTHERS_S, 300.0]
+    assert Settings().request_timeout_s > AMONG_OTHERS_S
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import datetime
+from typing import Final
 
 import msgspec
 
@@ -18,6 +19,9 @@ from deepserve.catalog.providers import load_providers, read_upstream
 from deepserve.config import EMBEDDED, Settings, UpstreamSettings
 from deepserve.core.errors import ConfigurationError
 from deepserve.store.turns import TurnStore
+
+AMONG_OTHERS_S: Final = 120.0
+"""Until the answer begins, where somebody else could be asked and the operator says nothing."""
 
 Guard = Callable[[Backend], Backend]
 """Puts what the settings want in front of a back end that does not enforce the form of answers."""
@@ -121,7 +125,8 @@ def _members(
         raise ConfigurationError("No upstream is named: say --upstream deepseek, for example.")
     known = {one.id: one for one in kept}
     members: list[Member] = []
-    for upstream in upstreams:
+    for named in upstreams:
+        upstream = _patient(named, is_alone=len(upstreams) == 1)
         old = known.get(upstream.id)
         if upstream.kind == EMBEDDED:
             members.append(old or Member.embedded(engine()))
@@ -130,6 +135,13 @@ def _members(
         else:
             members.append(_opened(upstream, settings, guard, environment, turns))
     return members
+
+
+def _patient(upstream: UpstreamSettings, *, is_alone: bool) -> UpstreamSettings:
+    """Who is not alone need not be waited for as long as the client is."""
+    if is_alone or upstream.first_event_s is not None or upstream.kind == EMBEDDED:
+        return upstream
+    return msgspec.structs.replace(upstream, first_event_s=AMONG_OTHERS_S)
 
 
 def _opened(
@@ -158,7 +170,7 @@ def _opened(
 
 def _price_of(prices: PriceBook) -> PriceOf:
     def price_of(kind: str, model: str, at: datetime) -> ListPrice | None:
-        # What our own engine answers is billed at the vendor's price.
-        return prices.price_at(model, at, provider=VENDOR if kind == EMBEDDED else kind)
+        # As it is billed: at the vendor's price where whoever answers has none of its own, like our own engine.
+        return prices.price_at(model, at, provider=kind) or prices.price_at(model, at, provider=VENDOR)
 
     return price_of
