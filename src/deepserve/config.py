@@ -504,7 +504,6 @@ all others stand in these, so that a new one needs no second place."""
 LIVE: Final = frozenset(
     (
         *("api_keys", "api_keys_file", "keep_alive_s", "request_timeout_s", "shutdown_grace_s", "log_level"),
-        *("replay_answers", "replay_bytes", "replay_s", "kept_responses", "kept_responses_bytes", "kept_responses_s"),
         *("is_strict", "answer_checks", "check_retries", "difficulty"),
         *("upstream", "upstream_key_file", "upstream_tokenizer", "upstream_models", "upstreams", "chains", "fleet"),
         *("outgoing_allowed", "outgoing_http", "tool_limits", "limits", "tasks", "sockets", "waiting"),

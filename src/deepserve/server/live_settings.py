@@ -12,7 +12,7 @@ from deepserve.dialects.exchange import Arrival, Exchange
 
 REFITTED: Final = frozenset(
     (
-        *("upstream", "upstream_key_file", "upstream_models", "upstreams", "chains", "fleet"),
+        *("upstream", "upstream_key_file", "upstream_tokenizer", "upstream_models", "upstreams", "chains", "fleet"),
         *("answer_checks", "check_retries"),
     )
 )
