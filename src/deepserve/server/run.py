@@ -43,7 +43,7 @@ from deepserve.server.refit import refit_of
 from deepserve.server.reload import Reloader, Source
 from deepserve.server.worker_metrics import WorkerMetrics
 from deepserve.server.workers import Worker
-from deepserve.store.database import Database
+from deepserve.store.database import Database, is_shared
 from deepserve.store.ledger import Ledger
 from deepserve.store.ledger_record import LedgerRecord
 from deepserve.store.responses import ResponseStore, ShelfLimits
