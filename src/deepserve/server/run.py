@@ -306,12 +306,12 @@ async def _serve(
         await backend.close()
 
 
-def server_config(app: object, settings: Settings, live: LiveSettings | None = None) -> uvicorn.Config:
-    """uvicorn, with our limits, without its own logs and headers. live: these settings, where they may change."""
 def _now() -> datetime:
     return datetime.now(UTC)
 
 
+def server_config(app: object, settings: Settings, live: LiveSettings | None = None) -> uvicorn.Config:
+    """uvicorn, with our limits, without its own logs and headers. live: these settings, where they may change."""
     protocol = limited_http(settings.limits)
     config = uvicorn.Config(
         app=app,  # type: ignore[arg-type]  # any ASGI application; uvicorn's own type is private
