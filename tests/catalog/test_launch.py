@@ -41,6 +41,8 @@ VLLM_BASE = {
 }
 GRAPHS = '{"cudagraph_mode":"FULL_AND_PIECEWISE","custom_ops":["all"]}'
 BLACKWELL = {"--moe-backend": "deep_gemm_mega_moe", "--attention_config.use_fp4_indexer_cache": "True"}
+OLD = {"vllm": "0.25.0", "sglang": "0.5.16"}
+"""The releases for which the commands below were published."""
 SGLANG_BASE = {"--trust-remote-code": "", "--reasoning-parser": "deepseek-v4", "--tool-call-parser": "deepseekv4"}
 EAGLE = {"--speculative-algorithm": "EAGLE", "--speculative-eagle-topk": "1"}
 
@@ -141,13 +143,22 @@ PUBLISHED = [
 @pytest.mark.parametrize(("words", "wanted", "absent"), PUBLISHED, ids=[words for words, _, _ in PUBLISHED])
 def test_a_command_has_what_is_published(words: str, wanted: dict[str, str], absent: set[str]) -> None:
     engine, model, gpus, strategy, *draft = words.split()
-    command = made(engine, model, gpus, strategy=strategy, draft=draft[0] if draft else "none")
+    command = made(engine, model, gpus, strategy=strategy, draft=draft[0] if draft else "none", version=OLD[engine])
     found = options(command)
     base = VLLM_BASE if engine == "vllm" else SGLANG_BASE
     assert {**base, **wanted}.items() <= found.items()
     assert not absent & found.keys()
     assert not any("Nobody is known" in note for note in command.notes)
     assert (command.env == {"VLLM_ROCM_USE_AITER": "1"}) == ("MI355X" in gpus)
+
+
+def test_newer_releases_get_the_names_that_they_know() -> None:
+    """vLLM 0.33 has no `use_fp4_indexer_cache` any more and would not start with it."""
+    for version in (None, "0.30.0", "0.33.0", "v0.33.1rc2"):
+        found = options(made("vllm", "flash", "4xB200", version=version))
+        assert found["--attention_config.indexer_kv_dtype"] == "mxfp4"
+        assert "--attention_config.use_fp4_indexer_cache" not in found
+    assert "--attention_config.indexer_kv_dtype" not in options(made("vllm", "flash", "4xB200", version="0.29.9"))
 
 
 def test_dspark_is_for_the_checkpoints_that_have_it() -> None:
@@ -242,6 +253,10 @@ def test_what_does_not_work_is_refused_with_the_reason(words: str) -> None:
         ({"engine": "vllm", "extra": ("--disable-hybrid-kv-cache-manager",)}, "hybrid manager"),
         ({"engine": "nim", "release": "preview"}, "holds the release 0813"),
         ({"engine": "vllm", "rank": 1}, "--rank is 1"),
+        ({"engine": "vllm", "version": "0.19.2"}, "from 0.20.0 on"),
+        ({"engine": "vllm", "version": "0.24.9", "release": "0813", "draft": "dspark"}, "from 0.25.0 on"),
+        ({"engine": "sglang", "version": "0.5.15", "release": "0813", "draft": "dspark"}, "from 0.5.16 on"),
+        ({"engine": "vllm", "version": "newest"}, "is no release"),
     ],
     ids=str,
 )

@@ -57,6 +57,7 @@ class EngineRow(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
 class Piece(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A part of a command, where all conditions hold; those left out hold always.
 
+    since, before  releases of the engine
     nodes    of several machines: the first, or another
     renamed  the checkpoint has another name than the one it is served under
     """
@@ -71,6 +72,8 @@ class Piece(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     drafts: tuple[Draft, ...] = ()
     nodes: Literal["first", "other"] | None = None
     min_gpus: int = 1
+    since: str | None = None
+    before: str | None = None
     renamed: bool = False
     env: Mapping[str, str] = {}
 
@@ -97,6 +100,8 @@ class Refusal(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     families: tuple[str, ...] = ()
     strategies: tuple[Strategy, ...] = ()
     releases: tuple[str, ...] = ()
+    drafts: tuple[Draft, ...] = ()
+    before: str | None = None
     several_nodes: bool = False
     extra: str | None = None
 
@@ -118,6 +123,7 @@ class LaunchWish(msgspec.Struct, frozen=True, kw_only=True):
     strategy None: that of the first known combination
     head     the first machine's address, where there are several; rank: which of them this is
     extra    arguments to be added as they are
+    version  of the engine; None: the newest
     gguf, context, cache  the file and the context of llama.cpp; the folder where NIM keeps weights
     """
 
@@ -125,6 +131,7 @@ class LaunchWish(msgspec.Struct, frozen=True, kw_only=True):
     model: ModelWord
     gpus: str
     release: str | None = None
+    version: str | None = None
     strategy: Strategy | None = None
     draft: Draft = "none"
     host: str = "127.0.0.1"
@@ -180,6 +187,8 @@ def launch_command(wish: LaunchWish, book: LaunchBook) -> LaunchCommand:
         and _holds(piece.drafts, wish.draft)
         and (piece.nodes is None or piece.nodes == place)
         and num_gpus >= piece.min_gpus
+        and (piece.since is None or not _is_before(wish, piece.since))
+        and (piece.before is None or _is_before(wish, piece.before))
         and (is_renamed or not piece.renamed)
     ]
     port = wish.port or engine.port
@@ -281,6 +290,8 @@ def _refuse(
             and _holds(row.families, gpu.family)
             and _holds(row.strategies, strategy)
             and _holds(row.releases, checkpoint.release)
+            and _holds(row.drafts, wish.draft)
+            and (row.before is None or _is_before(wish, row.before))
             and (num_nodes > 1 or not row.several_nodes)
             and (row.extra is None or any(argument.split("=")[0] == row.extra for argument in wish.extra))
         ):
@@ -310,6 +321,18 @@ def _check_sizes(wish: LaunchWish, gpu: Gpu, num_gpus: int, num_nodes: int, chec
         raise ConfigurationError(f"V4's heads and experts are spread over 1, 2, 4, 8 or 16 cards, not over {num_gpus}.")
     if not 0 <= wish.rank < num_nodes:
         raise ConfigurationError(f"--rank is {wish.rank}, but the machines are counted from 0 to {num_nodes - 1}.")
+
+
+def _is_before(wish: LaunchWish, release: str) -> bool:
+    """Whether the engine is older than a release."""
+    return wish.version is not None and _numbers(wish.version) < _numbers(release)
+
+
+def _numbers(version: str) -> tuple[int, ...]:
+    found = re.fullmatch(r"v?(\d+(?:\.\d+)*)\S*", version.strip())
+    if found is None:
+        raise ConfigurationError(f"{version!r} is no release: write 0.25.0, for example.")
+    return tuple(map(int, found[1].split(".")))
 
 
 def _holds(wanted: Sequence[str], found: str) -> bool:

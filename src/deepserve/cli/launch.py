@@ -34,6 +34,7 @@ from deepserve.core.errors import ConfigurationError
 @click.option(
     "--release", help="preview, 0731 (Flash), 0813 (Pro) or dspark; by default what the engine's makers show."
 )
+@click.option("--engine-version", "version", metavar="N.N", help="Of the engine you have; by default the newest.")
 @click.option(
     "--parallel",
     "strategy",

@@ -13,6 +13,7 @@ the next, because servers can be told a form from its beginning only. Their cach
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
 from functools import partial
@@ -201,8 +202,8 @@ class Course:
             return draw
         bias = dict(draw.logit_bias)
         if draw.frequency_penalty or draw.presence_penalty:
-            for token in set(output):
-                penalty = draw.frequency_penalty * output.count(token) + draw.presence_penalty
+            for token, count in Counter(output).items():
+                penalty = draw.frequency_penalty * count + draw.presence_penalty
                 bias[token] = bias.get(token, 0.0) - penalty
         seed = (draw.seed + _SEED_STEP * len(output)) % (1 << 64)
         return msgspec.structs.replace(draw, seed=seed, logit_bias=bias)
