@@ -381,6 +381,27 @@ def test_openrouters_fallbacks_and_providers_work_through_the_server() -> None:
         assert refused.json()["error"]["availability"]["excluded_by"] == ["allowed_providers"]
 
 
+def test_the_catalogue_lists_who_answers_behind_the_server() -> None:
+    options: list[dict[str, Any]] = [  # Any: as above
+        {"kind": "fireworks", "key_variable": "OXEN_API_KEY"},
+        {"models": {"deepseek-v4-pro": "x"}},
+    ]
+    with behind([answer(500)], [GOOD], options=options) as (live, _):
+        for _ in range(5):
+            live.post("/v1/chat/completions", model="deepseek-v4-pro")
+        page = live.get("/api/v1/models/deepseek/deepseek-v4-pro/endpoints").json()["data"]["endpoints"]
+        assert [(one["tag"], one["provider_name"], one["status"]) for one in page] == [
+            ("one", "one", -1),
+            ("two", "two", 0),
+        ]
+        assert page[0]["pricing"] != page[1]["pricing"]
+        flash = live.get("/api/v1/models/deepseek/deepseek-v4-flash/endpoints").json()["data"]["endpoints"]
+        assert [one["tag"] for one in flash] == ["one"]
+        assert [one["slug"] for one in live.get("/api/v1/providers").json()["data"]] == ["one", "two"]
+        private = live.get("/api/v1/endpoints/zdr").json()["data"]
+        assert {one["tag"] for one in private} == {"one"}
+
+
 def test_usage_of_a_fallback_is_that_of_the_answer() -> None:
     with behind([answer(503)], [GOOD]) as (live, _):
         usage = live.post("/v1/chat/completions").json()["usage"]

@@ -31,6 +31,7 @@ class Endpoint(msgspec.Struct, frozen=True, kw_only=True):
     is_own         it runs on the operator's own machines
     region         where it processes prompts; None: nobody has said
     collects_data  it may keep prompts, or train on them
+    context_tokens, max_output_tokens  of the model there
     """
 
     provider: str
@@ -39,6 +40,8 @@ class Endpoint(msgspec.Struct, frozen=True, kw_only=True):
     is_own: bool
     region: str | None
     collects_data: bool
+    context_tokens: int
+    max_output_tokens: int
 
 
 class ServedModel(msgspec.Struct, frozen=True, kw_only=True):

@@ -1,4 +1,4 @@
-"""OpenRouter's catalogue: the models, their endpoints, and the providers. There is one provider: this server."""
+"""OpenRouter's catalogue: the models, their endpoints, and who provides them: this server, or those behind it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
 from deepserve.catalog.listings import Listing
-from deepserve.catalog.prices import Hours, Price
+from deepserve.catalog.prices import VENDOR, Hours, Price
 from deepserve.config import Settings
 from deepserve.core.errors import InvalidField, RouteNotFound, UnknownModel
 from deepserve.core.provider import ServedModel
@@ -20,6 +20,7 @@ from deepserve.dialects.chat.openrouter.flavour import PARAMETERS
 from deepserve.dialects.openrouter.provider import PROVIDER_NAME
 from deepserve.dialects.openrouter.slugs import Slugs
 from deepserve.server.site import Site
+from deepserve.server.visit import visit_of
 
 _DEFAULT_PAGE = 500
 _MAX_PAGE = 1000
@@ -55,7 +56,7 @@ class _Models:
 
     async def list(self, request: Request) -> Response:
         """All models, or those that the filters of the query leave; filters that nothing acts on are named."""
-        items = [self._item(listing, served) for listing, served in self._listed()]
+        items = [self._item(listing, served) for listing, served in self._listed(request)]
         ignored: list[str] = []
         for name, wanted in request.query_params.items():
             if name in ("offset", "limit"):
@@ -77,8 +78,8 @@ class _Models:
             )
         return response
 
-    async def count(self, _: Request) -> Response:
-        return _json({"data": {"count": len(self._listed())}})
+    async def count(self, request: Request) -> Response:
+        return _json({"data": {"count": len(self._listed(request))}})
 
     async def retrieve(self, request: Request) -> Response:
         return _json({"data": self._item(*self._find(request))})
@@ -93,34 +94,31 @@ class _Models:
                     "created": int(listing.created_at.timestamp()),
                     "description": _description(listing, served),
                     "architecture": _architecture(served),
-                    "endpoints": [self._endpoint(listing, served)],
+                    "endpoints": self._endpoints(listing, served),
                 }
             }
         )
 
-    async def zero_retention(self, _: Request) -> Response:
-        """All of them, or none where the server writes what it has read to its own disk."""
-        listed = () if keeps_prompts(self._site.settings) else self._listed()
-        return _json({"data": [self._endpoint(listing, served) for listing, served in listed]})
+    async def zero_retention(self, request: Request) -> Response:
+        """Those who keep no prompts; none where the server writes what it has read to its own disk."""
+        listed = () if keeps_prompts(self._site.settings) else self._listed(request)
+        ends = [end for listing, served in listed for end in self._endpoints(listing, served, keeps_nothing=True)]
+        return _json({"data": ends})
 
-    async def providers(self, _: Request) -> Response:
-        provider = {
-            "name": PROVIDER_NAME,
-            "slug": PROVIDER_NAME,
-            "privacy_policy_url": None,
-            "terms_of_service_url": None,
-            "status_page_url": None,
-            "headquarters": None,
-            "datacenters": None,
-        }
-        return _json({"data": [provider]})
+    async def providers(self, request: Request) -> Response:
+        listed = self._listed(request)
+        names = dict.fromkeys(end.provider for _, served in listed for end in served.endpoints) or (PROVIDER_NAME,)
+        unknown = dict.fromkeys(
+            ("privacy_policy_url", "terms_of_service_url", "status_page_url", "headquarters", "datacenters")
+        )
+        return _json({"data": [{"name": name, "slug": name, **unknown} for name in names]})
 
     async def embeddings(self, _: Request) -> Response:
         """V4 makes none."""
         return _json({"data": [], "total_count": 0, "links": {"next": None}})
 
-    def _listed(self) -> Sequence[tuple[Listing, ServedModel]]:
-        served = {model.id: model for model in self._site.gateway.models()}
+    def _listed(self, request: Request) -> Sequence[tuple[Listing, ServedModel]]:
+        served = {model.id: model for model in self._site.gateway.models(visit_of(request.scope).tenant)}
         return [
             (listing, served[listing.model])
             for listing in self._site.listings.openrouter
@@ -132,7 +130,7 @@ class _Models:
             slug = self._slugs.read(request.path_params["slug"])
         except UnknownModel as error:
             raise RouteNotFound(error.message, field="model") from error
-        for served in self._site.gateway.models():
+        for served in self._site.gateway.models(visit_of(request.scope).tenant):
             for listing in self._site.listings.openrouter:
                 if listing.dated_name == slug.dated_name and served.id == listing.model:
                     return listing, served
@@ -170,20 +168,42 @@ class _Models:
             },
         }
 
-    def _endpoint(self, listing: Listing, served: ServedModel) -> Item:
+    def _endpoints(self, listing: Listing, served: ServedModel, *, keeps_nothing: bool = False) -> Sequence[Item]:
+        """In the order in which they are asked. keeps_nothing: those alone that keep no prompts."""
+        if not served.endpoints:
+            is_ready = self._site.gateway.is_ready()
+            return [self._endpoint(listing, served, PROVIDER_NAME, self._pricing(served.id), is_ready=is_ready)]
+        fleet = self._site.gateway.fleet
+        statuses = () if fleet is None else fleet.upstreams()
+        resting = {one.id for one in statuses if one.model == served.id and one.state not in ("ready", "full")}
+        return [
+            self._endpoint(
+                listing,
+                msgspec.structs.replace(
+                    served, context_tokens=end.context_tokens, max_output_tokens=end.max_output_tokens
+                ),
+                end.provider,
+                self._pricing(served.id, provider=end.kind),
+                is_ready=end.provider not in resting,
+            )
+            for end in served.endpoints
+            if not (keeps_nothing and end.collects_data)
+        ]
+
+    def _endpoint(self, listing: Listing, served: ServedModel, provider: str, pricing: Item, *, is_ready: bool) -> Item:
         return {
-            "name": f"{PROVIDER_NAME} | {listing.dated_name}",
+            "name": f"{provider} | {listing.dated_name}",
             "model_id": listing.name,
             "model_name": listing.title,
             "context_length": served.context_tokens,
-            "pricing": {**self._pricing(served.id), "discount": 0},
-            "provider_name": PROVIDER_NAME,
-            "tag": PROVIDER_NAME,
+            "pricing": {**pricing, "discount": 0},
+            "provider_name": provider,
+            "tag": provider,
             "quantization": "unknown",
             "max_completion_tokens": served.max_output_tokens,
             "max_prompt_tokens": None,
             "supported_parameters": PARAMETERS,
-            "status": 0 if self._site.gateway.is_ready() else -1,
+            "status": 0 if is_ready else -1,
             # Not measured, which the clients know as null.
             "uptime_last_5m": None,
             "uptime_last_30m": None,
@@ -198,10 +218,10 @@ class _Models:
             "served_by": served.served_by,
         }
 
-    def _pricing(self, model: str) -> Item:
-        """Zero where no price is known: nothing is charged then."""
+    def _pricing(self, model: str, *, provider: str = VENDOR) -> Item:
+        """The vendor's where the provider has none; zero where no price is known: nothing is charged then."""
         now = self._site.now()
-        row = self._site.prices.row_at(model, now)
+        row = self._site.prices.row_at(model, now, provider=provider) or self._site.prices.row_at(model, now)
         if row is None:
             return {"prompt": "0", "completion": "0"}
         pricing: Item = _prices(row.price)

@@ -72,8 +72,7 @@ class Member:
         """As in `ServedBy`."""
         return _OWN_PROVIDER if self.upstream is None else self.id
 
-    @property
-    def endpoint(self) -> Endpoint:
+    def endpoint(self, lane: Lane) -> Endpoint:
         return Endpoint(
             provider=self.provider,
             kind=self.kind,
@@ -81,6 +80,8 @@ class Member:
             is_own=self.is_own,
             region=self.region,
             collects_data=self.collects_data,
+            context_tokens=lane.served.context_tokens,
+            max_output_tokens=lane.served.max_output_tokens,
         )
 
     def learn_models(self, clock: Callable[[], float]) -> None:

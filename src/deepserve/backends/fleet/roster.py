@@ -67,5 +67,5 @@ def _served(offers: Sequence[Offer]) -> ServedModel:
         context_tokens=max(one.context_tokens for one in served),
         max_output_tokens=max(one.max_output_tokens for one in served),
         note=first.note + note,
-        endpoints=tuple(member.endpoint for member, _ in offers),
+        endpoints=tuple(member.endpoint(lane) for member, lane in offers),
     )

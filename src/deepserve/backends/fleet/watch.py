@@ -28,7 +28,10 @@ _NAMED_BLOCKS = (ToolCallBlock, ServerToolCallBlock, ServerToolResultBlock)
 """Their opening tells something already."""
 
 _PIECES = 64
-"""That are looked at together."""
+"""That are looked at together,"""
+
+_LARGE_CHARACTERS = 256
+"""but for large ones, which are looked at alone."""
 
 
 class AnswerWatch:
@@ -66,7 +69,7 @@ class AnswerWatch:
                 self.has_content = True
                 heard = self._heard[event.result]
                 heard.append(event.text)
-                if len(heard) >= _PIECES:
+                if len(heard) >= _PIECES or len(event.text) >= _LARGE_CHARACTERS:
                     self._take(event.result)
         elif isinstance(event, BlockOpened):
             self._take(event.result)

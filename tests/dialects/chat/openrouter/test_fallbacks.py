@@ -31,7 +31,16 @@ BOTH = {"model": "deepseek/deepseek-v4-pro", "models": ["openai/gpt-9", "deepsee
 
 
 def _end(name: str) -> Endpoint:
-    return Endpoint(provider=name, kind=name, names=(name,), is_own=False, region=None, collects_data=True)
+    return Endpoint(
+        provider=name,
+        kind=name,
+        names=(name,),
+        is_own=False,
+        region=None,
+        collects_data=True,
+        context_tokens=1000,
+        max_output_tokens=1000,
+    )
 
 
 ENDS = {PRO: (_end("one"),), FLASH: (_end("one"), _end("other"))}

@@ -110,7 +110,16 @@ def _asked(**fields: Any) -> Exchange:  # Any: JSON
 
 
 def _end(name: str) -> Endpoint:
-    return Endpoint(provider=name, kind=name, names=(name,), is_own=False, region=None, collects_data=True)
+    return Endpoint(
+        provider=name,
+        kind=name,
+        names=(name,),
+        is_own=False,
+        region=None,
+        collects_data=True,
+        context_tokens=1000,
+        max_output_tokens=1000,
+    )
 
 
 @pytest.mark.parametrize("is_stream", [False, True])
