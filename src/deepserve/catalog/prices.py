@@ -131,6 +131,10 @@ class Score(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
 class Prices(Protocol):
     """Whoever knows what models cost."""
 
+    def current(self) -> PriceCatalog:
+        """All of it, as it is now."""
+        ...
+
     def row_at(self, model: str, at: datetime, *, provider: str = VENDOR) -> PriceRow | None: ...
 
     def hours_at(self, name: str, at: datetime) -> Hours | None: ...
@@ -151,6 +155,16 @@ class PriceCatalog(msgspec.Struct, frozen=True, kw_only=True):
     providers: tuple[Provider, ...] = ()
     models: tuple[ComparedModel, ...] = ()
     scores: tuple[Score, ...] = ()
+
+    def current(self) -> PriceCatalog:
+        """A catalog does not change."""
+        return self
+
+    @property
+    def changes_with_minutes(self) -> bool:
+        """Whether no price begins or ends between two minutes."""
+        edges = [edge for row in (*self.rows, *self.own_rows) for edge in (row.since, row.until) if edge is not None]
+        return not any(edge.second or edge.microsecond for edge in edges)
 
     def row_at(self, model: str, at: datetime, *, provider: str = VENDOR) -> PriceRow | None:
         """The row in force; None where there is none."""
@@ -184,7 +198,7 @@ class PriceCatalog(msgspec.Struct, frozen=True, kw_only=True):
         row = self.row_at(model, at, provider=provider)
         if row is None:
             return None
-        is_own = row in self.own_rows
+        is_own = any(row is own for own in self.own_rows)
         for window in row.windows:
             hours = self.hours_at(window.hours, at)
             if hours is not None and hours.hold(at):

@@ -24,7 +24,7 @@ from typing import Final, Protocol
 import msgspec
 
 from deepserve.backends.upstream.estimate import estimate_prompt_tokens, estimate_tokens
-from deepserve.catalog.prices import VENDOR, Prices, pico_usd_of_tokens
+from deepserve.catalog.prices import VENDOR, PriceCatalog, Prices, pico_usd_of_tokens
 from deepserve.core.attempt import FailedAttempt
 from deepserve.core.cost import Cost, pico_usd, usd_of
 from deepserve.core.errors import BudgetExhausted, DeepserveError, ServingError
@@ -68,6 +68,11 @@ class Permit(Protocol):
         """The answer as the money lasts. Raises BudgetExhausted."""
         ...
 
+    @property
+    def counted(self) -> Usage:
+        """What the question that is being answered has taken so far."""
+        ...
+
     def note_settled(self, cost_pico: int) -> None:
         """An attempt is in the ledger, where its cost is taken from what was reserved."""
         ...
@@ -109,7 +114,9 @@ class Meter:
         # In the order of time, for processes too.
         self._prefix = prefix or f"{time.time_ns() // 1_000_000:012x}{secrets.token_hex(4)}"
         self._numbers = itertools.count(1)
-        self._points: dict[tuple[str, str, datetime, int], tuple[str, Amounts] | None] = {}
+        self._points: dict[tuple[str, str, datetime], tuple[str, Amounts] | None] = {}
+        self._catalog: PriceCatalog | None = None
+        self._changes_with_minutes = False
         self.num_repaired = 0
 
     def open(self, request: Request, permit: Permit | None = None) -> Bill:
@@ -127,16 +134,21 @@ class Meter:
 
     def price(self, provider: str, model: str, at: datetime, prompt_tokens: int) -> tuple[str, Amounts] | None:
         """The id and the amounts for one token of the price in force."""
-        key = provider, model, at.replace(second=0, microsecond=0), 0
+        catalog = self._prices.current()
+        if catalog is not self._catalog:
+            self._catalog = catalog
+            self._changes_with_minutes = catalog.changes_with_minutes
+            self._points.clear()
+        # The next request of the same minute need not look again.
+        key = provider, model, at.replace(second=0, microsecond=0) if self._changes_with_minutes else at
         if key in self._points:
             return self._points[key]
         named = self._price_providers.get(provider, provider)
-        row = self._prices.row_at(model, at, provider=named)
+        row = catalog.row_at(model, at, provider=named)
         whose = VENDOR if row is None else named
-        point = self._prices.point_at(model, at, provider=whose, prompt_tokens=prompt_tokens)
+        point = catalog.point_at(model, at, provider=whose, prompt_tokens=prompt_tokens)
         found = None if point is None else (point.id, pico_usd_of_tokens(point.price))
-        if row is None or (not row.tiers and not row.since.second):
-            # Prices change with a minute and nothing else, so that the next request of this one need not look again.
+        if row is None or not row.tiers:
             if len(self._points) >= _MOST_PRICES_KEPT:
                 self._points.clear()
             self._points[key] = found
@@ -299,11 +311,12 @@ class Attempt:
                 self.charge = None
                 others = self._bill.cost()
                 correction = UsageReported(usage=usage, cost=Cost() if others is None else others)
-        elif usage is None:
+        elif usage is None or is_cut:
             usage = self._unreported()
+            if is_cut and self._bill.permit is not None:
+                usage = self._bill.permit.counted  # by which it was cut, and no other count
             self.charge = self._charge_of(started.served_by.provider, self._model, usage, None)
-            if is_cut:
-                correction = UsageReported(usage=usage, cost=self._bill.cost())
+            correction = UsageReported(usage=usage, cost=self._bill.cost())
         self._bill.add(
             self._row(
                 served_by=started.served_by,

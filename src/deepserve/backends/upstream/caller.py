@@ -91,6 +91,8 @@ class UpstreamCaller:
             else:
                 last = self._last(decoder)
                 is_complete = True
+            if decoder.doubt is not None:
+                _log.warning("%s reports a usage that cannot be: %s", self._provider.id, decoder.doubt)
             for event in account.settle(last):
                 if isinstance(event, Failed):
                     self._hide_key(event.error)

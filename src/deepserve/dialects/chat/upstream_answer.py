@@ -117,6 +117,8 @@ class AnswerDecoder:
         self._has_ended = False
         self.has_begun = False
         self.usage: Usage | None = None
+        self.doubt: str | None = None
+        """What was wrong with the usage, which then is an estimate."""
         self._cost: Cost | None = None
 
     @property
@@ -321,6 +323,8 @@ class AnswerDecoder:
         written = prompt_details.cache_write_tokens or 0
         reasoning = completion_details.reasoning_tokens or read.reasoning_tokens or 0
         is_sound = 0 <= hit <= prompt and 0 <= reasoning <= output and 0 <= written <= prompt - hit
+        if not is_sound:
+            self.doubt = f"{hit} cached of {prompt} prompt tokens, {written} stored, {reasoning} thought of {output}"
         prompt, output = max(prompt, 0), max(output, 0)
         hit, reasoning = min(max(hit, 0), prompt), min(max(reasoning, 0), output)
         self.usage = Usage(
@@ -346,7 +350,7 @@ def _cost(read: ReadUsage) -> Cost | None:
     prompt = None if read.cost_details is None else read.cost_details.upstream_inference_prompt_cost
     if prompt is None or not prompt.is_finite() or not 0 <= prompt <= total:
         prompt = Decimal(0)
-    return Cost(miss_usd=prompt, output_usd=total - prompt, source="provider")
+    return Cost(miss_usd=prompt, output_usd=total - prompt, source="provider", stated_usd=total)
 
 
 def _logprobs(tokens: Sequence[WireLogprob] | None) -> tuple[TokenLogprob, ...]:
