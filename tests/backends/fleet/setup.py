@@ -157,7 +157,7 @@ def fleet(
     **settings: Any,  # Any: fields of FleetSettings
 ) -> FleetBackend:
     clock = clock or Clock()
-    prices = {} if price_of is None else {"price_of": price_of}
+    prices: dict[str, Any] = {} if price_of is None else {"price_of": price_of}
     return FleetBackend(
         members,
         chains=chains,

@@ -50,6 +50,7 @@ class ClusterBackend:
 
     provider  its row; `models` names what the servers serve
     model     the folder with the tokenizer of what they serve
+    turns     where turns with tools outlive this process; others may use it, too, and close it
     salt      keeps the cached prefixes of our tenants apart from each other and from anybody else's
     """
 
@@ -70,7 +71,12 @@ class ClusterBackend:
         self._replicas = replicas
         self._levels = FormLevels(wire.levels, name=provider.id)
         self._composer = Composer(
-            model, num_tokens=model.tokenizer.vocab_size, draw_seed=draw_seed, call_id=call_id, turns=turns
+            model,
+            num_tokens=model.tokenizer.vocab_size,
+            draw_seed=draw_seed,
+            call_id=call_id,
+            turns=turns,
+            owns_turns=False,
         )
         self._salt = salt if salt is not None else secrets.token_hex(16)
         self._totals = Totals()

@@ -26,6 +26,7 @@ from deepserve.core.errors import BackendFailure, Cancelled, DeepserveError, Unk
 from deepserve.core.events import Event, Failed, UsageReported
 from deepserve.core.provider import ServedModel
 from deepserve.core.request import Request
+from deepserve.store.turns import TurnStore
 
 _log = logging.getLogger(__name__)
 
@@ -39,6 +40,7 @@ class FleetBackend:
 
     members   in the operator's order; chains: model -> ids, where the order is another
     price_of  for clients that name the most they pay
+    turns     where members whose prompts are written here keep turns with tools; for those that come later, too
     sleep, jitter, clock, now  where time and chance come from, so that tests can hold them
     """
 
@@ -49,6 +51,7 @@ class FleetBackend:
         chains: Mapping[str, Sequence[str]] | None = None,
         settings: FleetSettings | None = None,
         price_of: PriceOf = _no_price,
+        turns: TurnStore | None = None,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
         jitter: Callable[[], float] = random.random,
         clock: Callable[[], float] = time.monotonic,
@@ -57,6 +60,7 @@ class FleetBackend:
         """Raises ConfigurationError for chains that name what there is not."""
         self._settings = settings or FleetSettings()
         self._price_of = price_of
+        self.turns = turns
         self._sleep = sleep
         self._jitter = jitter
         self._clock = clock

@@ -79,6 +79,7 @@ def open_fleet(
         chains=settings.chains,
         settings=settings.fleet,
         price_of=_price_of(PriceBook(settings.prices_file)),
+        turns=turns,
     )
 
 
@@ -101,7 +102,7 @@ async def refit_fleet(
         raise ConfigurationError("Our own engine joins or leaves the upstreams only when the server is started again.")
     is_guarded_alike = (before.answer_checks, before.check_retries) == (after.answer_checks, after.check_retries)
     kept = [one for one in fleet.members if (is_guarded_alike or one.id == EMBEDDED) and one.id not in renewed]
-    members = _members(after, kept, guard=guard, engine=_no_engine, environment=environment)
+    members = _members(after, kept, guard=guard, engine=_no_engine, environment=environment, turns=fleet.turns)
     await fleet.replace(members, chains=after.chains, settings=after.fleet)
 
 

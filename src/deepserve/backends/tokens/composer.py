@@ -88,7 +88,8 @@ class Composer:
     num_tokens  how many the network can draw
     draw_seed   a fresh seed for a request that brings none
     call_id     names tool calls; must be unguessable, because turns are remembered by it
-    turns       where turns with tools outlive this process; closed with the composer
+    turns       where turns with tools outlive this process; closed with the composer, where it
+    owns_turns  is its own
     """
 
     def __init__(
@@ -99,12 +100,13 @@ class Composer:
         draw_seed: Callable[[], int] = draw_seed,
         call_id: Callable[[int], str] = mint_call_id,
         turns: TurnStore | None = None,
+        owns_turns: bool = True,
     ) -> None:
         self.model = model
         self._num_tokens = num_tokens
         self._draw_seed = draw_seed
         self._call_id = call_id
-        self._memory = TurnMemory(store=turns, vocabulary=model.fingerprint)
+        self._memory = TurnMemory(store=turns, owns_store=owns_turns, vocabulary=model.fingerprint)
         self._texts = KnownTexts(model.tokenizer)
         self.vocabulary: Vocabulary = vocabulary_of(model.tokenizer, model.stop_tokens, num_tokens)
         self.text_mask = text_mask(self.vocabulary)

@@ -74,6 +74,7 @@ class TurnMemory:
     """tenant_bytes: most that one tenant's turns may take. max_tenants: the least recently active are forgotten.
 
     store       where turns outlive this memory; None: nowhere
+    owns_store  it is closed with the memory; otherwise others use it, too
     vocabulary  names the tokenizer whose ids are remembered
     """
 
@@ -83,11 +84,13 @@ class TurnMemory:
         tenant_bytes: int = 16 << 20,
         max_tenants: int = 1000,
         store: TurnStore | None = None,
+        owns_store: bool = True,
         vocabulary: str = "",
     ) -> None:
         self._tenant_bytes = tenant_bytes
         self._max_tenants = max_tenants
         self._store = store
+        self._owns_store = owns_store
         self._vocabulary = vocabulary
         self._num_recalled = 0
         self._shelves: OrderedDict[TenantId, _Shelf] = OrderedDict()
@@ -105,7 +108,10 @@ class TurnMemory:
     def close(self) -> None:
         """Let the store write what waits. Blocks."""
         if self._store is not None:
-            self._store.close()
+            if self._owns_store:
+                self._store.close()
+            else:
+                self._store.flush()
 
     async def settle(self) -> None:
         """Wait until what was remembered is found by other servers, too: the client may ask any of them next."""
