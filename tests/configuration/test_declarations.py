@@ -121,7 +121,7 @@ def test_what_is_shown_reads_back_as_the_same_settings(tmp_path: Path) -> None:
         [chains]
         deepseek-v4-pro = ["a\\"b\\u007f"]
         [search_folders]
-        "my notes" = "notes"
+        "my-notes" = "notes"
         [limits]
         body_bytes = 1000
         """

@@ -161,6 +161,19 @@ def test_paths_begin_beside_the_file(tmp_path: Path) -> None:
         ),
         ('[model]\nbackend = "upstream"', "line 2, column 1: `backend` is upstream, but none is named"),
         ('[upstream_models]\ndeepseek-v4-pro = "x"', "line 1, column 1: `upstream_models` says something about"),
+        (
+            '[outgoing]\noutgoing_allowed = ["10.1.0.0/16",\n "x"]',
+            "line 3, column 2: 'x' is neither a host with a port",
+        ),
+        ('[tools]\nfetch_allowed = ["x"]', "line 2, column 18: 'x' is neither a host with a port"),
+        ('[tools]\nfetch_sites = ["a b"]', "line 2, column 1: "),
+        ('[search_folders]\n"My Notes" = "."', "line 2, column 1: 'My Notes' is not a name for a folder"),
+        ('[storage]\ndatabase = "mysql://h/db"', "line 2, column 1: `database` is the address of a PostgreSQL server"),
+        ('[answers]\nprices_file = "deepserve.toml"', "line 2, column 1: "),
+        (
+            '[[upstreams]]\nid = "a"\nkind = "vllm"\naddress = "10.0.0.7"',
+            "line 4, column 1: `address` is not one that can be called",
+        ),
         ('[tools]\nsearch_service = "searxng"', "line 2, column 1: SearXNG has no address of its own"),
     ],
 )

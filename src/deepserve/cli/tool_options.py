@@ -9,10 +9,9 @@ from pathlib import Path
 import click
 
 from deepserve.cli.setting_option import Function, options, setting_option
+from deepserve.configuration.checks import FOLDER_NAME
 
 _GROUP = "Tools that the server runs for models"
-
-_NAME = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?")
 
 
 def tool_options(function: Function) -> Function:
@@ -96,7 +95,7 @@ def name_folders(values: Sequence[str]) -> dict[str, Path]:
         if not path.is_dir():
             raise click.BadParameter(f"{str(path)!r} is not a folder.")
         name = given if is_named else _made_name(path)
-        if not _NAME.fullmatch(name):
+        if not FOLDER_NAME.fullmatch(name):
             raise click.BadParameter(f"{name!r} is not a name for a folder: lower-case letters, digits and hyphens.")
         if name in folders:
             raise click.BadParameter(f"Two folders are called {name!r}; name one of them: other-name={path}")

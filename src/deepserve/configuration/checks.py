@@ -2,16 +2,27 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Mapping
+from typing import Final
+from urllib.parse import urlsplit
 
 import msgspec
 
 from deepserve.catalog.models import load_models
+from deepserve.catalog.price_table import load_prices, read_own_prices
 from deepserve.catalog.providers import load_providers, read_upstream
 from deepserve.config import EMBEDDED, Settings
 from deepserve.configuration.declarations import Path
 from deepserve.configuration.problems import unknown_name
-from deepserve.core.errors import ConfigurationError
+from deepserve.core.domains import read_domains
+from deepserve.core.errors import ConfigurationError, InvalidField
+from deepserve.outgoing.addresses import parse_allowances
+
+FOLDER_NAME: Final = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?")
+"""Names under which folders are told; they stand in addresses of documents."""
+
+_DATABASE: Final = re.compile(r"postgres(?:ql)?://")
 
 
 class Contradiction(msgspec.Struct, frozen=True):
@@ -38,10 +49,44 @@ def contradictions(settings: Settings) -> Iterator[Contradiction]:
             ("backend",),
             "`backend` is upstream, but none is named: set `upstream` (--upstream) or [[upstreams]].",
         )
+    yield from _outgoing(settings)
+    yield from _tools(settings)
+    if settings.database is not None and not _DATABASE.match(settings.database):
+        yield Contradiction(
+            ("database",), "`database` is the address of a PostgreSQL server: postgresql://USER@HOST:PORT/NAME."
+        )
+    if settings.prices_file is not None:
+        try:
+            read_own_prices(settings.prices_file, load_prices())
+        except ConfigurationError as error:
+            yield Contradiction(("prices_file",), error.message)
     if settings.search_service == "searxng" and settings.search_url is None:
         yield Contradiction(
             ("search_service",), "SearXNG has no address of its own: `search_url` (--search-url) must name it."
         )
+
+
+def _outgoing(settings: Settings) -> Iterator[Contradiction]:
+    for name in ("outgoing_allowed", "fetch_allowed"):
+        for number, entry in enumerate(getattr(settings, name)):
+            try:
+                parse_allowances([entry])
+            except ConfigurationError as error:
+                yield Contradiction((name, number), error.message)
+
+
+def _tools(settings: Settings) -> Iterator[Contradiction]:
+    for name in ("fetch_sites", "fetch_blocked_sites"):
+        try:
+            read_domains(getattr(settings, name), field=name)
+        except InvalidField as error:
+            yield Contradiction((name,), error.message)
+    for name in settings.search_folders:
+        if not FOLDER_NAME.fullmatch(name):
+            yield Contradiction(
+                ("search_folders", name),
+                f"{name!r} is not a name for a folder: lower-case letters, digits and hyphens.",
+            )
 
 
 def _upstreams(settings: Settings, models: Iterable[str]) -> Iterator[Contradiction]:
@@ -57,6 +102,10 @@ def _upstreams(settings: Settings, models: Iterable[str]) -> Iterator[Contradict
         elif upstream.id in seen:
             yield Contradiction((*path, "id"), f"Two upstreams have the id {upstream.id!r}.")
         seen.add(upstream.id)
+        if upstream.address is not None and not _is_address(upstream.address):
+            yield Contradiction(
+                (*path, "address"), "`address` is not one that can be called: write for example https://example.com/v1."
+            )
         row = rows.get(upstream.kind)
         if upstream.kind not in kinds:
             yield Contradiction((*path, "kind"), unknown_name(upstream.kind, kinds, what="kind of upstream"))
@@ -85,6 +134,14 @@ def _chains(settings: Settings, models: Iterable[str]) -> Iterator[Contradiction
                 yield Contradiction((*path, number), unknown_name(name, known, what="upstream"))
             elif name in chain[:number]:
                 yield Contradiction((*path, number), f"The chain of {model} names {name!r} twice.")
+
+
+def _is_address(text: str) -> bool:
+    try:
+        parts = urlsplit(text.strip())
+        return parts.scheme in ("http", "https") and bool(parts.hostname) and (parts.port is None or parts.port > 0)
+    except ValueError:
+        return False
 
 
 def _unknown_models(path: Path, given: Mapping[str, object], known: Iterable[str]) -> Iterator[Contradiction]:

@@ -32,7 +32,10 @@ _LONG_LITERAL: Final = re.compile(r"'''.*?'{3,5}", re.DOTALL)
 
 
 class Places:
-    """of: where keys, tables and items of lists begin, by their path. repeated: keys that are given again."""
+    """of: where keys, tables and items of lists begin, by their path. repeated: keys that are given again.
+
+    A table that stands nowhere by itself, as `a` in `[a.b]`, begins where it is first spoken of.
+    """
 
     def __init__(self, text: str) -> None:
         """Raises ValueError for a text whose TOML is not in order, sooner or later."""
@@ -41,14 +44,16 @@ class Places:
         self._at = 0
         self._counts: dict[Path, int] = {}
         self.of: dict[Path, Place] = {}
+        self._implied: dict[Path, Place] = {}
         self.repeated: list[tuple[Path, Place]] = []
         self._scan()
 
     def nearest(self, path: Path) -> Place | None:
         """Of the value, or of what it stands in."""
         while path:
-            if path in self.of:
-                return self.of[path]
+            place = self.of.get(path) or self._implied.get(path)
+            if place is not None:
+                return place
             path = path[:-1]
         return None
 
@@ -72,15 +77,17 @@ class Places:
         path: Path = ()
         for number, key in enumerate(keys, start=1):
             path += (key,)
+            if number < len(keys):
+                self._implied.setdefault(path, self._place(begin))
             if number < len(keys) or is_item:
-                path = self._in_list(path, is_new=number == len(keys))
+                path = self._in_list(path, begin, is_new=number == len(keys))
         self._note(path, begin)
         return path
 
-    def _in_list(self, path: Path, *, is_new: bool) -> Path:
+    def _in_list(self, path: Path, begin: int, *, is_new: bool) -> Path:
         if is_new:
             self._counts[path] = self._counts.get(path, 0) + 1
-            self.of.setdefault(path, self._place(self._at))
+            self.of.setdefault(path, self._place(begin))
         return (*path, self._counts[path] - 1) if path in self._counts else path
 
     def _pair(self, table: Path) -> None:
@@ -88,7 +95,7 @@ class Places:
         keys = self._key()
         path = (*table, *keys)
         for number in range(1, len(keys)):
-            self.of.setdefault((*table, *keys[:number]), self._place(begin))
+            self._implied.setdefault((*table, *keys[:number]), self._place(begin))
         self._note(path, begin)
         self._expect("=")
         self._skip(_SPACE)
