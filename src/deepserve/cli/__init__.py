@@ -10,22 +10,31 @@ from typing_extensions import override
 from deepserve import __version__
 from deepserve.core.errors import DeepserveError
 
-_COMMANDS = {
-    "serve": "Answer the DeepSeek V4 API on this machine.",
-    "chat": "Talk to the model in this terminal.",
-    "models": "List the model ids that are served, and by what.",
-    "config": "Check, show or begin the configuration file.",
-    "doctor": "Check what is installed and what would be served.",
-    "launch": "Print or run the command that starts a cluster.",
-    "providers": "List who else answers as V4; learn their real limits.",
-    "keys": "Create, list and revoke API keys.",
-    "cost": "Say what a piece of work would cost, everywhere.",
-    "usage": "Show what has been answered, in tokens.",
-    "route": "Show which model the rules choose, and why.",
-    "tasks": "Show tasks that are answered later.",
-    "database": "Show where a server keeps things; agree on a new secret.",
-    "webhooks": "Show and repeat webhook calls; make their secrets.",
+_GROUPS = {
+    "Answer": {
+        "serve": "Answer the DeepSeek V4 API on this machine.",
+        "chat": "Talk to the model in this terminal.",
+        "models": "List the model ids that are served, and by what.",
+        "launch": "Print or run the command that starts a cluster.",
+    },
+    "Set up": {
+        "config": "Check, show or begin the configuration file.",
+        "doctor": "Check what is installed and what would be served.",
+        "providers": "List who else answers as V4; learn their real limits.",
+        "keys": "Create, list and revoke API keys.",
+        "database": "Show where a server keeps things; agree on a new secret.",
+    },
+    "Look into it": {
+        "usage": "Show what has been answered, in tokens.",
+        "cost": "Say what a piece of work would cost, everywhere.",
+        "route": "Show which model the rules choose, and why.",
+        "tasks": "Show tasks that are answered later.",
+        "webhooks": "Show and repeat webhook calls; make their secrets.",
+    },
 }
+"""Heading of the help -> commands and what they do."""
+
+_COMMANDS = {name: text for commands in _GROUPS.values() for name, text in commands.items()}
 
 
 class _Commands(click.Group):
@@ -43,8 +52,10 @@ class _Commands(click.Group):
 
     @override
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        with formatter.section("Commands"):
-            formatter.write_dl(list(_COMMANDS.items()))
+        width = max(map(len, _COMMANDS))
+        for heading, commands in _GROUPS.items():
+            with formatter.section(heading):
+                formatter.write_dl([(name.ljust(width), text) for name, text in commands.items()])
 
     @override
     def invoke(self, ctx: click.Context) -> object:
