@@ -28,9 +28,8 @@ from deepserve.store.database import Database, Place, open_database
 from deepserve.store.tables import metadata
 
 _SETTINGS = {
-    # Nothing here has to outlive the machine.
+    # Nothing here has to outlive the machine; what is committed does outlive the server.
     "fsync": "off",
-    "synchronous_commit": "off",
     "full_page_writes": "off",
     "autovacuum": "off",
     "jit": "off",

@@ -14,12 +14,16 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from deepserve.config import TaskLimits
+from deepserve.core.errors import StoreUnavailable
 from deepserve.core.task import TaskState
 from deepserve.core.tenant import LOCAL_TENANT
 from deepserve.store.deliveries import DeliveryStore
 from deepserve.store.tasks import TaskStore
-from tests.databases import Opener
+from deepserve.tasks import database_thread, webhooks
+from tests.databases import Opener, PostgresServer
 from tests.outgoing.receiver import Receiver
 from tests.tasks.setup import ALICE, NOON, Clock, Scripted, ended, new_task, running, until
 
@@ -201,3 +205,63 @@ def test_whichever_of_two_servers_is_killed_every_accepted_task_ends_and_is_anno
             state = store.find((LOCAL_TENANT.id, f"{number}-{task}"), now=datetime.min.replace(tzinfo=NOON.tzinfo))
             assert state is not None
             assert (state.status, state.result) == ("succeeded", f"TASK {number}-{task}".encode())
+
+
+def test_a_result_waits_for_a_database_that_is_away_and_is_not_computed_again(
+    postgres_server: PostgresServer, open_place: Opener, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(database_thread, "_PAUSE_S", 0.01)
+
+    async def scenario() -> None:
+        performer = Scripted()
+        async with (
+            Receiver() as receiver,
+            replica(performer, database=open_place(), allowed=(receiver.host,)) as runner,
+        ):
+            await runner.submit(new_task(body=b"wait", webhook_url=f"http://{receiver.host}/"))
+            await until(performer.begun.is_set)
+            try:
+                await asyncio.to_thread(postgres_server.stop, at_once=True)
+                performer.go_on.set()
+                with pytest.raises(StoreUnavailable):
+                    await runner.find(ALICE.id, "one")
+            finally:
+                await asyncio.to_thread(postgres_server.start)
+            await until(lambda: len(receiver.received) == 1)
+            assert (await ended(runner)).result == b"WAIT"
+            assert performer.performed == ["one"]
+
+    run(scenario())
+
+
+def test_a_call_whose_record_fails_is_not_forgotten(
+    postgres_server: PostgresServer, open_place: Opener, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What could be neither noted nor given back was known to its server for ever, and never tried again."""
+    monkeypatch.setattr(database_thread, "_PAUSE_S", 0.01)
+    monkeypatch.setattr(webhooks, "_AFTER_FAULT_S", 0.01)
+
+    async def scenario() -> None:
+        async with Receiver() as receiver:
+            store = DeliveryStore(open_place())
+            async with replica(database=open_place(), allowed=(receiver.host,)) as runner:
+                claim = runner._deliveries.claim
+                num_failures = 2
+
+                def failing(*arguments: Any, **named: Any) -> Any:  # Any: of the method in its place
+                    nonlocal num_failures
+                    if num_failures:
+                        num_failures -= 1
+                        raise StoreUnavailable("away")
+                    return claim(*arguments, **named)
+
+                def never(*_: Any, **__: Any) -> None:  # Any: as above
+                    raise StoreUnavailable("away")
+
+                monkeypatch.setattr(runner._deliveries, "claim", failing)
+                monkeypatch.setattr(runner._deliveries, "let_go", never)
+                await runner.submit(new_task(webhook_url=f"http://{receiver.host}/"))
+                await until(lambda: len(receiver.received) == 1 and not store.pending())
+                monkeypatch.undo()
+
+    run(scenario())

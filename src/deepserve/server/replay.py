@@ -23,7 +23,7 @@ from deepserve.core.recorded_events import decode_events, encode_events
 from deepserve.core.tenant import TenantId
 from deepserve.dialects.exchange import AnswerHead
 from deepserve.server.shared_shelf import SharedShelf
-from deepserve.store.database import FAULTS
+from deepserve.store.database import FAULTS, tell_fault
 from deepserve.store.replays import KeptReplay, ReplayStore
 
 _log = logging.getLogger(__name__)
@@ -200,8 +200,8 @@ async def _try(change: Callable[..., None], *arguments: object) -> None:
     """Without it the answer is as good; only its repetition would be computed anew."""
     try:
         await asyncio.to_thread(change, *arguments)
-    except FAULTS:
-        _log.exception("An answer for repetitions could not be kept")
+    except FAULTS as error:
+        tell_fault(_log, "An answer for repetitions could not be kept", error)
 
 
 async def _keep_renewing(shared: ReplayStore, name: tuple[TenantId, str]) -> None:

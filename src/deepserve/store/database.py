@@ -82,6 +82,14 @@ def open_database(place: Place, limits: DatabaseLimits = DatabaseLimits()) -> Da
     return engine
 
 
+def tell_fault(log: logging.Logger, words: str, error: BaseException) -> None:
+    """Log what could not be done; with all details, unless the database is only away for a while."""
+    if isinstance(error, StoreUnavailable):
+        log.warning("%s: %s", words, error.message)
+    else:
+        log.error(words, exc_info=error)
+
+
 def open_configured(settings: Settings) -> Database:
     """The database of a server with these settings. Raises ConfigurationError, also where it keeps nothing."""
     place = settings.database or settings.state_dir

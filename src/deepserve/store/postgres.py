@@ -151,7 +151,7 @@ class _Dialer:
         self._is_fault = is_fault
         self._clock = clock
         self._lock = threading.Lock()
-        self._is_away = self._has_connected = False
+        self._is_away = False
         self._tried_at = 0.0
 
     def connect(self) -> psycopg.Connection[Any]:  # Any: as above
@@ -167,8 +167,6 @@ class _Dialer:
             if self._is_fault(error):
                 with self._lock:
                     self._is_away, self._tried_at = True, self._clock()
-                if self._has_connected:  # else the start fails, and says why
-                    _log.warning("store: the database cannot be reached: %s", " ".join(str(error).split()))
             raise
-        self._is_away, self._has_connected = False, True
+        self._is_away = False
         return connection

@@ -18,7 +18,7 @@ from sqlalchemy import Connection, delete, func, select
 
 from deepserve.config import Settings
 from deepserve.core.tenant import TenantId
-from deepserve.store.database import FAULTS, Database, hold, insert_new, is_text, open_memory_database
+from deepserve.store.database import FAULTS, Database, hold, insert_new, is_text, open_memory_database, tell_fault
 from deepserve.store.tables import responses
 
 _log = logging.getLogger(__name__)
@@ -139,8 +139,8 @@ class ResponseStore:
         try:
             with self._database_lock, self._database.begin() as connection:
                 connection.execute(gone)
-        except FAULTS:
-            _log.exception("store: old responses could not be deleted")
+        except FAULTS as error:
+            tell_fault(_log, "store: old responses could not be deleted", error)
 
     def _write(self, key: _Key) -> None:
         with self._database_lock:
@@ -150,8 +150,8 @@ class ResponseStore:
                 return  # deleted meanwhile
             try:
                 self._insert(key, zlib.compress(record, _COMPRESSION_LEVEL))
-            except FAULTS:
-                _log.exception("store: a response could not be written")
+            except FAULTS as error:
+                tell_fault(_log, "store: a response could not be written", error)
             with self._waiting_lock:
                 self._waiting.pop(key, None)
 

@@ -19,7 +19,7 @@ import msgspec
 from sqlalchemy import Connection, Engine, delete, func, insert, select
 
 from deepserve.core.tenant import TenantId
-from deepserve.store.database import FAULTS, hold, insert_or_replace, is_shared
+from deepserve.store.database import FAULTS, hold, insert_or_replace, is_shared, tell_fault
 from deepserve.store.tables import turn_names, turns
 
 Item = TypeVar("Item")
@@ -64,8 +64,8 @@ class TurnStore:
             with self._database.connect() as connection:
                 for some in _batches(names):
                     found |= dict(self._read(connection, tenant, some))
-        except FAULTS:
-            _log.exception("store: turns could not be read")
+        except FAULTS as error:
+            tell_fault(_log, "store: turns could not be read", error)
         return found
 
     @property
@@ -114,8 +114,8 @@ class TurnStore:
                     [{"tenant_id": tenant, "name": name, "turn_id": turn_id} for name in dict.fromkeys(names)],
                 )
                 self._make_room(connection, tenant)
-        except FAULTS:
-            _log.exception("store: a turn could not be written")
+        except FAULTS as error:
+            tell_fault(_log, "store: a turn could not be written", error)
         finally:
             self._room.release()
 
@@ -140,8 +140,8 @@ class TurnStore:
             with self._database.begin() as connection:
                 hold(connection, _NAME)
                 self._drop_expired(connection)
-        except FAULTS:
-            _log.exception("store: expired turns could not be dropped")
+        except FAULTS as error:
+            tell_fault(_log, "store: expired turns could not be dropped", error)
 
     def _drop_expired(self, connection: Connection) -> None:
         expired = select(turns.c.id).where(turns.c.kept_at <= self._oldest())

@@ -8,8 +8,12 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import ParamSpec, TypeVar
 
+from deepserve.core.errors import StoreUnavailable
+
 Parameters = ParamSpec("Parameters")
 Result = TypeVar("Result")
+
+_PAUSE_S = 1.0
 
 
 class DatabaseThread:
@@ -25,6 +29,16 @@ class DatabaseThread:
         self, function: Callable[Parameters, Result], *arguments: Parameters.args, **named: Parameters.kwargs
     ) -> Result:
         return await asyncio.get_running_loop().run_in_executor(self._thread, partial(function, *arguments, **named))
+
+    async def insist(
+        self, function: Callable[Parameters, Result], *arguments: Parameters.args, **named: Parameters.kwargs
+    ) -> Result:
+        """As `run`, again and again while the database is away: for what took long to find out or cannot be undone."""
+        while True:
+            try:
+                return await self.run(function, *arguments, **named)
+            except StoreUnavailable:
+                await asyncio.sleep(_PAUSE_S)
 
     def close(self) -> None:
         """Finish what was asked for."""

@@ -25,7 +25,7 @@ from deepserve.core.task import DeliveryState, NewTask, TaskState
 from deepserve.core.tenant import TenantId
 from deepserve.outgoing.client import OutgoingClient
 from deepserve.outgoing.errors import OutgoingError
-from deepserve.store.database import Database, is_shared, is_text
+from deepserve.store.database import Database, is_shared, is_text, tell_fault
 from deepserve.store.deliveries import DeliveryStore
 from deepserve.store.secret import load_secret
 from deepserve.store.tasks import DuplicateTask, TaskKey, TaskStore, TooManyTasks
@@ -273,8 +273,8 @@ class TaskRunner:
                     state = await self._thread.run(
                         self._store.claim, key, owner=self._owner.name, now=self._now(), lease_s=self._limits.lease_s
                     )
-                except Exception:  # noqa: BLE001 - supervised: housekeeping finds the task again
-                    _log.exception("A task could not be begun")
+                except Exception as error:  # noqa: BLE001 - supervised: housekeeping finds the task again
+                    tell_fault(_log, "A task could not be begun", error)
                     state = None
                 if state is None:
                     self._held.discard(key)
@@ -285,8 +285,8 @@ class TaskRunner:
     async def _work(self, key: TaskKey, state: TaskState) -> None:
         try:
             await self._perform(key, state)
-        except Exception:  # noqa: BLE001 - supervised: housekeeping gives the task back
-            _log.exception("The end of a task could not be written; it is begun again")
+        except Exception as error:  # noqa: BLE001 - supervised: housekeeping gives the task back
+            tell_fault(_log, "The end of a task could not be written; it is begun again", error)
         finally:
             del self._running[key]
             self._held.discard(key)
@@ -335,7 +335,7 @@ class TaskRunner:
         error_code = None if error is None else error.code
         ended = msgspec.structs.replace(state, status=status, result=result, error_code=error_code, ended_at=now)
         planned = self._plan(ended, shape)
-        written = await self._thread.run(
+        written = await self._thread.insist(
             self._store.finish,
             key,
             owner=self._owner.name,
@@ -370,8 +370,8 @@ class TaskRunner:
             await asyncio.sleep(self._limits.lease_s / _ROUNDS_PER_LEASE)
             try:
                 await self._keep_house()
-            except Exception:  # noqa: BLE001 - supervised: the next round may find the database well again
-                _log.exception("Tasks could not be looked after")
+            except Exception as error:  # noqa: BLE001 - supervised: the next round may find the database well again
+                tell_fault(_log, "Tasks could not be looked after", error)
 
     async def _keep_house(self) -> None:
         """Keep our leases, take over what nobody holds, find what others queued, forget what is over."""

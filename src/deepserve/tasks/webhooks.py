@@ -23,6 +23,7 @@ from deepserve.core.task import DeliveryAttempt, DeliveryState, DeliveryStatus, 
 from deepserve.core.tenant import TenantId
 from deepserve.outgoing.client import OutgoingAnswer, OutgoingClient, OutgoingLimits
 from deepserve.outgoing.errors import OutgoingError
+from deepserve.store.database import FAULTS, tell_fault
 from deepserve.store.deliveries import DeliveryStore, PendingDelivery
 from deepserve.tasks.database_thread import DatabaseThread
 from deepserve.tasks.performer import WebhookShape
@@ -176,8 +177,8 @@ class WebhookSender:
             await asyncio.sleep(self._limits.rescan_s)
             try:
                 await self._rescan()
-            except Exception:  # noqa: BLE001 - supervised: the next round may find the database well again
-                _log.exception("Pending webhooks could not be read")
+            except Exception as error:  # noqa: BLE001 - supervised: the next round may find the database well again
+                tell_fault(_log, "Pending webhooks could not be read", error)
 
     async def _rescan(self) -> None:
         """Plan what this process does not know of: from before its start, of other servers, retried by hand."""
@@ -239,9 +240,10 @@ class WebhookSender:
     async def _attempt(self, pending: PendingDelivery, queue: _Queue) -> None:
         try:
             await self._deliver(pending, queue)
-        except Exception:  # noqa: BLE001 - supervised: a fault of ours must not lose the delivery
-            _log.exception("Webhook %s met a fault of the server; it is tried again", pending.id)
-            await self._thread.run(self._store.let_go, pending.id, owner=self._owner)
+        except Exception as error:  # noqa: BLE001 - supervised: a fault of ours must not lose the delivery
+            tell_fault(_log, f"Webhook {pending.id} met a fault of the server; it is tried again", error)
+            with contextlib.suppress(*FAULTS):  # else it is free when its lease has run out
+                await self._thread.run(self._store.let_go, pending.id, owner=self._owner)
             self._add(pending, delay_s=_AFTER_FAULT_S)
 
     async def _deliver(self, pending: PendingDelivery, queue: _Queue) -> None:
@@ -290,7 +292,7 @@ class WebhookSender:
             error=error,
             address=None if address is None else address[:_ADDRESS_CHARACTERS],
         )
-        await self._thread.run(
+        await self._thread.insist(
             self._store.record,
             delivery.id,
             attempt,
