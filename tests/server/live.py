@@ -133,7 +133,8 @@ def live_server(
 ) -> Iterator[LiveServer]:
     """Serve for the length of a block; the port is free, whatever the settings say. alive: kept open meanwhile.
 
-    database: has the ledger and what keys with limits use; None: there is neither.
+    database: has the tasks, the ledger and what keys with limits use; None: tasks end with the server, and there is
+    neither of the others.
     """
     backend = backend or ScriptedBackend()
     settings = settings or Settings()
@@ -146,7 +147,7 @@ def live_server(
         await backend.start()
         metrics = Metrics([model.id for model in backend.models()], clock=asyncio.get_running_loop().time)
         keys = (ConfiguredKeys(settings.api_keys),) if settings.api_keys else ()
-        tasks = make_task_runner(settings)
+        tasks = make_task_runner(settings, database)
         ledger = None if database is None else Ledger(database, state_dir=settings.state_dir, book=book)
         meter = Meter(load_prices(), ledger)
         turnstile = None

@@ -16,7 +16,7 @@ from deepserve.core.tenant import Tenant, TenantId
 from deepserve.outgoing.addresses import AddressPolicy, parse_allowances
 from deepserve.outgoing.client import OutgoingClient
 from deepserve.store.database import Database, open_database, open_memory_database
-from deepserve.tasks.performer import WebhookShape
+from deepserve.tasks.performer import Announce, WebhookShape
 from deepserve.tasks.retries import RetrySchedule
 from deepserve.tasks.runner import TaskRunner
 
@@ -25,6 +25,14 @@ ALICE = Tenant(id=TenantId("alice"), name="Alice")
 BOB = Tenant(id=TenantId("bob"), name="Bob")
 PATIENCE_S = 10.0
 AT_ONCE = RetrySchedule(delays_s=(0.0,) * 8, jitter_ratio=0.0)
+
+
+def letters(task: TaskState) -> dict[int, bytes]:
+    """One call for each letter of the result."""
+    return {number: bytes((letter,)) for number, letter in enumerate(task.result or b"")}
+
+
+LETTERS = WebhookShape(bodies=letters)
 
 
 class Clock:
@@ -49,7 +57,7 @@ class Scripted:
         self.go_on = asyncio.Event()
         self.errors: list[Exception] = []
 
-    async def perform(self, task: TaskState) -> bytes:
+    async def perform(self, task: TaskState, announce: Announce) -> bytes:
         self.performed.append(task.id)
         self.begun.set()
         if task.body == b"wait":

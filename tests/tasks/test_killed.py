@@ -119,6 +119,30 @@ def test_killed_after_the_receiver_has_answered_the_call_comes_again_with_the_sa
     assert delivery.num_attempts <= 1, "the attempt whose end nobody saw is not on record"
 
 
+def test_killed_between_its_items_a_task_announces_each_of_them_once(tmp_path: Path) -> None:
+    """Twice: with one item announced, then with three. Each has one id and one body, whoever sends it."""
+
+    async def scenario() -> None:
+        async with asyncio.timeout(_PATIENCE_S), Receiver() as receiver:
+            async with worker(tmp_path, receiver, "spell 1", 1) as process:
+                await hear(process, "holding")
+                await until(lambda: len(receiver.received) == 1)
+            async with worker(tmp_path, receiver, "spell 3") as process:
+                await hear(process, "holding")
+            async with worker(tmp_path, receiver, "spell"):
+                await until(lambda: len({one.headers["webhook-id"] for one in receiver.received}) == len(b"TASK 0"))
+            bodies: dict[str, set[bytes]] = {}
+            for received in receiver.received:
+                bodies.setdefault(received.headers["webhook-id"], set()).add(received.body)
+            assert sorted(b"".join(body) for body in bodies.values()) == sorted(bytes((one,)) for one in b"TASK 0")
+
+    asyncio.run(scenario())
+    (state,) = found(tmp_path)
+    assert (state.status, state.result, state.num_attempts) == ("succeeded", b"TASK 0", 3)
+    calls = DeliveryStore(open_database(tmp_path)).of_task(LOCAL_TENANT.id, "0")
+    assert [call.item for call in calls] == list(range(len(b"TASK 0")))
+
+
 _SLOW = '[[rules]]\nwhen = { contains = "slow" }\nreply = { text = "at last", first_delay_s = 3600 }\n'
 _QUICK = '[[rules]]\nreply = { text = "at last" }\n'
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
-from collections.abc import Coroutine, Sequence
+from collections.abc import Coroutine
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from sqlalchemy import insert, select, update
 from standardwebhooks import Webhook
 
 from deepserve.core.errors import InvalidField
-from deepserve.core.task import DeliveryState, TaskState
+from deepserve.core.task import DeliveryState
 from deepserve.outgoing.client import OutgoingLimits
 from deepserve.store.database import Database, open_database, open_memory_database
 from deepserve.store.deliveries import DeliveryStore, delivery_row
@@ -25,7 +25,20 @@ from deepserve.tasks.retries import RetrySchedule
 from deepserve.tasks.runner import TaskRunner
 from deepserve.tasks.webhooks import WebhookLimits
 from tests.outgoing.receiver import OK, Receiver, answer, silent
-from tests.tasks.setup import ALICE, AT_ONCE, BOB, NOON, PATIENCE_S, Clock, Scripted, ended, new_task, running, until
+from tests.tasks.setup import (
+    ALICE,
+    AT_ONCE,
+    BOB,
+    LETTERS,
+    NOON,
+    PATIENCE_S,
+    Clock,
+    Scripted,
+    ended,
+    new_task,
+    running,
+    until,
+)
 
 QUICK = WebhookLimits(rescan_s=0.02, outgoing=OutgoingLimits(connect_s=1.0, total_s=0.3))
 
@@ -36,11 +49,6 @@ def run(coroutine: Coroutine[Any, Any, None]) -> None:
             await coroutine
 
     asyncio.run(bounded())
-
-
-def letters(task: TaskState) -> Sequence[bytes]:
-    """One call for each letter of the result."""
-    return [bytes((letter,)) for letter in task.result or b""]
 
 
 async def settled(runner: TaskRunner, task_id: str = "one") -> list[DeliveryState]:
@@ -95,7 +103,7 @@ def test_a_receiver_that_fails_three_times_gets_each_item_once_by_id() -> None:
         failing = [answer(500), answer(503), b""]
         async with (
             Receiver(*failing, OK) as receiver,
-            running(allowed=(receiver.host,), webhooks=WebhookShape(bodies=letters)) as runner,
+            running(allowed=(receiver.host,), webhooks=LETTERS) as runner,
         ):
             await runner.submit(new_task(body=b"abc", webhook_url=receiver.url))
             found = await settled(runner)

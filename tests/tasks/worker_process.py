@@ -2,7 +2,8 @@
 
 Arguments: the state directory or a database's address, the receiver's host, `hold` or `go on`, how many tasks to
 accept, what their ids begin with, and after how many seconds others take over from it.
-Prints one word when all tasks are accepted, then one for each task that begins.
+With `spell` every letter of a result is an item that is announced by itself; with `spell 3` a task holds after three.
+Prints one word when all tasks are accepted, then one for each task that begins, and one for each that holds.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from deepserve.core.tenant import LOCAL_TENANT
 from deepserve.outgoing.addresses import AddressPolicy
 from deepserve.outgoing.client import OutgoingClient
 from deepserve.store.database import Place, open_database
+from deepserve.tasks.performer import Announce, WebhookShape
 from deepserve.tasks.retries import RetrySchedule
 from deepserve.tasks.runner import TaskRunner
 from deepserve.tasks.webhooks import WebhookLimits
@@ -29,15 +31,26 @@ def say(word: str) -> None:
     sys.stdout.flush()
 
 
-class Worker:
-    def __init__(self, *, holds: bool) -> None:
-        self._holds = holds
+def letters(task: TaskState) -> dict[int, bytes]:
+    return {number: bytes((letter,)) for number, letter in enumerate(task.result or b"")}
 
-    async def perform(self, task: TaskState) -> bytes:
+
+class Worker:
+    """mode: the argument of that name, in words"""
+
+    def __init__(self, mode: list[str]) -> None:
+        self._num_told = int(mode[1]) if mode[0] == "spell" and len(mode) == 2 else 0
+        self._holds = mode == ["hold"] or self._num_told > 0
+
+    async def perform(self, task: TaskState, announce: Announce) -> bytes:
         say("begun")
+        told = task.result or b""
+        for end in range(len(told) + 1, self._num_told + 1):
+            await announce(told + task.body.upper()[len(told) : end])
         if self._holds:
+            say("holding")
             await asyncio.Event().wait()
-        return task.body.upper()
+        return told + task.body.upper()[len(told) :]
 
     def encode_failure(self, task: TaskState, error: DeepserveError) -> bytes:
         return error.code.encode()
@@ -53,7 +66,8 @@ async def main(place: Place, host: str, mode: str, num_tasks: int, prefix: str, 
         schedule=RetrySchedule(delays_s=(0.0,) * 8),
         webhook_limits=WebhookLimits(lease_s=lease_s, rescan_s=lease_s / 2),
     )
-    runner.register("work", Worker(holds=mode == "hold"))
+    webhooks = WebhookShape(bodies=letters) if mode.startswith("spell") else WebhookShape()
+    runner.register("work", Worker(mode.split()), webhooks=webhooks)
     await runner.start()
     for number in range(num_tasks):
         await runner.submit(

@@ -38,7 +38,8 @@ class NewTask(msgspec.Struct, frozen=True, kw_only=True):
 class TaskState(msgspec.Struct, frozen=True, kw_only=True):
     """A task as it is known now.
 
-    result        the dialect's own body, of a success or of a failure; None until the end and for cancelled tasks
+    result        the dialect's own body, of a success or of a failure; before the end what has been announced of it;
+                  None before that, and for cancelled tasks
     error_code    the code of the error that ended it; None unless failed
     num_attempts  how often it was begun: more than once after the server died in the middle
     """

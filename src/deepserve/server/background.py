@@ -13,6 +13,7 @@ from uuid import UUID, uuid4
 
 import msgspec
 from starlette.types import Receive, Send
+from typing_extensions import override
 
 from deepserve.core.answer import collect
 from deepserve.core.errors import DeepserveError, InvalidField, RequestTimedOut
@@ -28,6 +29,7 @@ from deepserve.server.delivery import Delivery, HeaderList
 from deepserve.server.endpoint import headers_of
 from deepserve.server.following import Lines
 from deepserve.server.site import Site
+from deepserve.tasks.performer import Announce, Performer
 
 KIND = "response"
 
@@ -167,8 +169,11 @@ class Background:
         return task if task is not None and task.kind == KIND else None
 
 
-class _Performer:
-    """Implements `tasks.performer.Performer`. new_id: of each attempt, which is billed and logged by itself."""
+class _Performer(Performer):
+    """Announces nothing before the end: a response is one item.
+
+    new_id: of each attempt, which is billed and logged by itself
+    """
 
     def __init__(self, site: Site, decoders: Decoders, lines: Lines, *, new_id: Callable[[], UUID] = uuid4) -> None:
         self._site = site
@@ -176,7 +181,8 @@ class _Performer:
         self._lines = lines
         self._new_id = new_id
 
-    async def perform(self, task: TaskState) -> bytes:
+    @override
+    async def perform(self, task: TaskState, announce: Announce) -> bytes:
         responses = self._site.responses
         kept = await asyncio.to_thread(responses.find, task.tenant.id, task.id)
         if kept is not None:  # a former attempt came so far
@@ -202,6 +208,7 @@ class _Performer:
             line.end()
         return body
 
+    @override
     def encode_failure(self, task: TaskState, error: DeepserveError) -> bytes:
         failed = Order.decode(task.body).failed(error)
         self._site.responses.keep(task.tenant.id, task.id, msgspec.json.encode(failed))

@@ -26,7 +26,7 @@ class PendingDelivery(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class DeliveryStore:
-    """All methods block for a database's time. Rows come into being in `TaskStore.finish`."""
+    """All methods block for a database's time. Rows come into being in `TaskStore`, with what they announce."""
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine

@@ -125,7 +125,7 @@ deliveries = Table(
     Index("deliveries_by_status", "status", "next_attempt_at"),
     Index("deliveries_by_task", "tenant_id", "task_id"),
 )
-"""Webhook calls, each written in the transaction that ends its task."""
+"""Webhook calls, each written in the transaction that writes down what it announces."""
 
 delivery_attempts = Table(
     "delivery_attempts",

@@ -173,14 +173,24 @@ class TaskStore:
         error_code: str | None,
         now: datetime,
         announcements: Sequence[DeliveryState] = (),
-    ) -> TaskState | None:
-        """End a task and write its webhook calls, in one transaction; None when it has ended or was taken over."""
-        mine = and_(tasks.c.status == "running", tasks.c.lease_owner == owner)
+    ) -> list[DeliveryState] | None:
+        """End a task and write its webhook calls, in one transaction; return the calls of items that had none.
+
+        None when it has ended or was taken over.
+        """
+        mine = and_(_is(key), tasks.c.status == "running", tasks.c.lease_owner == owner)
         with self._engine.begin() as connection:
-            state = _end(connection, and_(_is(key), mine), key, status, now, result=result, error_code=error_code)
-            if state is not None and announcements:
-                connection.execute(insert(deliveries), [delivery_row(delivery) for delivery in announcements])
-            return state
+            state = _end(connection, mine, key, status, now, result=result, error_code=error_code)
+            return None if state is None else _announce(connection, key, announcements)
+
+    def advance(
+        self, key: TaskKey, *, owner: str, result: bytes, announcements: Sequence[DeliveryState] = ()
+    ) -> list[DeliveryState] | None:
+        """Note as much of a running task's result as is known, with its webhook calls; otherwise as `finish`."""
+        mine = and_(_is(key), tasks.c.status == "running", tasks.c.lease_owner == owner)
+        with self._engine.begin() as connection:
+            changed = connection.execute(update(tasks).where(mine).values(result=result))
+            return _announce(connection, key, announcements) if _num_changed(changed) else None
 
     def cancel(self, key: TaskKey, *, now: datetime) -> TaskState | None:
         """The task, which has ended now or before; None for an unknown one."""
@@ -249,6 +259,18 @@ def _end(
         )
     )
     return _required(connection, key) if _num_changed(ended) else None
+
+
+def _announce(connection: Connection, key: TaskKey, announcements: Sequence[DeliveryState]) -> list[DeliveryState]:
+    """Write the calls of items that have none yet: whatever is told again, an item is called out once."""
+    if not announcements:
+        return []
+    known = select(deliveries.c.item).where(deliveries.c.tenant_id == key[0], deliveries.c.task_id == key[1])
+    announced = set(connection.execute(known).scalars())
+    new = [delivery for delivery in announcements if delivery.item not in announced]
+    if new:
+        connection.execute(insert(deliveries), [delivery_row(delivery) for delivery in new])
+    return new
 
 
 def _is(key: TaskKey) -> ColumnElement[bool]:

@@ -297,6 +297,13 @@ class TaskRunner:
         status: Literal["succeeded", "failed"] = "failed"
         result: bytes | None = None
         error: DeepserveError | None = None
+        known = state
+
+        async def announce(result: bytes) -> None:
+            nonlocal known
+            known = msgspec.structs.replace(state, result=result)
+            await self._advance(key, known, shape)
+
         try:
             if performer is None:
                 raise EngineFailure(f"This server does not carry out tasks of the kind {state.kind}.")
@@ -305,7 +312,7 @@ class TaskRunner:
                     f"The task was begun {self._limits.max_attempts} times, and each time the server ended in the "
                     "middle of it."
                 )
-            result = await performer.perform(state)
+            result = await performer.perform(state, announce)
             status = "succeeded"
         except CapacityError as raised:
             if (self._now() - state.created_at).total_seconds() < self._limits.patience_s:
@@ -319,8 +326,23 @@ class TaskRunner:
             _log.exception("A task of the kind %s met a fault of the server", state.kind)
             error = EngineFailure("The server met an internal fault while answering. It has been logged.")
         if error is not None and performer is not None:
-            result = _encode(performer, state, error)
+            result = _encode(performer, known, error)
         await self._finish(key, state, shape, status, result, error)
+
+    async def _advance(self, key: TaskKey, known: TaskState, shape: WebhookShape) -> None:
+        """Note what is known of a result, and announce what is new in it."""
+        try:
+            written = await self._thread.run(
+                self._store.advance,
+                key,
+                owner=self._owner.name,
+                result=known.result or b"",
+                announcements=self._plan(known, shape),
+            )
+        except Exception:  # noqa: BLE001 - the answer is worth more than an early announcement
+            _log.exception("An item of a task of the kind %s could not be written; it is announced later", known.kind)
+            return
+        self._sender.add(written or ())
 
     async def _finish(
         self,
@@ -347,18 +369,18 @@ class TaskRunner:
         )
         if written is not None:
             self._num_ended[(state.kind, status)] += 1
-            self._sender.add(planned)
+            self._sender.add(written)
         self._tell(key)
 
-    def _plan(self, ended: TaskState, shape: WebhookShape) -> Sequence[DeliveryState]:
-        if ended.webhook_url is None:
+    def _plan(self, told: TaskState, shape: WebhookShape) -> Sequence[DeliveryState]:
+        if told.webhook_url is None:
             return []
         try:
-            bodies = shape.bodies(ended)
+            bodies = shape.bodies(told)
         except Exception:  # noqa: BLE001 - a dialect's fault must not lose the result
-            _log.exception("The webhooks of a task of the kind %s could not be written as the dialect does", ended.kind)
-            bodies = whole_result(ended)
-        return self._sender.plan(ended, bodies, new_id=lambda: f"msg_{self._new_hex(16)}")
+            _log.exception("The webhooks of a task of the kind %s could not be written as the dialect does", told.kind)
+            bodies = whole_result(told) if told.has_ended else {}
+        return self._sender.plan(told, bodies, new_id=lambda: f"msg_{self._new_hex(16)}")
 
     def _tell(self, key: TaskKey) -> None:
         for end in self._ends.pop(key, []):

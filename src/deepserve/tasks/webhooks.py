@@ -12,7 +12,7 @@ import heapq
 import itertools
 import logging
 from collections import Counter, OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import TypeVar
 from urllib.parse import urlsplit
@@ -123,8 +123,8 @@ class WebhookSender:
     def num_pending(self) -> int:
         return len(self._known)
 
-    def plan(self, task: TaskState, bodies: Sequence[bytes], *, new_id: Callable[[], str]) -> list[DeliveryState]:
-        """The calls that announce an ended task, to be written together with its end."""
+    def plan(self, task: TaskState, bodies: Mapping[int, bytes], *, new_id: Callable[[], str]) -> list[DeliveryState]:
+        """The calls that announce a task's items, to be written together with them."""
         if task.webhook_url is None:
             return []
         url, now = self._client.policy.check_url(task.webhook_url), self._now()
@@ -143,7 +143,7 @@ class WebhookSender:
                 next_attempt_at=now,
                 created_at=now,
             )
-            for item, body in enumerate(bodies)
+            for item, body in bodies.items()
         ]
 
     def add(self, planned: Sequence[DeliveryState]) -> None:

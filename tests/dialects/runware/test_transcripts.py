@@ -120,7 +120,7 @@ def test_a_failed_result_stands_beside_those_that_succeeded() -> None:
     polled = json.loads(encode(polled_items(ended)))
     assert [(item["resultIndex"], item["status"]) for item in polled] == [(0, "error"), (1, "success")]
     assert polled[0]["error"] == {"code": "internalServerError", "message": "broke"}
-    announced = json.loads(encode(announced_items(ended)))
+    announced = {number: json.loads(encode(item)) for number, item in announced_items(ended).items()}
     assert announced[0]["code"] == "internalServerError"
     assert announced[1]["text"] == "fine"
 

@@ -47,34 +47,84 @@ Outcome = Result | DeepserveError
 """What became of one of a task's results."""
 
 
-def encode_ended(inference: Inference, outcomes: Sequence[Outcome], usage: Usage, cost: Cost | None) -> WireEnded:
-    """All results of a task. usage, cost: of the whole request; the costs of the items sum to it."""
+def encode_ended(
+    inference: Inference,
+    outcomes: Sequence[Outcome],
+    usage: Usage,
+    cost: Cost | None,
+    *,
+    ready: Mapping[int, WireItem] = {},
+) -> WireEnded:
+    """All results of a task.
+
+    usage, cost  of the whole request; the costs of the items sum to it
+    ready        items that were told before, by their result's number: they stand as they are, and the prompt is paid
+    """
     items: list[WireItem] = []
     errors: list[WireError] = []
-    is_several = len(outcomes) > 1
-    good = [outcome for outcome in outcomes if not isinstance(outcome, DeepserveError)]
-    shares = _shares([outcome.finished.output if is_several else None for outcome in good], usage, cost)
+    good = {index: outcome for index, outcome in enumerate(outcomes) if not isinstance(outcome, DeepserveError)}
+    order = sorted(good, key=ready.__contains__)  # the first pays what is nobody else's, and who was told has paid
+    outputs = [good[index].finished.output if len(outcomes) > 1 else None for index in order]
+    shares = dict(zip(order, _shares(outputs, usage, cost, bills_prompt=not ready), strict=True))
     for index, outcome in enumerate(outcomes):
-        result_index = index if is_several else None
-        if isinstance(outcome, DeepserveError):
+        if index in ready:
+            items.append(ready[index])
+        elif isinstance(outcome, DeepserveError):
             error = wire_error(outcome, task_type=TASK_TYPE, task_uuid=inference.task_uuid)
-            errors.append(msgspec.structs.replace(error, result_index=result_index))
-            continue
-        calls = [part for part in outcome.parts if isinstance(part, ToolCall)]
-        traces = [part.text for part in outcome.parts if isinstance(part, Reasoning) and part.text]
-        item = WireItem(
-            task_type=TASK_TYPE,
-            task_uuid=inference.task_uuid,
-            result_index=result_index,
-            text=joined_text(outcome.parts),
-            reasoning_content=traces or None,
-            tool_calls=[encode_call(call.id, call.name, call.arguments) for call in calls] or None,
-            finish_reason=FINISH_WORDS[outcome.finished.reason],
-            seed=inference.seed_of(index),
-        )
-        share = shares[len(items)]
-        items.append(bill(item, inference, share.usage, share.cost, billed=share.billed))
+            errors.append(msgspec.structs.replace(error, result_index=_shown_index(inference, index)))
+        else:
+            items.append(_item(inference, index, outcome, shares[index]))
     return WireEnded(items=items, errors=errors)
+
+
+def encode_ready(
+    inference: Inference, index: int, result: Result, usage: Usage, cost: Cost | None, *, bills_prompt: bool
+) -> WireItem | None:
+    """One of several results while others are still worked on; None where its bill is asked for and not known yet.
+
+    usage, cost: reported with it, of everything so far
+    """
+    output = result.finished.output
+    if inference.include_cost or inference.include_usage:
+        if output is None or output.output_tokens > usage.output_tokens:
+            return None
+    elif output is None:
+        output = Usage()
+    own, part = share_of(usage, output), None if cost is None else _output_cost(cost, usage, output)
+    if bills_prompt:
+        paid = None if cost is None or part is None else msgspec.structs.replace(cost, output_usd=part.output_usd)
+        return _item(inference, index, result, _Share(own, own, paid))
+    return _item(inference, index, result, _Share(own, _only_output(output), part))
+
+
+def _item(inference: Inference, index: int, result: Result, share: _Share) -> WireItem:
+    calls = [part for part in result.parts if isinstance(part, ToolCall)]
+    traces = [part.text for part in result.parts if isinstance(part, Reasoning) and part.text]
+    item = WireItem(
+        task_type=TASK_TYPE,
+        task_uuid=inference.task_uuid,
+        result_index=_shown_index(inference, index),
+        text=joined_text(result.parts),
+        reasoning_content=traces or None,
+        tool_calls=[encode_call(call.id, call.name, call.arguments) for call in calls] or None,
+        finish_reason=FINISH_WORDS[result.finished.reason],
+        seed=inference.seed_of(index),
+    )
+    return bill(item, inference, share.usage, share.cost, billed=share.billed)
+
+
+def _shown_index(inference: Inference, index: int) -> int | None:
+    return index if inference.request.num_results > 1 else None
+
+
+def fail_the_rest(error: WireError, num_results: int, ready: Sequence[WireItem]) -> WireEnded:
+    """What a task came to that failed when some of its items were ready: they stay, and the others have failed."""
+    if not ready:
+        return WireEnded(errors=[error])
+    missing = sorted(set(range(num_results)) - {item.result_index for item in ready})
+    return WireEnded(
+        items=list(ready), errors=[msgspec.structs.replace(error, result_index=index) for index in missing]
+    )
 
 
 class _Share(msgspec.Struct, frozen=True):
@@ -85,22 +135,33 @@ class _Share(msgspec.Struct, frozen=True):
     cost: Cost | None
 
 
-def _shares(outputs: Sequence[Usage | None], usage: Usage, cost: Cost | None) -> list[_Share]:
-    """What each result pays: its own output. The first pays the prompt, and whatever is nobody else's."""
+def _shares(outputs: Sequence[Usage | None], usage: Usage, cost: Cost | None, *, bills_prompt: bool) -> list[_Share]:
+    """What each result pays: its own output. The first pays the prompt, if it is to be, and what is nobody else's."""
     shares: list[_Share] = []
     left, left_usd = usage, Cost() if cost is None else cost
+    if not bills_prompt:
+        left, left_usd = _only_output(usage), Cost(output_usd=left_usd.output_usd)
     for output in outputs[1:]:
-        own = output or Usage()
-        billed = Usage(reasoning_tokens=own.reasoning_tokens, answer_tokens=own.answer_tokens)
-        part = usd_of(pico_usd(left_usd.output_usd) * billed.output_tokens // max(1, left.output_tokens))
-        left_usd = msgspec.structs.replace(left_usd, output_usd=left_usd.output_usd - part)
+        billed = _only_output(output or Usage())
+        part = _output_cost(left_usd, left, billed)
+        left_usd = msgspec.structs.replace(left_usd, output_usd=left_usd.output_usd - part.output_usd)
         left = msgspec.structs.replace(
             left,
             reasoning_tokens=max(0, left.reasoning_tokens - billed.reasoning_tokens),
             answer_tokens=max(0, left.answer_tokens - billed.answer_tokens),
         )
-        shares.append(_Share(share_of(usage, output), billed, None if cost is None else Cost(output_usd=part)))
+        shares.append(_Share(share_of(usage, output), billed, None if cost is None else part))
     return [_Share(share_of(usage, next(iter(outputs), None)), left, None if cost is None else left_usd), *shares]
+
+
+def _only_output(usage: Usage) -> Usage:
+    return Usage(reasoning_tokens=usage.reasoning_tokens, answer_tokens=usage.answer_tokens)
+
+
+def _output_cost(cost: Cost, usage: Usage, output: Usage) -> Cost:
+    """Of what the output of a usage cost, as much as some of its tokens did."""
+    share = pico_usd(cost.output_usd) * output.output_tokens // max(1, usage.output_tokens)
+    return Cost(output_usd=usd_of(share))
 
 
 def share_of(usage: Usage, output: Usage | None) -> Usage:
@@ -185,16 +246,13 @@ def acknowledgment(task_uuid: str) -> WireItem:
     return WireItem(task_type=TASK_TYPE, task_uuid=task_uuid)
 
 
-def running_items(task_uuid: str, num_results: int) -> list[WireItem]:
-    """What a poll hears of a task that has not ended."""
+def running_items(task_uuid: str, num_results: int, ready: Sequence[WireItem] = ()) -> list[WireItem]:
+    """What a poll hears of a task that has not ended: the items that are ready, and that the rest is on its way."""
+    done = {item.result_index: msgspec.structs.replace(item, status="success") for item in ready}
+    places = range(num_results) if num_results > 1 else (None,)
     return [
-        WireItem(
-            task_type=TASK_TYPE,
-            task_uuid=task_uuid,
-            result_index=index if num_results > 1 else None,
-            status="processing",
-        )
-        for index in range(num_results)
+        done.get(place) or WireItem(task_type=TASK_TYPE, task_uuid=task_uuid, result_index=place, status="processing")
+        for place in places
     ]
 
 
@@ -207,10 +265,10 @@ def polled_items(ended: WireEnded) -> list[WireItem]:
     return sorted(items, key=lambda item: item.result_index or 0)
 
 
-def announced_items(ended: WireEnded) -> list[WireItem]:
-    """The bodies of webhook calls: one for each result, flat."""
+def announced_items(ended: WireEnded) -> dict[int, WireItem]:
+    """The bodies of webhook calls, flat, by the number of the result."""
     items = [*ended.items, *(_failed_item(error, is_flat=True) for error in ended.errors)]
-    return sorted(items, key=lambda item: item.result_index or 0)
+    return {item.result_index or 0: item for item in items}
 
 
 def _failed_item(error: WireError, *, is_flat: bool) -> WireItem:

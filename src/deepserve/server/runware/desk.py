@@ -38,7 +38,8 @@ from deepserve.server.runware.inference import (
     InferencePerformer,
     LaterTask,
     carry_out,
-    decode_ended,
+    known_of,
+    num_results_of,
 )
 from deepserve.server.runware.memory import Job, JobMemory, conflict
 from deepserve.server.site import Site
@@ -269,7 +270,7 @@ class Desk:
     async def _poll(self, tenant: TenantId, task_uuid: str) -> Handled:
         found = await self._find(tenant, task_uuid)
         if found.ended is None:
-            return Handled(items=running_items(task_uuid, found.num_results))
+            return Handled(items=running_items(task_uuid, found.num_results, found.ready))
         items = polled_items(found.ended)
         return Handled(items=items) if items else Handled(errors=found.ended.errors[:1])
 
@@ -297,8 +298,9 @@ class Desk:
         return Job(
             key=key,
             source=msgspec.json.decode(state.body, type=LaterTask).task,
-            num_results=state.metadata.get("num_results", 1),
-            ended=None if state.result is None else decode_ended(state.result),
+            num_results=num_results_of(state),
+            ready=known_of(state).items,
+            ended=known_of(state) if state.has_ended else None,
         )
 
     def _search(self, task: Mapping[str, Json]) -> Handled:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import aclosing
 from uuid import UUID
 
@@ -20,10 +20,17 @@ from deepserve.core.task import TaskState
 from deepserve.core.usage import Usage
 from deepserve.dialects.runware.errors import TaskRefused, wire_error
 from deepserve.dialects.runware.request import Inference, decode_inference
-from deepserve.dialects.runware.response import TASK_TYPE, Outcome, announced_items, encode_ended
-from deepserve.dialects.runware.wire import WireEnded, encode
+from deepserve.dialects.runware.response import (
+    TASK_TYPE,
+    Outcome,
+    announced_items,
+    encode_ended,
+    encode_ready,
+    fail_the_rest,
+)
+from deepserve.dialects.runware.wire import WireEnded, WireItem, encode
 from deepserve.server.site import Site
-from deepserve.tasks.performer import Performer, WebhookShape
+from deepserve.tasks.performer import Announce, Performer, WebhookShape
 
 KIND = "runware"
 WEBHOOK_ID_HEADER = "X-Runware-Delivery"
@@ -36,15 +43,26 @@ class CarriedOut(msgspec.Struct, frozen=True):
     started: Started | None
 
 
-async def carry_out(site: Site, inference: Inference) -> CarriedOut:
+Tell = Callable[[list[WireItem]], Awaitable[None]]
+"""Hears of the items that are ready, all of them each time."""
+
+
+async def carry_out(
+    site: Site, inference: Inference, *, told: Sequence[WireItem] = (), tell: Tell | None = None
+) -> CarriedOut:
     """All results of a task; failed ones stand beside those that succeeded.
 
+    told  items that were told in an attempt before this one: they stand, whatever comes of them now
+    tell  hears of items while others are still being worked on; of failures and of bills that are not known yet at the
+          end, for when everything fails the task may be tried again
     Raises the first error when there is no result at all.
     """
     idle_s = site.settings.request_timeout_s
+    ready = {item.result_index or 0: item for item in told}
     usage, started = Usage(), None
     cost: Cost | None = None
     events_of: list[list[Event]] = [[] for _ in range(inference.request.num_results)]
+    num_open = len(events_of)
     async with aclosing(site.gateway.answer(inference.request)) as events:
         while True:
             try:
@@ -62,13 +80,24 @@ async def carry_out(site: Site, inference: Inference) -> CarriedOut:
                         own.append(event)
                 case UsageReported():
                     usage, cost = event.usage, event.cost
+                case Finished() | Failed():
+                    own, num_open = events_of[event.result], num_open - 1
+                    own.append(event)
+                    # The last is told with the end, which follows at once.
+                    is_news = isinstance(event, Finished) and num_open > 0 and event.result not in ready
+                    if tell is not None and is_news:
+                        result = (await collect(_replayed(own))).results[0]
+                        item = encode_ready(inference, event.result, result, usage, cost, bills_prompt=not ready)
+                        if item is not None:
+                            ready[event.result] = item
+                            await tell([ready[index] for index in sorted(ready)])
                 case _:
                     events_of[event.result].append(event)
     outcomes = [await _outcome(own) for own in events_of]
     failures = [outcome for outcome in outcomes if isinstance(outcome, DeepserveError)]
-    if len(failures) == len(outcomes):
+    if len(failures) == len(outcomes) and not ready:
         raise failures[0]
-    return CarriedOut(encode_ended(inference, outcomes, usage, cost), started)
+    return CarriedOut(encode_ended(inference, outcomes, usage, cost, ready=ready), started)
 
 
 async def _outcome(events: Sequence[Event]) -> Outcome:
@@ -101,7 +130,7 @@ class InferencePerformer(Performer):
         self._new_id = new_id
 
     @override
-    async def perform(self, task: TaskState) -> bytes:
+    async def perform(self, task: TaskState, announce: Announce) -> bytes:
         stored = msgspec.json.decode(task.body, type=LaterTask)
         try:
             inference = decode_inference(
@@ -116,23 +145,34 @@ class InferencePerformer(Performer):
             )
         except TaskRefused as error:  # what another version of this program accepted
             return encode(WireEnded(errors=[wire_error(error, task_type=TASK_TYPE, task_uuid=task.id)]))
-        return encode((await carry_out(self._site, inference)).ended)
+
+        async def tell(items: list[WireItem]) -> None:
+            await announce(encode(WireEnded(items=items)))
+
+        return encode((await carry_out(self._site, inference, told=known_of(task).items, tell=tell)).ended)
 
     @override
     def encode_failure(self, task: TaskState, error: DeepserveError) -> bytes:
         task_uuid = msgspec.json.decode(task.body, type=LaterTask).task["taskUUID"]
-        return encode(WireEnded(errors=[wire_error(error, task_type=TASK_TYPE, task_uuid=task_uuid)]))
+        told = wire_error(error, task_type=TASK_TYPE, task_uuid=task_uuid)
+        return encode(fail_the_rest(told, num_results_of(task), known_of(task).items))
 
 
-def _webhook_bodies(task: TaskState) -> Sequence[bytes]:
+def _webhook_bodies(task: TaskState) -> Mapping[int, bytes]:
     """One call for each result: the item as it is, not in a list."""
-    if task.result is None:
-        return ()
-    return [encode(item) for item in announced_items(decode_ended(task.result))]
+    return {number: encode(item) for number, item in announced_items(known_of(task)).items()}
 
 
-def decode_ended(raw: bytes) -> WireEnded:
-    return msgspec.json.decode(raw, type=WireEnded)
+def known_of(task: TaskState) -> WireEnded:
+    """What a task came to; before its end, what was announced of it."""
+    return WireEnded() if task.result is None else msgspec.json.decode(task.result, type=WireEnded)
+
+
+def num_results_of(task: TaskState) -> int:
+    """How many were asked for."""
+    asked = task.metadata.get("num_results", 1)
+    assert isinstance(asked, int)
+    return asked
 
 
 WEBHOOKS = WebhookShape(bodies=_webhook_bodies, id_header=WEBHOOK_ID_HEADER)

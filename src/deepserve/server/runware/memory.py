@@ -7,7 +7,7 @@ accepted first and answered later are in `deepserve.tasks`.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import msgspec
 
@@ -15,7 +15,7 @@ from deepserve.core.errors import TooManyRequests
 from deepserve.core.messages import Json
 from deepserve.core.tenant import TenantId
 from deepserve.dialects.runware.errors import TaskRefused
-from deepserve.dialects.runware.wire import WireEnded, encode
+from deepserve.dialects.runware.wire import WireEnded, WireItem, encode
 from deepserve.server.shared_shelf import SharedShelf
 
 JobKey = tuple[TenantId, str]
@@ -24,11 +24,12 @@ _RETRY_S = 5.0
 
 
 class Job(msgspec.Struct):
-    """ended: None while it runs, and for streams, whose answers are not kept."""
+    """ended: None while it runs, and for streams, whose answers are not kept. ready: its items that were told."""
 
     key: JobKey
     source: Json
     num_results: int
+    ready: Sequence[WireItem] = ()
     ended: WireEnded | None = None
     ended_at: float | None = None
 
