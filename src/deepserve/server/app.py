@@ -7,7 +7,7 @@ import time
 from collections.abc import Awaitable, Callable, Sequence
 from datetime import UTC, datetime
 from functools import partial
-from uuid import UUID, uuid4
+from uuid import UUID
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -40,7 +40,8 @@ from deepserve.server.access import Access, ConfiguredKeys, KeyLookup, is_loopba
 from deepserve.server.closing import Closing
 from deepserve.server.door import Door
 from deepserve.server.endpoint import Endpoint
-from deepserve.server.known_paths import KnownPaths
+from deepserve.server.fresh_ids import FreshIds
+from deepserve.server.known_paths import KnownPaths, StraightToEndpoints
 from deepserve.server.later import TaskMetrics
 from deepserve.server.live_settings import LimitedDecode, LiveSettings
 from deepserve.server.metrics import Metrics
@@ -79,7 +80,7 @@ def create_app(
     kept: ResponseStore | None = None,
     ledger: LedgerRecord | None = None,
     prices: PriceBook | None = None,
-    new_id: Callable[[], UUID] = uuid4,
+    new_id: Callable[[], UUID] | None = None,
     replays: ReplayStore | None = None,
     sealer: Sealer | None = None,
     now: Callable[[], datetime] = lambda: datetime.now(UTC),
@@ -141,9 +142,11 @@ def create_app(
     routes = [*messages.routes(site), *routes]  # first: it shares addresses, which headers tell apart
     routes.append(Route("/openapi.json", OpenApi(site, routes).show))
     paths = [route.path for route in routes if isinstance(route, Route) and "{" not in route.path]
-    door = Middleware(Door, live=live, access=site.access, new_id=new_id, on_status=metrics.on_status)
+    door = Middleware(Door, live=live, access=site.access, new_id=new_id or FreshIds(), on_status=metrics.on_status)
     app = Starlette(
-        routes=[KnownPaths(routes), *routes], middleware=[door], exception_handlers={HTTPException: _Refusal(paths)}
+        routes=[KnownPaths(routes), *routes],
+        middleware=[door, Middleware(StraightToEndpoints, routes=routes)],
+        exception_handlers={HTTPException: _Refusal(paths)},
     )
     # A redirect to the address without a slash would be built from the Host header.
     app.router.redirect_slashes = False

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from starlette.routing import BaseRoute, Match, Route, WebSocketRoute
-from starlette.types import Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 from typing_extensions import override
 
 _KEY = "deepserve.route"
@@ -41,3 +41,30 @@ class KnownPaths(BaseRoute):
     async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
         route: BaseRoute = scope[_KEY]
         await route.handle(scope, receive, send)
+
+
+class StraightToEndpoints:
+    """ASGI middleware that hands POSTs of known paths to what answers them, past everything that looks for routes.
+
+    Only where nothing can come of the detour: the first route of that path is a plain one to an ASGI application.
+    """
+
+    def __init__(self, app: ASGIApp, *, routes: Sequence[BaseRoute]) -> None:
+        self._app = app
+        self._by_path: dict[str, ASGIApp | None] = {}
+        with_parameters: list[Route] = []
+        for route in routes:
+            if not isinstance(route, Route):
+                continue
+            if "{" in route.path:
+                with_parameters.append(route)
+            elif route.path not in self._by_path and (route.methods is None or "POST" in route.methods):
+                is_plain = type(route) is Route and route.app is route.endpoint
+                is_first = not any(earlier.path_regex.match(route.path) for earlier in with_parameters)
+                self._by_path[route.path] = route.app if is_plain and is_first else None
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        endpoint = None
+        if scope["type"] == "http" and scope["method"] == "POST" and not scope.get("root_path"):
+            endpoint = self._by_path.get(scope["path"])
+        await (endpoint or self._app)(scope, receive, send)
