@@ -116,7 +116,7 @@ def test_no_replica_may_be_this_server() -> None:
     settings = Settings(host="127.0.0.1", port=8123)
     backend = opened(msgspec.structs.replace(VLLM, replicas=("http://127.0.0.1:8123",)), settings)
     assert isinstance(backend, ClusterBackend)
-    own = backend._replicas._at("http://127.0.0.1:8123")
+    (own,) = [one for one in backend._replicas.order(b"") if one.address == "http://127.0.0.1:8123"]
     assert own._client._policy.refusal("127.0.0.1", ("127.0.0.1", 8123)) is not None
 
 

@@ -88,28 +88,15 @@ def test_a_server_with_little_to_do_is_never_passed_over() -> None:
     assert several.order(b"k")[0] is favourite
 
 
-def test_servers_that_are_down_come_last_and_draining_ones_not_at_all() -> None:
+def test_servers_that_are_down_come_late_and_draining_ones_last() -> None:
     several, _ = replicas(3)
     first, second, third = several.order(b"k")
     first.is_healthy = False
     assert several.order(b"k") == [second, third, first]
-    several.drain(second.address)
-    assert several.order(b"k") == [third, first]
-    several.resume(second.address)
+    second.is_draining = True
+    assert several.order(b"k") == [third, first, second]
+    second.is_draining = False
     assert several.order(b"k") == [second, third, first]
-
-
-def test_servers_that_are_all_draining_are_better_than_none() -> None:
-    several, made = replicas(2)
-    for replica in made:
-        several.drain(replica.address)
-    assert set(several.order(b"k")) == set(made)
-
-
-def test_a_server_that_is_not_there_cannot_be_drained() -> None:
-    several, _ = replicas(1)
-    with pytest.raises(ValueError, match="no replica at http://elsewhere"):
-        several.drain("http://elsewhere")
 
 
 class Failing:
@@ -207,6 +194,7 @@ def test_who_is_down_is_noticed_and_taken_back_when_it_is_up(shipped: Pair) -> N
         servers[0].is_healthy = False
         await cluster.look()
         assert (backend.is_ready(), backend.gauges()["cluster_replicas_up"]) == (True, 1)
+        assert backend.gauges()["cluster_replicas_draining"] == 1
         await servers[1].stop()
         await cluster.look()
         assert (backend.is_ready(), backend.gauges()["cluster_replicas_up"]) == (False, 0)
@@ -219,14 +207,15 @@ def test_who_is_down_is_noticed_and_taken_back_when_it_is_up(shipped: Pair) -> N
     with_cluster(shipped.source, shipped.model, main, Habits(), Habits())
 
 
-def test_what_a_server_is_doing_may_be_finished_while_it_drains(shipped: Pair) -> None:
+def test_a_server_that_is_not_well_finishes_what_it_has_and_is_given_nothing_new(shipped: Pair) -> None:
     request = REQUESTS["thinking, high"]
 
     async def main(backend: Any, servers: list[FakeServer]) -> None:
         stream = backend.answer(request)
         first = await anext(stream)
         (busy,) = [server for server in servers if server.asked]
-        backend._replicas.drain(f"http://{busy.host}")
+        busy.is_healthy = False
+        await backend._replicas.look()
         rest = [event async for event in stream]
         assert first is not None
         assert rest

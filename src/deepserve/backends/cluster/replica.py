@@ -6,6 +6,7 @@ import asyncio
 import logging
 from collections.abc import AsyncGenerator, Collection
 from contextlib import aclosing
+from typing import Literal
 
 import msgspec
 
@@ -38,7 +39,7 @@ class Replica:
     context_tokens  of its models, the smallest; None while it has not said
     num_running   continuations that it is computing for us
     is_healthy    it answers; one that was never asked counts as healthy
-    is_draining   finishes what it has and is given nothing new
+    is_draining   it answers that it is not well, as servers do that finish what they have: it is given nothing new
     """
 
     def __init__(
@@ -61,6 +62,10 @@ class Replica:
         self.num_running = 0
         self.is_healthy = True
         self.is_draining = False
+
+    @property
+    def state(self) -> Literal["up", "draining", "down"]:
+        return "draining" if self.is_draining else "up" if self.is_healthy else "down"
 
     async def ask(self, ask: Ask) -> AsyncGenerator[Part]:
         """Raises Refused and Lost. Closing it ends the work there: the connection breaks."""
@@ -146,23 +151,23 @@ class Replica:
 
     async def look(self) -> None:
         """Ask how it is, and what it serves if it never said so."""
-        was_healthy = self.is_healthy
+        before = self.state
         try:
             async with asyncio.timeout(self._limits.learn_s):
                 answer = await self._client.call(self._wire.health_path, headers=self._headers("*/*"))
                 try:
-                    self.is_healthy = answer.status == 200
+                    self.is_healthy, self.is_draining = True, answer.status != 200
                     await answer.read()
                 finally:
                     answer.close()
-                if self.is_healthy and self.context_tokens is None:
+                if self.state == "up" and self.context_tokens is None:
                     self._learn(await self._models())
         except (OutgoingError, TimeoutError):
-            self.is_healthy = False
+            self.is_healthy = self.is_draining = False
         except BackendFailure as failure:
             _log.warning("%s at %s did not say what it serves: %s", self._wire.name, self.address, failure.message)
-        if was_healthy != self.is_healthy:
-            _log.warning("%s at %s is %s", self._wire.name, self.address, "up" if self.is_healthy else "down")
+        if self.state != before:
+            _log.warning("%s at %s is %s", self._wire.name, self.address, self.state)
 
     async def _models(self) -> tuple[ServedName, ...]:
         answer = await self._client.call(self._wire.models_path, headers=self._headers("application/json"))

@@ -60,7 +60,7 @@ class Replicas:
 
     @property
     def is_up(self) -> bool:
-        return any(replica.is_healthy and not replica.is_draining for replica in self._replicas)
+        return any(replica.state == "up" for replica in self._replicas)
 
     @property
     def context_tokens(self) -> int | None:
@@ -70,8 +70,8 @@ class Replicas:
     def gauges(self) -> Mapping[str, float]:
         return {
             "replicas": len(self._replicas),
-            "replicas_up": sum(replica.is_healthy for replica in self._replicas),
-            "replicas_draining": sum(replica.is_draining for replica in self._replicas),
+            "replicas_up": sum(replica.state == "up" for replica in self._replicas),
+            "replicas_draining": sum(replica.state == "draining" for replica in self._replicas),
             "running": sum(replica.num_running for replica in self._replicas),
             "failovers": self._totals.failovers,
             "spills": self._totals.spills,
@@ -86,32 +86,19 @@ class Replicas:
             await asyncio.sleep(self._health_s)
             await self.look()
 
-    def drain(self, address: str) -> None:
-        """Give a server nothing new; what it has it may finish. Raises ValueError for an unknown one."""
-        self._at(address).is_draining = True
-
-    def resume(self, address: str) -> None:
-        self._at(address).is_draining = False
-
-    def _at(self, address: str) -> Replica:
-        for replica in self._replicas:
-            if replica.address == address:
-                return replica
-        raise ValueError(f"there is no replica at {address}")
-
     def order(self, key: bytes) -> list[Replica]:
         """Who is asked, who when that one fails, and so on."""
         ranked = sorted(self._replicas, key=lambda replica: _score(key, replica.address), reverse=True)
-        usable = [replica for replica in ranked if not replica.is_draining] or ranked
-        up = [replica for replica in usable if replica.is_healthy]
+        up = [replica for replica in ranked if replica.state == "up"]
         num_running = sum(replica.num_running for replica in up)
         most = max(SPARE, math.ceil(LOAD_FACTOR * (num_running + 1) / max(1, len(up))))
         free = [replica for replica in up if replica.num_running < most]
-        # Who is down may have come up since it was looked at: better than nobody.
+        # Who is down may have come up since it was looked at, and who is not well may still answer: better than nobody.
         return [
             *free,
             *(replica for replica in up if replica not in free),
-            *(replica for replica in usable if not replica.is_healthy),
+            *(replica for replica in ranked if replica.state == "down"),
+            *(replica for replica in ranked if replica.state == "draining"),
         ]
 
     async def ask(self, ask: Ask, key: bytes) -> AsyncGenerator[Part]:
@@ -121,7 +108,7 @@ class Replicas:
         """
         order = self.order(key)
         favourite = max(self._replicas, key=lambda replica: _score(key, replica.address))
-        if order[0] is not favourite and favourite.is_healthy and not favourite.is_draining:
+        if order[0] is not favourite and favourite.state == "up":
             self._totals.spills += 1
         lost: Lost | None = None
         for replica in order:
