@@ -17,6 +17,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from deepserve.catalog.price_table import load_prices
+from deepserve.config import LedgerLimits
 from deepserve.core.events import Finished, Started, UsageReported
 from deepserve.core.provider import ServedBy
 from deepserve.core.request import Request, RequestId
@@ -54,7 +55,8 @@ def measure(callers: int, rows: int, *, is_power_safe: bool, is_recorded: bool =
 
         async def run() -> tuple[float, float]:
             engine = open_database(Path(folder))
-            ledger = Ledger(engine, state_dir=Path(folder), is_power_safe=is_power_safe) if is_recorded else None
+            limits = LedgerLimits(sync="full" if is_power_safe else "normal")
+            ledger = Ledger(engine, state_dir=Path(folder), limits=limits) if is_recorded else None
             meter = Meter(load_prices(), ledger)
             await settle(meter, callers=callers, rows=min(rows, 512))
             cpu, clock = time.process_time(), time.perf_counter()

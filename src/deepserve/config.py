@@ -176,6 +176,21 @@ class DatabaseLimits(msgspec.Struct, frozen=True, kw_only=True):
     statement_s: Seconds = 30.0
 
 
+class LedgerLimits(msgspec.Struct, frozen=True, kw_only=True):
+    """When a row of the ledger is safe, and how long the database may take for it.
+
+    sync            normal: a row outlives the process; full: a loss of power, too, which costs a wait for the disk
+    refuse_after_s  a row waits longer: no new requests are taken until the database works again
+    wait_s          an answer waits so long for its row, which then goes to a file of the state directory
+    waiting_rows    more that wait are as bad as waiting long
+    """
+
+    sync: Literal["normal", "full"] = "normal"
+    refuse_after_s: Seconds = 2.0
+    wait_s: Seconds = 5.0
+    waiting_rows: Positive = 10_000
+
+
 SandboxTier = Literal["auto", "bubblewrap", "landlock"]
 
 
@@ -401,6 +416,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     sockets          WebSocket connections
     waiting          requests of keys with limits
     database_limits  use of a PostgreSQL server
+    ledger           the record of what answers cost
     """
 
     host: str = "127.0.0.1"
@@ -478,6 +494,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     sockets: SocketLimits = SocketLimits()
     waiting: WaitLimits = WaitLimits()
     database_limits: DatabaseLimits = DatabaseLimits()
+    ledger: LedgerLimits = LedgerLimits()
 
 
 class Table(msgspec.Struct, frozen=True, kw_only=True):

@@ -11,16 +11,18 @@ import stat
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 import pytest
 from sqlalchemy import Engine, event, inspect, select
 
+from deepserve.config import LedgerLimits
 from deepserve.core.errors import EngineFailure, StoreUnavailable
 from deepserve.store.database import open_database
-from deepserve.store.ledger import Ledger, LedgerLimits, LedgerRow
+from deepserve.store.ledger import Ledger, LedgerRow
 from deepserve.store.ledger_record import LedgerRecord
 from deepserve.store.ledger_row import read_row
 from deepserve.store.tables import ledger as ledger_table
@@ -407,13 +409,13 @@ def test_power_safety_is_that_of_the_disk(tmp_path: Path) -> None:
 
     event.listen(engine, "commit", look)
 
-    async def work(*, is_power_safe: bool) -> None:
-        ledger = Ledger(engine, state_dir=tmp_path, is_power_safe=is_power_safe)
-        await ledger.settle([row(f"safe {is_power_safe}")])
+    async def work(sync: Literal["normal", "full"]) -> None:
+        ledger = Ledger(engine, state_dir=tmp_path, limits=LedgerLimits(sync=sync))
+        await ledger.settle([row(sync)])
         ledger.close()
 
-    for is_power_safe in (False, True):
-        run(lambda is_power_safe=is_power_safe: work(is_power_safe=is_power_safe))  # type: ignore[misc]  # a lambda
+    run(partial(work, "normal"))
+    run(partial(work, "full"))
     assert levels == [1, 2], "NORMAL, then FULL"
 
 

@@ -209,7 +209,11 @@ async def _serve(
             )
             gathered = None if worker is None else WorkerMetrics(worker, metrics.render)
             prices = PriceBook(settings.prices_file)
-            ledger = None if database is None else Ledger(database, state_dir=settings.state_dir, book=book)
+            ledger = (
+                None
+                if database is None
+                else Ledger(database, state_dir=settings.state_dir, limits=settings.ledger, book=book)
+            )
             fleet = backend if isinstance(backend, FleetBackend) else None
             meter = Meter(prices, ledger, price_providers=None if fleet is None else fleet.price_providers)
             turnstile = (

@@ -19,6 +19,7 @@ from pathlib import Path
 import msgspec
 from sqlalchemy import Engine
 
+from deepserve.config import LedgerLimits
 from deepserve.core.errors import StoreUnavailable
 from deepserve.store.ledger_row import LedgerRow as LedgerRow
 from deepserve.store.ledger_writer import Batch, Booking, LedgerWriter
@@ -30,19 +31,6 @@ _TICKS = 4
 """How often, within the shortest of the times, it is looked how long rows have been waiting."""
 
 
-class LedgerLimits(msgspec.Struct, frozen=True, kw_only=True):
-    """How long the database may take.
-
-    refuse_after_s  a row waits longer than this: no new requests are accepted
-    wait_s          an answer waits this long for its row, which then goes to a file
-    waiting_rows    more that wait are as bad as waiting long
-    """
-
-    refuse_after_s: float = 2.0
-    wait_s: float = 5.0
-    waiting_rows: int = 10_000
-
-
 class Ledger:
     """Belongs to one event loop; the writing is done by a thread. clock: monotonic seconds."""
 
@@ -51,20 +39,17 @@ class Ledger:
         engine: Engine,
         *,
         state_dir: Path | None,
-        is_power_safe: bool = False,
         limits: LedgerLimits | None = None,
         book: Booking | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """state_dir: where rows wait that the database does not take; None: they wait in memory.
 
-        is_power_safe: a row is durable when the disk says so, not when it would outlive the process.
-
         book: writes down what rows mean for budgets, in the transaction that writes them.
         """
-        self._spill = None if state_dir is None else SpillFile(state_dir)
-        self._writer = LedgerWriter(engine, self._spill, is_power_safe=is_power_safe, book=book)
         self._limits = limits or LedgerLimits()
+        self._spill = None if state_dir is None else SpillFile(state_dir)
+        self._writer = LedgerWriter(engine, self._spill, is_power_safe=self._limits.sync == "full", book=book)
         self._clock = clock
         self._waiting: deque[Batch] = deque()
         self._tick: asyncio.TimerHandle | None = None
