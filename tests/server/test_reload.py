@@ -158,6 +158,21 @@ def test_a_file_is_read_when_it_has_been_left_alone(tmp_path: Path) -> None:
     asyncio.run(run())
 
 
+def test_who_comes_late_takes_what_has_changed_meanwhile(tmp_path: Path) -> None:
+    """A worker that takes a dead one's place begins with what the supervisor read long ago."""
+
+    async def run() -> None:
+        late, live, file, told = reloader(tmp_path, "[limits]\ntools = 1\n")
+        file.write_text("[limits]\ntools = 2\n")
+        late.start(is_behind=True)
+        while not told:
+            await asyncio.to_thread(lambda: None)
+        await late.close()
+        assert (live.current.limits.tools, told) == (2, [f"Settings read again from {file}: limits.tools changed."])
+
+    asyncio.run(run())
+
+
 class Process:
     """`deepserve serve` with a configuration file, as a user runs it."""
 

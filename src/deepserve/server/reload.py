@@ -66,9 +66,12 @@ class Reloader(Collector):
         self._task: asyncio.Task[None] | None = None
         self._outcomes: Counter[str] = Counter()
 
-    def start(self) -> None:
-        """Listen to SIGHUP and look at the files from now on."""
-        self._task = asyncio.create_task(self._run())
+    def start(self, *, is_behind: bool = False) -> None:
+        """Listen to SIGHUP and look at the files from now on.
+
+        is_behind: what the source read first may be old, as it is for a worker that takes a dead one's place
+        """
+        self._task = asyncio.create_task(self._run(is_behind))
         if hasattr(signal, "SIGHUP") and threading.current_thread() is threading.main_thread():
             asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, self._heard)
 
@@ -84,19 +87,22 @@ class Reloader(Collector):
         else:
             self._wake.set()
 
-    async def _run(self) -> None:
+    async def _run(self, is_behind: bool) -> None:
+        if is_behind:
+            await self._try(is_quiet=True)
         while True:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(self._look_every_s):
                     await self._wake.wait()
-            try:
-                if self._wake.is_set():
-                    self._wake.clear()
-                    await self.reload()
-                elif self.has_news():
-                    await self.reload()
-            except Exception:  # noqa: BLE001 - this task must outlive whatever a reload meets
-                _log.exception("The configuration could not be read again")
+            if self._wake.is_set() or self.has_news():
+                self._wake.clear()
+                await self._try()
+
+    async def _try(self, *, is_quiet: bool = False) -> None:
+        try:
+            await self.reload(is_quiet=is_quiet)
+        except Exception:  # noqa: BLE001 - whatever a reload meets, the next one shall be heard
+            _log.exception("The configuration could not be read again")
 
     def has_news(self) -> bool:
         """Whether a file is another than the one that was read, and has been left alone since the last look.
@@ -107,8 +113,11 @@ class Reloader(Collector):
         has_rested, self._seen = stamps == self._seen, stamps
         return has_rested and stamps != self._stamps
 
-    async def reload(self) -> None:
-        """Read everything again. What is wrong leaves the settings as they are, and is told once."""
+    async def reload(self, *, is_quiet: bool = False) -> None:
+        """Read everything again. What is wrong leaves the settings as they are, and is told once.
+
+        is_quiet: nobody waits to hear that nothing has changed
+        """
         self._stamps = self._seen = _stamps_of(self._watched)
         try:
             configuration = await asyncio.to_thread(self._load)
@@ -124,9 +133,10 @@ class Reloader(Collector):
         if configuration.watched != self._watched:
             self._watched = configuration.watched
             self._stamps = self._seen = _stamps_of(self._watched)
-        self._outcomes["applied" if changed else "unchanged"] += 1
-        source = configuration.file or "the environment alone, for there is no file"
-        self._tell(f"Settings read again from {source}: {', '.join(changed) or 'nothing'} changed.")
+        if changed or not is_quiet:
+            self._outcomes["applied" if changed else "unchanged"] += 1
+            source = configuration.file or "the environment alone, for there is no file"
+            self._tell(f"Settings read again from {source}: {', '.join(changed) or 'nothing'} changed.")
         if self._live.waiting and self._live.waiting != waiting:
             _log.warning("Settings that wait for the next start: %s", ", ".join(self._live.waiting))
 

@@ -284,7 +284,7 @@ async def _serve(
             try:
                 if reloader is not None:
                     metrics.watch(reloader)
-                    reloader.start()
+                    reloader.start(is_behind=worker is not None)
                 await tasks.start()
                 if canaries is not None:
                     canaries.start()
