@@ -381,6 +381,54 @@ def test_openrouters_fallbacks_and_providers_work_through_the_server() -> None:
         assert refused.json()["error"]["availability"]["excluded_by"] == ["allowed_providers"]
 
 
+_SKINS: list[tuple[str, dict[str, Any]]] = [  # Any: JSON
+    (
+        "/api/v1/messages",
+        {"messages": QUESTION["messages"], "max_tokens": 50, "fallbacks": [{"model": "deepseek/deepseek-v4-flash"}]},
+    ),
+    ("/api/v1/messages", {"messages": QUESTION["messages"], "max_tokens": 50, "models": ["deepseek-v4-flash"]}),
+    ("/api/v1/responses", {"input": "hello", "models": ["deepseek/deepseek-v4-flash"]}),
+]
+
+
+@pytest.mark.parametrize(("path", "fields"), _SKINS)
+@pytest.mark.parametrize("stream", [False, True])
+def test_openrouters_other_dialects_fall_back_and_name_who_answered(
+    path: str,
+    fields: dict[str, Any],
+    stream: bool,  # Any: JSON
+) -> None:
+    async def by_model(received: Received, writer: asyncio.StreamWriter) -> None:
+        is_pro = json.loads(received.body)["model"] == "deepseek-v4-pro"
+        writer.write(answer(500) if is_pro else GOOD)
+
+    body = {"model": "deepseek/deepseek-v4-pro", **fields, "stream": stream, "provider": {"order": ["one"]}}
+    with behind([by_model]) as (live, _):
+        response = httpx.post(f"{live.address}{path}", json=body)
+        assert response.status_code == 200, response.text
+        assert '"model":"deepseek-v4-flash"' in response.text
+        assert '"model":"deepseek-v4-pro"' not in response.text
+        assert "Hello" in response.text
+        assert "x-deepserve-ignored" not in response.headers
+        refused = httpx.post(f"{live.address}{path}", json={**body, "provider": {"only": ["nobody"]}})
+        assert refused.status_code == 400
+        assert "No allowed providers" in refused.text
+
+
+def test_fallbacks_are_said_once() -> None:
+    with behind([GOOD]) as (live, _):
+        many = [{"model": "deepseek-v4-flash"}] * 4
+        for fields, words in (
+            ({"fallbacks": many}, "At most 3"),
+            ({"fallbacks": many[:1], "models": ["deepseek-v4-flash"]}, "the same"),
+            ({"fallbacks": [{}]}, "model"),
+        ):
+            body = {"model": "deepseek-v4-pro", "max_tokens": 5, "messages": QUESTION["messages"], **fields}
+            response = httpx.post(f"{live.address}/api/v1/messages", json=body)
+            assert response.status_code == 400
+            assert words in response.json()["error"]["message"]
+
+
 def test_the_catalogue_lists_who_answers_behind_the_server() -> None:
     options: list[dict[str, Any]] = [  # Any: as above
         {"kind": "fireworks", "key_variable": "OXEN_API_KEY"},

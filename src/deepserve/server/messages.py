@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import UTC, datetime
 from functools import partial
 from typing import Any
@@ -47,10 +48,19 @@ def routes(site: Site) -> list[BaseRoute]:
     return [*found, Route("/anthropic", _greet), Route("/anthropic/", _greet)]
 
 
-def messages_routes(site: Site, prefixes: tuple[str, ...], *, tells_cost: bool = False) -> list[BaseRoute]:
-    """Answers and counts below base addresses. tells_cost: for a service whose answers say it."""
+def messages_routes(
+    site: Site,
+    prefixes: tuple[str, ...],
+    *,
+    tells_cost: bool = False,
+    skin: Callable[[Decode], Decode] = lambda decode: decode,
+) -> list[BaseRoute]:
+    """Answers and counts below base addresses.
+
+    tells_cost: for a service whose answers say it. skin: reads besides what a service adds to the dialect.
+    """
     decode = messages_decoder(names=site.names, limits=site.settings.limits, tells_cost=tells_cost)
-    answers, counts = Endpoint(site, decode, name="messages"), _TokenCount(site, decode)
+    answers, counts = Endpoint(site, skin(decode), name="messages"), _TokenCount(site, decode)
     return [
         route
         for prefix in prefixes

@@ -13,11 +13,13 @@ from starlette.routing import BaseRoute, Route
 from starlette.types import Message, Receive, Scope, Send
 
 from deepserve.core.errors import InvalidField, RouteNotFound, UnsupportedFeature
+from deepserve.dialects.openrouter.skin import with_routing
 from deepserve.dialects.responses.exchange import Decoders, is_background, may_block
 from deepserve.dialects.responses.memory import Keeper, Remembered, chain, listed
 from deepserve.server.background import Background
 from deepserve.server.body import read_body
 from deepserve.server.endpoint import Endpoint, arrival_of, headers_of
+from deepserve.server.openrouter_directory import directory_of
 from deepserve.server.replay import idempotency_key
 from deepserve.server.site import Site
 from deepserve.server.summaries import Summaries
@@ -43,8 +45,10 @@ def routes(site: Site) -> list[BaseRoute]:
     background = Background(site, decoders)
     telling = msgspec.structs.replace(decoders, tells_cost=True)
 
+    routed = with_routing(telling.response, directory=directory_of(site), limits=lambda: site.settings.limits)
+
     def answers(prefix: str) -> _Answers:
-        decode = telling.response if prefix == _TELLING_PREFIX else decoders.response
+        decode = routed if prefix == _TELLING_PREFIX else decoders.response
         return _Answers(site, Endpoint(site, decode, name="responses", may_block=may_block), background)
 
     summaries = Summaries(site.gateway)
