@@ -52,7 +52,9 @@ MODEL = "deepseek-ai/DeepSeek-V4-Flash"
 class Habits(msgspec.Struct, frozen=True, kw_only=True):
     """How a server behaves.
 
-    forms          what it does with grammars: follows them, takes them and does not, or refuses them
+    forms          what it does with forms: follows them, follows those alone that are no grammars of ours and refuses
+                   the others, takes them and does nothing, refuses all
+    is_deaf        pays no attention to `logit_bias`
     tells_hits     how many tokens of a prompt it had cached
     is_incremental  SGLang's events hold new tokens only
     trims_stop     the token that ends an answer is left out
@@ -61,7 +63,8 @@ class Habits(msgspec.Struct, frozen=True, kw_only=True):
     context_tokens that it tells
     """
 
-    forms: Literal["follow", "ignore", "refuse"] = "follow"
+    forms: Literal["follow", "plain", "ignore", "refuse"] = "follow"
+    is_deaf: bool = False
     tells_hits: bool = True
     is_incremental: bool = False
     trims_stop: bool = False
@@ -265,7 +268,7 @@ class FakeServer:
     def _guide(self, kind: str | None, form: Any) -> Grammar | None:  # Any: a grammar, a schema, texts
         if kind is None or self.habits.forms == "ignore":
             return None
-        if self.habits.forms == "refuse":
+        if self.habits.forms == "refuse" or (self.habits.forms == "plain" and kind in ("grammar", "ebnf")):
             raise ValueError("this server has no grammars")
         format_ = {"ebnf": "grammar", "json_schema": "json"}.get(kind, kind)
         if format_ == "choice":
@@ -288,6 +291,8 @@ class FakeServer:
     ) -> web.StreamResponse:
         response = web.StreamResponse(headers={"Content-Type": "text/event-stream; charset=utf-8"})
         await response.prepare(request)
+        if self.habits.is_deaf:
+            draw = msgspec.structs.replace(draw, logit_bias={})
         generation = Generation(
             prompt=prompt,
             draws=(draw,),

@@ -16,6 +16,7 @@ from deepserve.backends.tokens.model import shipped_folder
 from deepserve.backends.upstream.backend import UpstreamBackend
 from deepserve.catalog.providers import load_providers, read_upstream
 from deepserve.config import Settings, UpstreamSettings
+from deepserve.configuration.configuration import load_configuration
 from deepserve.core.errors import CheckpointError, ConfigurationError, DeepserveError
 
 VLLM = UpstreamSettings(id="pro", kind="vllm", address="http://10.0.0.7:8000/v1", tokenizer=shipped_folder())
@@ -123,3 +124,29 @@ def test_no_replica_may_be_this_server() -> None:
 def test_rows_say_where_they_come_from() -> None:
     assert read_upstream("llamacpp=http://a:8080").kind == "llamacpp"
     assert all("2026" in load_providers()[kind].source for kind in WIRES)
+
+
+def test_a_configuration_file_names_a_cluster(tmp_path: Path) -> None:
+    file = tmp_path / "deepserve.toml"
+    file.write_text(
+        f"""
+        [[upstreams]]
+        id = "rack"
+        kind = "vllm"
+        address = "http://10.0.0.7:8000"
+        replicas = ["http://10.0.0.8:8000"]
+        tokenizer = "{shipped_folder()}"
+        profile = "mini"
+        is_self_hosted = true
+        """
+    )
+    settings = load_configuration(file=file, environment={}, directory=tmp_path).settings
+    (upstream,) = named_upstreams(settings)
+    assert sorted(addresses(opened(upstream, settings))) == ["http://10.0.0.7:8000", "http://10.0.0.8:8000"]
+
+
+def test_a_configuration_file_that_names_no_folder_is_told_where(tmp_path: Path) -> None:
+    file = tmp_path / "deepserve.toml"
+    file.write_text('[[upstreams]]\nid = "rack"\nkind = "vllm"\naddress = "http://h"\ntokenizer = "/none"\n')
+    with pytest.raises(ConfigurationError, match="/none, which is not there"):
+        load_configuration(file=file, environment={}, directory=tmp_path)

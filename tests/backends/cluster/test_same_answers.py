@@ -133,9 +133,9 @@ def test_a_cluster_answers_as_our_own_engine_does(shipped: Pair, kind: str, name
 
 
 @pytest.mark.parametrize("name", REQUESTS)
-@pytest.mark.parametrize("forms", ["ignore", "refuse"])
-def test_a_cluster_that_enforces_nothing_answers_as_our_own_engine_does(
-    shipped: Pair, forms: Literal["ignore", "refuse"], name: str
+@pytest.mark.parametrize("forms", ["plain", "ignore", "refuse"])
+def test_a_cluster_that_enforces_little_answers_as_our_own_engine_does(
+    shipped: Pair, forms: Literal["plain", "ignore", "refuse"], name: str
 ) -> None:
     here, there = both(shipped, REQUESTS[name], "vllm", Habits(forms=forms))
     assert told(there) == told(here)
