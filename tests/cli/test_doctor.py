@@ -15,8 +15,6 @@ import pytest
 from click.testing import CliRunner
 
 from deepserve.cli import main
-from deepserve.config import Settings
-from deepserve.store.checkup import look_at_database
 from deepserve.store.database import HEAD, open_database
 from tests.outgoing.receiver import Receiver, answer
 
@@ -149,24 +147,6 @@ def test_models_that_an_upstream_does_not_list_and_clocks_that_differ_are_pointe
     assert "s behind that of first: set it" in said["clock"][1]
 
 
-def test_a_database_is_looked_at_and_not_changed(tmp_path: Path) -> None:
-    settings = Settings(state_dir=tmp_path)
-    assert look_at_database(settings).exists is False
-    open_database(tmp_path).dispose()
-    state = look_at_database(settings)
-    assert (state.exists, state.version, state.problem, state.is_current) == (True, HEAD, None, True)
-    file = tmp_path / "deepserve.db"
-    with sqlite3.connect(file) as raw:
-        raw.execute("UPDATE alembic_version SET version_num = '0001'")
-    assert (look_at_database(settings).is_older, look_at_database(settings).version) == (True, "0001")
-    with sqlite3.connect(file) as raw:
-        raw.execute("UPDATE alembic_version SET version_num = '9999'")
-    assert (look_at_database(settings).is_older, look_at_database(settings).is_current) == (False, False)
-    raw.close()
-    file.write_bytes(b"no database" * 1000)
-    assert "not a database" in str(look_at_database(settings).problem)
-
-
 def test_a_database_of_another_release_is_named(tmp_path: Path) -> None:
     state = tmp_path / "state"
     open_database(state).dispose()
@@ -181,14 +161,3 @@ def test_a_database_of_another_release_is_named(tmp_path: Path) -> None:
         raw.close()
         found, said = doctor(tmp_path)
         assert (found, said["state"]) == (code, (mark, f"{state} {words}"))
-
-
-def test_a_database_that_another_program_holds_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("deepserve.store.checkup._PATIENCE_S", 0.01)
-    open_database(tmp_path).dispose()
-    raw = sqlite3.connect(tmp_path / "deepserve.db", isolation_level=None)
-    raw.execute("BEGIN IMMEDIATE")
-    try:
-        assert "locked" in str(look_at_database(Settings(state_dir=tmp_path)).problem)
-    finally:
-        raw.close()
