@@ -14,18 +14,24 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 from sqlalchemy import select
 
 from deepserve.core.tenant import TenantId
 from deepserve.engine.native.shared_library import find_library
+from deepserve.store.agreements import FINGERPRINT, agree
 from deepserve.store.database import Database, open_database
 from deepserve.store.keys import KeyStore
 from deepserve.store.tables import ledger
 from tests.conftest import running_server
+from tests.databases import PostgresServer
 
+CHAT: dict[str, Any] = {  # Any: JSON
+    "model": "deepseek-v4-flash",
+    "messages": [{"role": "user", "content": "hello"}],
+}
 _PATIENCE_S = 30.0
 _LEASE_S = 0.5
 _SCRIPT = '[[rules]]\nreply = { text = "one two three four five six", delay_s = 0.002 }\n'
@@ -66,6 +72,36 @@ def database(postgres_place: str) -> Iterator[Database]:
     database.dispose()
 
 
+class Pair(NamedTuple):
+    """Two gateways that many tests share because they disturb nothing. secret: of a key that both know."""
+
+    one: str
+    other: str
+    secret: str
+    database: Database
+
+    @property
+    def headers(self) -> dict[str, str]:
+        return {"Authorization": f"Bearer {self.secret}"}
+
+
+@pytest.fixture(scope="module")
+def pair(postgres_server: PostgresServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pair]:
+    address = postgres_server.create_database()
+    database = open_database(address)
+    gateways = Gateways(tmp_path_factory.mktemp("pair"), address)
+    try:
+        secret = keys_of(database).create(TenantId("alice")).secret
+        with gateways.run() as one, gateways.run() as other:
+            yield Pair(one, other, secret, database)
+    finally:
+        database.dispose()
+
+
+def keys_of(database: Database) -> KeyStore:
+    return KeyStore(database, random_hex=secrets.token_hex, now=lambda: datetime.now(UTC))
+
+
 def ask(base: str, path: str, body: Any = None, **headers: str) -> Any:  # Any: JSON
     return ask_whole(base, path, body, **headers)[0]
 
@@ -86,48 +122,41 @@ def until_ended(base: str, name: str) -> Any:  # Any: JSON
     return answer
 
 
-def test_what_one_keeps_the_other_finds(gateways: Gateways, database: Database) -> None:
-    with gateways.run() as one, gateways.run() as other:
-        first = ask(one, "/v1/responses", {"model": "deepseek-v4-flash", "input": "hello"})
-        for number in range(5):
-            # At once, and now at the one, now at the other.
-            base = (other, one)[number % 2]
-            body = {"model": "deepseek-v4-flash", "input": "go on", "previous_response_id": first["id"]}
-            first = ask(base, "/v1/responses", body)
-            assert first["status"] == "completed"
-        assert ask(other, f"/v1/responses/{first['id']}") == ask(one, f"/v1/responses/{first['id']}")
+def test_a_response_is_continued_at_once_wherever_it_was_made(pair: Pair) -> None:
+    answer = ask(pair.one, "/v1/responses", {"model": "deepseek-v4-flash", "input": "hello"}, **pair.headers)
+    for number in range(5):
+        body = {"model": "deepseek-v4-flash", "input": "go on", "previous_response_id": answer["id"]}
+        answer = ask((pair.other, pair.one)[number % 2], "/v1/responses", body, **pair.headers)
+        assert answer["status"] == "completed"
+    here, there = (ask(base, f"/v1/responses/{answer['id']}", **pair.headers) for base in (pair.one, pair.other))
+    assert here == there
 
-        chat = {"model": "deepseek-v4-flash", "messages": [{"role": "user", "content": "hello"}]}
-        headers = {"Idempotency-Key": "retry"}
-        answers = [ask_whole(base, "/v1/chat/completions", chat, **headers) for base in (one, other, one)]
-        assert len({answer["id"] for answer, _ in answers}) == 1
-        assert [told.get("idempotent-replayed") for _, told in answers] == [None, "true", "true"]
 
+def test_a_request_that_is_sent_again_to_the_other_is_answered_and_billed_once(pair: Pair) -> None:
+    headers = {"Idempotency-Key": "retry", **pair.headers}
+    before = num_rows(pair.database)
+    answers = [ask_whole(base, "/v1/chat/completions", CHAT, **headers) for base in (pair.one, pair.other, pair.one)]
+    assert len({answer["id"] for answer, _ in answers}) == 1
+    assert [told.get("idempotent-replayed") for _, told in answers] == [None, "true", "true"]
+    assert num_rows(pair.database) - before == 1
+
+
+def num_rows(database: Database) -> int:
     with database.connect() as connection:
-        assert len(connection.execute(select(ledger.c.request_id)).all()) == 6 + 1, "a repetition is not billed"
+        return len(connection.execute(select(ledger.c.request_id)).all())
 
 
-def test_a_key_made_while_both_run_is_known_to_both_and_revoked_at_both(gateways: Gateways, database: Database) -> None:
-    keys = KeyStore(database, random_hex=secrets.token_hex, now=lambda: datetime.now(UTC))
-    first = keys.create(TenantId("alice"))
-    chat = {"model": "deepseek-v4-flash", "messages": [{"role": "user", "content": "hello"}]}
-
-    def status(base: str, secret: str) -> int:
-        try:
-            ask(base, "/v1/chat/completions", chat, Authorization=f"Bearer {secret}")
-        except urllib.error.HTTPError as error:
-            return error.code
-        return 200
-
-    with gateways.run() as one, gateways.run() as other:
-        assert [status(base, first.secret) for base in (one, other)] == [200, 200]
-        second = keys.create(TenantId("bob"))
-        assert [status(base, second.secret) for base in (one, other)] == [200, 200]
-        keys.revoke(second.id)
-        for base in (one, other):
-            while status(base, second.secret) != 401:
-                pass
-        assert [status(base, first.secret) for base in (one, other)] == [200, 200]
+def test_a_key_made_while_both_run_is_known_to_both_and_revoked_at_both(pair: Pair) -> None:
+    keys = keys_of(pair.database)
+    made = keys.create(TenantId("bob"))
+    headers = {"Authorization": f"Bearer {made.secret}"}
+    for base in (pair.one, pair.other):
+        assert status_of(base, "/v1/chat/completions", CHAT, **headers)[0] == 200
+    keys.revoke(made.id)
+    for base in (pair.one, pair.other):
+        while status_of(base, "/v1/chat/completions", CHAT, **headers)[0] != 401:
+            pass
+        assert status_of(base, "/v1/chat/completions", CHAT, **pair.headers)[0] == 200
 
 
 def test_work_that_one_accepted_is_finished_by_the_other_when_it_is_killed(gateways: Gateways) -> None:
@@ -215,8 +244,68 @@ def test_a_turn_is_rendered_the_same_at_the_other_though_the_client_kept_no_trac
     assert there["choices"][0]["message"]["content"] == here["choices"][0]["message"]["content"]
 
 
-def test_a_gateway_with_another_secret_does_not_start(gateways: Gateways, tmp_path: Path) -> None:
-    with gateways.run():
-        (tmp_path / "secret").write_bytes(secrets.token_bytes(32))
-        with pytest.raises(AssertionError, match="not that of the other servers"), gateways.run():
+def test_a_gateway_with_another_secret_does_not_start(gateways: Gateways, database: Database) -> None:
+    assert agree(database, FINGERPRINT, "another's")
+    with pytest.raises(AssertionError, match="not that of the other servers"), gateways.run():
+        pass
+
+
+def status_of(base: str, path: str, body: Any = None, **headers: str) -> tuple[int, str, str | None]:  # Any: JSON
+    """The status, the error's code or type, and `retry-after`."""
+    try:
+        ask(base, path, body, **headers)
+    except urllib.error.HTTPError as error:
+        told = json.loads(error.read())
+        return error.code, json.dumps(told.get("error", told)), error.headers.get("retry-after")
+    return 200, "", None
+
+
+_STRANGE = ("%00", "a%00b", "%ED%A0%80", "%F0%9F%90%B1", "'--", "x" * 3000)
+
+
+def test_ids_that_no_database_can_hold_are_unknown_and_no_fault(pair: Pair) -> None:
+    """NUL and halves of characters are no text to PostgreSQL: looking for them raised."""
+    base = pair.one
+    for strange in _STRANGE:
+        for path in (
+            f"/v1/responses/{strange}",
+            f"/v1/responses/{strange}/input_items",
+            f"/api/v1/generation?id={strange}",
+            f"/v1/models/{strange}",
+        ):
+            assert status_of(base, path, **pair.headers)[0] in (400, 404), path
+    for strange in ("\0", "a\0b", "\ud800", "resp_\0"):
+        asked = {"model": "deepseek-v4-flash", "input": "hello", "previous_response_id": strange}
+        assert status_of(base, "/v1/responses", asked, **pair.headers)[0] == 400
+        assert status_of(base, "/v1/chat/completions", {**CHAT, "user_id": strange}, **pair.headers)[0] in (200, 400)
+        runware = [{"taskType": "getResponse", "taskUUID": strange}]
+        assert status_of(base, "/v1", runware, **pair.headers)[0] in (200, 400)
+
+
+def test_while_the_database_is_away_requests_are_refused_in_time_and_then_answered_again(
+    gateways: Gateways, database: Database, postgres_server: PostgresServer, tmp_path: Path
+) -> None:
+    authorization = f"Bearer {keys_of(database).create(TenantId('alice')).secret}"
+    with gateways.run() as base:
+
+        def status(path: str, body: Any) -> tuple[int, str, str | None]:  # Any: JSON
+            return status_of(base, path, body, Authorization=authorization)
+
+        assert status("/v1/chat/completions", CHAT)[0] == 200
+        try:
+            postgres_server.stop(at_once=True)
+            while (refused := status("/v1/chat/completions", CHAT))[0] == 200:
+                pass
+            assert refused[0] == 503
+            assert refused[2] is not None
+            messages = {"model": "deepseek-v4-flash", "max_tokens": 9, "messages": CHAT["messages"]}
+            assert status("/anthropic/v1/messages", messages)[0] == 503
+            assert status("/v1/responses/resp_1", None)[0] == 503
+            assert ask(base, "/health") == {"status": "ok"}
+        finally:
+            postgres_server.start()
+        while status("/v1/chat/completions", CHAT)[0] != 200:
             pass
+    log = "".join(path.read_text() for path in tmp_path.glob("gateway-*/server.log"))
+    assert postgres_server.password not in log
+    assert "Traceback" not in log
