@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import get_args
 
 import pytest
 from alembic import command
@@ -20,7 +21,7 @@ from deepserve.core.tenant import TenantId
 from deepserve.core.usage import Usage
 from deepserve.store.database import open_database
 from deepserve.store.ledger_record import LedgerRecord
-from deepserve.store.ledger_row import LedgerRow
+from deepserve.store.ledger_row import Dimension, LedgerRow
 from deepserve.store.tables import ledger
 from tests.store.ledger_rows import NOON, row
 
@@ -113,10 +114,6 @@ def test_sums_are_kept_apart_by_what_is_asked_for(record: LedgerRecord) -> None:
 
 
 def test_every_dimension_can_be_asked_for(record: LedgerRecord) -> None:
-    from typing import get_args
-
-    from deepserve.store.ledger_record import Dimension
-
     for dimension in get_args(Dimension):
         assert sum(one.num_attempts for one in record.sums((dimension,))) == 5, dimension
 

@@ -25,7 +25,8 @@ _GROUPS = {
         "database": "Show where a server keeps things; agree on a new secret.",
     },
     "Look into it": {
-        "usage": "Show what has been answered, in tokens.",
+        "usage": "Show what has been answered, and what it cost.",
+        "ledger": "Check and export the record of every attempt.",
         "cost": "Say what a piece of work would cost, everywhere.",
         "route": "Show which model the rules choose, and why.",
         "tasks": "Show tasks that are answered later.",

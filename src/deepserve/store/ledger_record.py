@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from datetime import datetime
 from itertools import groupby
-from typing import Any, Final, Literal
+from typing import Any, Final
 
 import msgspec
 from sqlalchemy import ColumnElement, Engine, Select, String, cast, func, literal, or_, select
@@ -13,11 +13,8 @@ from sqlalchemy import ColumnElement, Engine, Select, String, cast, func, litera
 from deepserve.core.request import RequestId
 from deepserve.core.tenant import TenantId
 from deepserve.core.usage import Usage
-from deepserve.store.ledger_row import LedgerRow, in_utc, read_row
+from deepserve.store.ledger_row import Dimension, LedgerRow, in_utc, read_row
 from deepserve.store.tables import ledger
-
-Dimension = Literal["tenant", "key", "model", "dialect", "provider", "day", "route", "outcome", "price"]
-"""What sums may be kept apart by."""
 
 _ROWS_AT_ONCE: Final = 1_000
 _TIGHT: Final = 100
@@ -45,6 +42,7 @@ class LedgerSum(msgspec.Struct, frozen=True, kw_only=True):
     """Attempts together.
 
     group            their values of the dimensions that were asked for; empty where there is none
+    num_requests     each counts where its first attempt does
     num_estimated    whose usage nobody reported
     stated_pico_usd  what providers said they charge, and compared_pico_usd: what our price makes of the same attempts
     """
@@ -59,6 +57,15 @@ class LedgerSum(msgspec.Struct, frozen=True, kw_only=True):
     stated_pico_usd: int
     compared_pico_usd: int
     num_stated: int
+
+    def plus(self, other: LedgerSum) -> LedgerSum:
+        """Both together, under this one's group."""
+        counts = {
+            name: getattr(self, name) + getattr(other, name)
+            for name in self.__struct_fields__
+            if name not in ("group", "usage")
+        }
+        return LedgerSum(group=self.group, usage=self.usage.plus(other.usage), **counts)
 
 
 class LedgerRecord:
@@ -129,7 +136,7 @@ class LedgerRecord:
         failed = or_(ledger.c.outcome.in_(_GOOD), ledger.c.outcome == "client_left")
         stated = ledger.c.stated_pico_usd
         columns: list[ColumnElement[Any]] = [
-            func.count(ledger.c.request_id.distinct()),
+            func.sum(_one_if(ledger.c.number == 1)),
             func.count(),
             func.sum(_one_if(~failed)),
             func.sum(_one_if(ledger.c.is_estimated.is_(True))),
@@ -149,7 +156,12 @@ class LedgerRecord:
         if groups:
             query = query.group_by(*groups).order_by(*groups)
         with self._engine.connect() as connection:
-            return [_sum(row, len(groups)) for row in connection.execute(query) if row[len(groups) + 1]]
+            found = [_sum(row, by) for row in connection.execute(query) if row[len(groups) + 1]]
+        together: dict[tuple[str, ...], LedgerSum] = {}
+        for one in found:
+            known = together.get(one.group)
+            together[one.group] = one if known is None else known.plus(one)
+        return [together[group] for group in sorted(together)]
 
     def rows(self, *, since: datetime | None = None, until: datetime | None = None) -> Iterator[LedgerRow]:
         """Every attempt, the oldest first."""
@@ -192,12 +204,22 @@ def _dimension(name: Dimension) -> ColumnElement[str]:
             return func.coalesce(ledger.c.key_id, "")
         case "model":
             return ledger.c.answered_model
-        case "day":
-            return func.substr(cast(ledger.c.arrived_at, String), 1, 10)
-        case "route" | "price":
-            return func.coalesce(ledger.c[name], "")
+        case "day" | "month":
+            return func.substr(cast(ledger.c.arrived_at, String), 1, 10 if name == "day" else 7)
+        case "route" | "pattern" | "rule":
+            return func.coalesce(ledger.c.route, "")
+        case "price":
+            return func.coalesce(ledger.c.price, "")
         case "dialect" | "provider" | "outcome":
             return ledger.c[name]
+
+
+def _part_of(value: str, name: Dimension) -> str:
+    """`auto:coding-agent` of a route `model=…; rule=hard; preset=auto:coding-agent; why=…`."""
+    wanted = {"pattern": "preset=", "rule": "rule="}.get(name)
+    if wanted is None:
+        return value
+    return next((part.removeprefix(wanted) for part in value.split("; ") if part.startswith(wanted)), "")
 
 
 def _one_if(condition: ColumnElement[bool]) -> ColumnElement[int]:
@@ -216,13 +238,14 @@ def _exact(whole: Any, rest: Any) -> int:  # Any: None without rows, and Postgre
     return int(whole or 0) * _PART + int(rest or 0)
 
 
-def _sum(row: Sequence[Any], num_groups: int) -> LedgerSum:  # Any: as above
+def _sum(row: Sequence[Any], by: Sequence[Dimension]) -> LedgerSum:  # Any: as above
+    num_groups = len(by)
     num_requests, num_attempts, num_failed, num_estimated, num_stated, *rest = row[num_groups:]
     hit, miss, reasoning, answer, written = (int(value or 0) for value in rest[: len(_COUNTS)])
     money = rest[len(_COUNTS) :]
     return LedgerSum(
-        group=tuple(str(value) for value in row[:num_groups]),
-        num_requests=num_requests,
+        group=tuple(_part_of(str(value), name) for value, name in zip(row, by, strict=False)),
+        num_requests=int(num_requests or 0),
         num_attempts=num_attempts,
         num_failed=int(num_failed or 0),
         num_estimated=int(num_estimated or 0),

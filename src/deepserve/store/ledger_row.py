@@ -4,12 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 
 from deepserve.core.cost import Cost, usd_of
 from deepserve.core.usage import Usage
+
+Dimension = Literal[
+    "tenant", "key", "model", "dialect", "provider", "month", "day", "pattern", "rule", "route", "outcome", "price"
+]
+"""What sums may be kept apart by. pattern, rule: the parts of a route that are the same for many requests."""
 
 
 class LedgerRow(msgspec.Struct, frozen=True, kw_only=True):
