@@ -54,11 +54,11 @@ def test_the_corpus_is_large_and_knows_every_rule() -> None:
 
 
 def test_where_damaged_markup_is_cut_changes_nothing() -> None:
-    """Each case in single characters, and every sixth in two pieces, at every place."""
-    for number, case in enumerate(CASES):
+    """Each case in single characters, and in two pieces, at every place."""
+    for case in CASES:
         whole = read(case)[0]
         assert read(case, *range(1, len(case.text)))[0] == whole, case
-        for cut in range(1, len(case.text)) if number % 6 == 0 else ():
+        for cut in range(1, len(case.text)):
             assert read(case, cut)[0] == whole, (case, cut)
 
 
