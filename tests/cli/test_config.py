@@ -54,6 +54,20 @@ def test_check_reads_the_file_that_serve_would_read(tmp_path: Path) -> None:
     assert (code, "There is no configuration file" in output) == (1, True)
 
 
+def test_check_reads_the_files_that_the_file_names(tmp_path: Path) -> None:
+    (tmp_path / "mcp.toml").write_text("[servers.a]\ncommnad = ['x']\n")
+    code, output = run("config", "check", file_with(tmp_path, "[tools]\nmcp_config = 'mcp.toml'\n"))
+    assert (code, str(tmp_path / "mcp.toml") in output) == (1, True)
+
+
+def test_commands_that_answer_here_leave_the_files_of_a_server_alone(tmp_path: Path) -> None:
+    file = file_with(tmp_path, f"[model]\nbackend = 'scripted'\n[storage]\nstate_dir = '{tmp_path / 'kept'}'\n")
+    for arguments in (("chat", "hello"), ("models",)):
+        code, output = run(*arguments, "--config", file)
+        assert code == 0, output
+    assert not (tmp_path / "kept").exists()
+
+
 def test_show_says_where_each_setting_comes_from(tmp_path: Path) -> None:
     file = file_with(tmp_path, "[server]\nport = 9000\n[limits]\ntools = 3\n")
     arguments = ("config", "show", "--config", file, "--host", "127.0.0.9")

@@ -15,7 +15,7 @@ import click
 
 from deepserve.backends.selection import select_backend
 from deepserve.cli.progress import LoadingProgress
-from deepserve.cli.settings import model_options, settings_from
+from deepserve.cli.settings import model_options, passing_settings_from
 from deepserve.core.errors import DeepserveError
 from deepserve.core.events import (
     BlockClosed,
@@ -62,7 +62,7 @@ def chat(
 
     With QUESTION, print one answer and stop. Otherwise converse: Ctrl-C stops an answer, Ctrl-D leaves.
     """
-    settings = settings_from(**options)
+    settings = passing_settings_from(**options)
     ask = _Ask(
         model=model_id,
         thinking=Thinking(enabled=think, effort=effort),

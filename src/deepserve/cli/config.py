@@ -13,6 +13,7 @@ from deepserve.cli.settings import config_option, configuration_from, named_file
 from deepserve.configuration.configuration import Configuration, load_configuration, usual_file
 from deepserve.configuration.example import example as make_example
 from deepserve.configuration.shown import show_differences, show_settings
+from deepserve.tools.mcp.mcp_config import read_mcp_config
 
 
 @click.group()
@@ -35,6 +36,9 @@ def check(file: Path | None) -> None:
     Nothing is started. Exits with 1 when something is wrong, and says where.
     """
     configuration = load_configuration(file=file or named_file())
+    mcp_config = configuration.settings.mcp_config
+    if mcp_config is not None:
+        read_mcp_config(mcp_config)  # above the layer that reads the rest
     _tell(configuration)
     differences = show_differences(configuration)
     if differences:

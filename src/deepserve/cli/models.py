@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from deepserve.backends.selection import select_backend
-from deepserve.cli.settings import model_options, settings_from
+from deepserve.cli.settings import model_options, passing_settings_from
 from deepserve.cli.table import format_table
 
 
@@ -15,7 +15,7 @@ from deepserve.cli.table import format_table
 @model_options
 def models(**options: Any) -> None:  # Any: the shared options, as click hands them over
     """List the model ids that are served, and what really answers each."""
-    served = select_backend(settings_from(**options)).models()
+    served = select_backend(passing_settings_from(**options)).models()
     click.echo(
         format_table(
             ("id", "answered by", "context", "longest answer"),

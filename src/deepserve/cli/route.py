@@ -14,7 +14,7 @@ from deepserve.backends.selection import select_backend
 from deepserve.catalog.models import load_models
 from deepserve.catalog.presets import AUTO, PresetCatalog
 from deepserve.catalog.price_book import PriceBook
-from deepserve.cli.settings import model_options, prices_option, settings_from
+from deepserve.cli.settings import model_options, passing_settings_from, prices_option
 from deepserve.cli.table import format_table
 from deepserve.core.errors import UnknownModel
 from deepserve.core.events import Event
@@ -49,7 +49,7 @@ def explain(body: IO[bytes], preset: str | None, headers: tuple[str, ...], **opt
     Nothing is asked of a model; difficulty is found by signs in the question.
     """
     # Any: the shared options, as click hands them over
-    settings = settings_from(**options)
+    settings = passing_settings_from(**options)
     names = load_models()
     raw = body.read() if preset is None else _asked_as(preset, body.read())
     arrival = Arrival(id=RequestId("0" * 32), at=datetime.now(UTC), headers=dict(_headers(headers)))

@@ -245,6 +245,11 @@ def settings_from(**given: Any) -> Settings:  # Any: as above
     return configuration_from(**given).settings
 
 
+def passing_settings_from(**given: Any) -> Settings:  # Any: as above
+    """For commands that answer here and now: nothing is kept, and a running server's files are left alone."""
+    return msgspec.structs.replace(settings_from(**given), state_dir=None, database=None)
+
+
 def named_file() -> Path | None:
     """What --config of the running command names."""
     context = click.get_current_context(silent=True)

@@ -36,8 +36,8 @@ def upstream_options(function: Function) -> Function:
         setting_option(
             "upstream_tokenizer",
             group=_GROUP,
-            help="The folder with the tokenizer.json of what vLLM, SGLang or llama.cpp serves. They are given token ids "
-            "then, and every feature is as with our own engine; several servers: vllm=http://a,http://b.",
+            help="The folder with the tokenizer.json of what vLLM, SGLang or llama.cpp serves. They are given token "
+            "ids then, and every feature is as with our own engine; several servers: vllm=http://a,http://b.",
         ),
         setting_option(
             "upstream_models",
