@@ -35,6 +35,15 @@ def letters(task: TaskState) -> dict[int, bytes]:
 LETTERS = WebhookShape(bodies=letters)
 
 
+makers: list[Callable[[], Database]] = [open_memory_database]
+"""The last one makes what `fresh_database` gives."""
+
+
+def fresh_database() -> Database:
+    """Without rows, in memory or wherever the test is run just now."""
+    return makers[-1]()
+
+
 class Clock:
     """The wall clock, which moves only when a test says so."""
 
@@ -117,7 +126,7 @@ def make_runner(
     **fields: Any,  # Any: further arguments of TaskRunner
 ) -> TaskRunner:
     if database is None:
-        database = open_memory_database() if state_dir is None else open_database(state_dir)
+        database = fresh_database() if state_dir is None else open_database(state_dir)
     hosts, networks = parse_allowances(allowed)
     policy = AddressPolicy(allowed_hosts=hosts, allowed_networks=networks)
     numbers = itertools.count(1)

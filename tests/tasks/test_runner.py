@@ -12,7 +12,7 @@ from sqlalchemy import select, text
 
 from deepserve.config import TaskLimits
 from deepserve.core.errors import InvalidField, Overloaded, TooManyRequests, UnsupportedFeature
-from deepserve.store.database import open_database, open_memory_database
+from deepserve.store.database import open_database
 from deepserve.store.tables import tasks
 from deepserve.store.tasks import TaskStore
 from deepserve.tasks.runner import TaskRunner
@@ -24,11 +24,14 @@ from tests.tasks.setup import (
     Clock,
     Scripted,
     ended,
+    fresh_database,
     make_runner,
     new_task,
     running,
     until,
 )
+
+pytestmark = pytest.mark.usefixtures("both_kinds")
 
 
 def run(coroutine: Coroutine[Any, Any, None]) -> None:
@@ -215,7 +218,7 @@ def test_cancelling_what_has_ended_changes_nothing() -> None:
 
 def test_results_are_gone_when_their_time_is_over_but_the_id_stays_taken() -> None:
     async def scenario() -> None:
-        clock, database = Clock(), open_memory_database()
+        clock, database = Clock(), fresh_database()
         async with running(database=database, clock=clock) as runner:
             await runner.submit(new_task(keep_s=3600.0))
             await ended(runner)
@@ -241,7 +244,7 @@ def test_results_are_gone_when_their_time_is_over_but_the_id_stays_taken() -> No
 
 def test_beyond_a_tenants_bytes_the_oldest_results_go_first() -> None:
     async def scenario() -> None:
-        clock, database = Clock(), open_memory_database()
+        clock, database = Clock(), fresh_database()
         async with running(database=database, clock=clock) as runner:
             for name in ("old", "middle", "new"):
                 await runner.submit(new_task(name, b"x" * 50))
@@ -352,7 +355,7 @@ def test_a_task_whose_end_could_not_be_written_is_begun_again(tmp_path: Path) ->
 
 def test_a_kind_nobody_carries_out_any_more_fails_after_a_restart() -> None:
     async def scenario() -> None:
-        database = open_memory_database()
+        database = fresh_database()
         idle = make_runner(Scripted(), database=database)
         await idle.submit(new_task())
         await idle.close()
