@@ -88,7 +88,10 @@ class ClusterBackend:
         return self._replicas.context_tokens or self._provider.context_tokens or UNPUBLISHED_TOKENS
 
     def models(self) -> tuple[ServedModel, ...]:
-        return tuple(self._served(model_id, name) for model_id, name in self._provider.models.items())
+        """Of those that the operator or the row names, the ones that the servers say they have, or all if it is none."""
+        names = self._provider.models
+        found = {model_id: name for model_id, name in names.items() if name in self._replicas.served}
+        return tuple(self._served(model_id, name) for model_id, name in (found or names).items())
 
     def _served(self, model_id: str, name: str) -> ServedModel:
         return ServedModel(

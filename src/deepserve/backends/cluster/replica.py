@@ -37,6 +37,7 @@ class Replica:
     """address: for people and metrics. key: sent there and nowhere else. names: of the models it will be asked for.
 
     context_tokens  of its models, the smallest; None while it has not said
+    served          the names of its models; None while it has not said
     num_running   continuations that it is computing for us
     is_healthy    it answers; one that was never asked counts as healthy
     is_draining   it answers that it is not well, as servers do that finish what they have: it is given nothing new
@@ -55,6 +56,7 @@ class Replica:
         self.address = address
         self._names = names
         self.context_tokens: int | None = None
+        self.served: frozenset[str] | None = None
         self._wire = wire
         self._client = client
         self._key = key
@@ -160,7 +162,7 @@ class Replica:
                     await answer.read()
                 finally:
                     answer.close()
-                if self.state == "up" and self.context_tokens is None:
+                if self.state == "up" and self.served is None:
                     self._learn(await self._models())
         except (OutgoingError, TimeoutError):
             self.is_healthy = self.is_draining = False
@@ -179,9 +181,14 @@ class Replica:
             answer.close()
 
     def _learn(self, served: tuple[ServedName, ...]) -> None:
-        missing = set(self._names) - {listed.name for listed in served}
-        if missing and self._wire.names_models:
-            _log.warning("%s serves no model %s; requests for it will fail there", self.address, ", ".join(missing))
+        self.served = frozenset(listed.name for listed in served)
+        if self._wire.names_models and not self.served & set(self._names):
+            _log.warning(
+                "%s serves %s and not %s; requests will fail there",
+                self.address,
+                ", ".join(sorted(self.served)) or "nothing",
+                ", ".join(self._names),
+            )
         sizes = [listed.context_tokens for listed in served if listed.context_tokens]
         self.context_tokens = min(sizes) if sizes else None
 

@@ -67,6 +67,12 @@ class Replicas:
         """The smallest, for any of them may be asked; None while none has told."""
         return min((size for replica in self._replicas if (size := replica.context_tokens)), default=None)
 
+    @property
+    def served(self) -> frozenset[str]:
+        """The names of models that all who have told have; empty while none has."""
+        told = [replica.served for replica in self._replicas if replica.served is not None]
+        return frozenset.intersection(*told) if told else frozenset()
+
     def gauges(self) -> Mapping[str, float]:
         return {
             "replicas": len(self._replicas),

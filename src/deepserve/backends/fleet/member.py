@@ -87,7 +87,10 @@ class Member:
     def learn_models(self, clock: Callable[[], float]) -> None:
         """Make lanes for what the back end serves; those that exist keep their history."""
         unbounded = self.upstream is None
-        for served in self.backend.models():
+        models = self.backend.models()
+        for gone in self.lanes.keys() - {served.id for served in models}:
+            del self.lanes[gone]  # it said when it was started that it does not have it
+        for served in models:
             lane = self.lanes.get(served.id)
             if lane is None:
                 lane = Lane(served, member_id=self.id, max_concurrent=self.max_concurrent, clock=clock)
