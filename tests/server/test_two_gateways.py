@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 import pytest
 from sqlalchemy import select
 
-from deepserve.core.tenant import TenantId
+from deepserve.core.tenant import Grant, RateLimits, TenantId
 from deepserve.engine.native.shared_library import find_library
 from deepserve.store.agreements import FINGERPRINT, agree
 from deepserve.store.database import Database, open_database
@@ -48,7 +48,7 @@ class Gateways:
         self._script.write_text(_SCRIPT)
         self.slow_script.write_text(_SLOW_SCRIPT)
         config = folder / "deepserve.toml"
-        config.write_text(f"[tasks]\nlease_s = {_LEASE_S}\n")
+        config.write_text(f"[tasks]\nlease_s = {_LEASE_S}\n[waiting]\nwait_s = 0\n")
         secret = folder / "secret"
         secret.write_bytes(secrets.token_bytes(32))
         self._options = ("--config", str(config), "--database", address, "--secret-file", str(secret))
@@ -157,6 +157,15 @@ def test_a_key_made_while_both_run_is_known_to_both_and_revoked_at_both(pair: Pa
         while status_of(base, "/v1/chat/completions", CHAT, **headers)[0] != 401:
             pass
         assert status_of(base, "/v1/chat/completions", CHAT, **pair.headers)[0] == 200
+
+
+def test_what_a_key_may_do_in_a_minute_is_counted_by_both_together(pair: Pair) -> None:
+    grant = Grant(limits=RateLimits(requests_per_minute=4))
+    headers = {"Authorization": f"Bearer {keys_of(pair.database).create(TenantId('carol'), grant=grant).secret}"}
+    statuses = []
+    for number in range(8):
+        statuses.append(status_of((pair.one, pair.other)[number % 2], "/v1/chat/completions", CHAT, **headers)[0])
+    assert statuses == [200] * 4 + [429] * 4
 
 
 def test_work_that_one_accepted_is_finished_by_the_other_when_it_is_killed(gateways: Gateways) -> None:
