@@ -10,9 +10,11 @@ from typing import Any
 import msgspec
 import pytest
 
+from deepserve.backends.cluster.asking import Ask, Refused
 from deepserve.backends.cluster.backend import ClusterBackend
 from deepserve.core.errors import BackendFailure, ContextOverflow, DeepserveError, Overloaded, RequestTimedOut
 from deepserve.core.events import Failed, Started
+from deepserve.engine.interface import Draw
 from tests.backends.cluster.conftest import Pair
 from tests.backends.cluster.fake_cluster import FakeServer, Habits
 from tests.backends.cluster.setup import LIMITS, answer, backend_at, events, with_cluster
@@ -213,3 +215,18 @@ def test_tenants_and_users_share_no_cached_prefix(shipped: Pair) -> None:
     none, one, other, again = with_server(shipped, salts)
     assert other == again
     assert len({none, one, other}) == 3
+
+
+def test_a_long_prompt_goes_as_it_is(shipped: Pair) -> None:
+    """It is written in a thread of its own."""
+    ids = list(range(5, 2_000)) * 60
+    ask = Ask(model="m", prompt=ids, max_tokens=1, stop_tokens=frozenset((1,)), draw=Draw(), salt="s")
+
+    async def main() -> None:
+        async with Receiver(response(200), response(404), response(400)) as receiver:
+            async with backend_at("sglang", [receiver.host], shipped.model, limits=QUICK) as backend:
+                with pytest.raises(Refused):
+                    _ = [part async for part in backend._replicas.ask(ask, b"")]
+            assert json.loads(receiver.received[-1].body)["input_ids"] == ids
+
+    asyncio.run(main())

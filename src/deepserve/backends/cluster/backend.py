@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import secrets
+from array import array
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import aclosing
 from functools import partial
@@ -88,7 +89,7 @@ class ClusterBackend:
         return self._replicas.context_tokens or self._provider.context_tokens or UNPUBLISHED_TOKENS
 
     def models(self) -> tuple[ServedModel, ...]:
-        """Of those that the operator or the row names, the ones that the servers say they have, or all if it is none."""
+        """Of those that the operator or the row names, the ones that the servers say they have; if it is none, all."""
         names = self._provider.models
         found = {model_id: name for model_id, name in names.items() if name in self._replicas.served}
         return tuple(self._served(model_id, name) for model_id, name in (found or names).items())
@@ -156,7 +157,7 @@ class ClusterBackend:
         salt = hashlib.sha256(owner.encode()).hexdigest()
         # Conversations that begin alike share what was computed; turns of one conversation always begin alike.
         start = work.prompt[: work.boundaries[0] if work.boundaries else _START_TOKENS]
-        key = hashlib.blake2b(salt.encode() + b"".join(token.to_bytes(4, "little") for token in start)).digest()
+        key = hashlib.blake2b(salt.encode() + array("I", start).tobytes()).digest()
         rules = CourseRules(
             model=self._provider.models[request.model],
             salt=salt,
