@@ -21,6 +21,12 @@ from tests.outgoing.receiver import Receiver, answer
 MODELS = b'{"object":"list","data":[{"id":"deepseek-v4-pro","object":"model"},{"id":"deepseek-v4-flash"}]}'
 
 
+@pytest.fixture(autouse=True)
+def _little_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """How fast memory is read is not asked here, and takes a second."""
+    monkeypatch.setattr("deepserve.cli.machine_checks._PROBE_BYTES", 1 << 16)
+
+
 def doctor(folder: Path, *arguments: str, text: str = "", **environment: str) -> tuple[int, dict[str, tuple[str, str]]]:
     """The exit code, and what was said: name -> mark and detail."""
     file = folder / "deepserve.toml"

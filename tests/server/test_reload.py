@@ -14,6 +14,7 @@ import sys
 import termios
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 
 import httpx
@@ -22,7 +23,9 @@ import pytest
 
 from deepserve.config import LIVE, Limits, Settings, ToolLimits
 from deepserve.configuration.configuration import Configuration, load_configuration
-from deepserve.core.errors import ConfigurationError
+from deepserve.core.errors import AuthenticationFailed, ConfigurationError
+from deepserve.server.access import Access, ConfiguredKeys
+from deepserve.server.app import _prepare_keys
 from deepserve.server.live_settings import REFITTED, LiveSettings, differences
 from deepserve.server.reload import Reloader, Source
 from tests.backends.upstream.setup import DONE, END, GOOD, HELLO, head
@@ -86,6 +89,22 @@ def test_a_refit_comes_last_and_what_only_it_can_change_waits_without_it() -> No
     alone.refit_with(None)
     assert changed(alone, check_retries=5) == ()
     assert (alone.waiting, alone.current.check_retries) == (("check_retries",), 1)
+
+
+def test_keys_change_but_not_to_none_where_others_can_reach_the_server() -> None:
+    async def run() -> None:
+        settings = Settings(host="192.0.2.1", api_keys=("sk-one",))
+        live, access = LiveSettings(settings), Access([ConfiguredKeys(settings.api_keys)])
+        live.consult(partial(_prepare_keys, access, [ConfiguredKeys(settings.api_keys)]))
+        await live.change(msgspec.structs.replace(settings, api_keys=("sk-two",)))
+        assert (await access.tenant_of("sk-two")).id
+        with pytest.raises(AuthenticationFailed):
+            await access.tenant_of("sk-one")
+        with pytest.raises(ConfigurationError, match="everybody could come in"):
+            await live.change(msgspec.structs.replace(settings, api_keys=()))
+        assert (await access.tenant_of("sk-two")).id
+
+    asyncio.run(run())
 
 
 def test_differences_are_named_by_their_dotted_names() -> None:
@@ -174,54 +193,65 @@ def test_who_comes_late_takes_what_has_changed_meanwhile(tmp_path: Path) -> None
 
 
 class Process:
-    """`deepserve serve` with a configuration file, as a user runs it."""
+    """`deepserve serve`, as a user runs it. said: everything that it has printed."""
 
-    def __init__(self, port: int, process: asyncio.subprocess.Process, log: Path) -> None:
+    def __init__(self, port: int, process: asyncio.subprocess.Process) -> None:
         self.client = httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=PATIENCE_S)
         self.process = process
-        self.log = log
+        self.said = ""
+        self._news = asyncio.Condition()
+        self._reading = asyncio.create_task(self._read())
 
-    def hang_up(self) -> None:
-        self.process.send_signal(signal.SIGHUP)
+    async def _read(self) -> None:
+        assert self.process.stdout is not None
+        while piece := await self.process.stdout.readline():
+            async with self._news:
+                self.said += piece.decode()
+                self._news.notify_all()
+        async with self._news:
+            self.said += "\nThe process has ended."
+            self._news.notify_all()
 
-    async def has(self, *lines: str) -> None:
-        """Wait until the metrics hold these lines."""
-        while True:
-            assert self.process.returncode is None, self.log.read_text()
-            metrics = (await self.client.get("/metrics")).text.splitlines()
-            if all(f"deepserve_configuration_{line}" in metrics for line in lines):
-                return
+    async def says(self, words: str, times: int = 1) -> None:
+        """Wait until it has."""
+        async with self._news, asyncio.timeout(PATIENCE_S):
+            while self.said.count(words) < times:
+                assert not self.said.endswith("has ended."), self.said
+                await self._news.wait()
+
+    async def metrics(self) -> list[str]:
+        """Of the configuration."""
+        lines = (await self.client.get("/metrics")).text.splitlines()
+        return [line.removeprefix("deepserve_configuration_") for line in lines if "_configuration_" in line]
 
     async def ask(self, **fields: object) -> httpx.Response:
         return await self.client.post("/v1/chat/completions", json={**QUESTION, **fields})
 
+    def hang_up(self) -> None:
+        self.process.send_signal(signal.SIGHUP)
+
+    async def close(self) -> None:
+        await self.client.aclose()
+        if self.process.returncode is None:
+            self.process.terminate()
+        await self.process.wait()
+        await self._reading
+
 
 @asynccontextmanager
-async def serving(folder: Path, *arguments: str, **environment: str) -> AsyncIterator[Process]:
+async def serving(folder: Path, *arguments: str) -> AsyncIterator[Process]:
     with socket.create_server(("127.0.0.1", 0)) as probe:
         port = probe.getsockname()[1]
-    log = folder / "server.log"
     command = (sys.executable, "-m", "deepserve", "serve", "--port", str(port), "--state-dir", str(folder / "state"))
-    with log.open("w") as output:
-        process = await asyncio.create_subprocess_exec(
-            *command, *arguments, stdout=output, stderr=output, env={**os.environ, **environment}
-        )
-    served = Process(port, process, log)
+    process = await asyncio.create_subprocess_exec(
+        *command, *arguments, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT
+    )
+    served = Process(port, process)
     try:
-        async with asyncio.timeout(PATIENCE_S):
-            while True:
-                assert process.returncode is None, log.read_text()
-                try:
-                    if (await served.client.get("/ready")).status_code == 200:
-                        break
-                except httpx.TransportError:
-                    await asyncio.sleep(0)
+        await served.says("Try: curl")
         yield served
     finally:
-        await served.client.aclose()
-        if process.returncode is None:
-            process.terminate()
-        await process.wait()
+        await served.close()
 
 
 def upstream_that(*answers: bytes | Respond) -> Respond:
@@ -270,7 +300,7 @@ def test_a_stream_in_flight_goes_on_through_a_reload_and_new_requests_see_new_se
             Receiver(upstream_that(GOOD, GOOD)) as second,
             serving(tmp_path, "--config", str(configured(tmp_path, "first", first.host))) as server,
         ):
-            assert f"Settings from {tmp_path / 'deepserve.toml'}" in server.log.read_text()
+            assert f"Settings from {tmp_path / 'deepserve.toml'}" in server.said
             async with server.client.stream(
                 "POST", "/v1/chat/completions", json={**QUESTION, "stream": True}
             ) as stream:
@@ -281,7 +311,10 @@ def test_a_stream_in_flight_goes_on_through_a_reload_and_new_requests_see_new_se
                 # The upstream is another one, a limit is lower, and a setting that needs a start is different.
                 configured(tmp_path, "second", second.host, "[server]\nhost = '127.0.0.3'\n[limits]\nmessages = 1")
                 server.hang_up()
-                await server.has('reloads_total{outcome="applied"} 1.0', "is_faulty 0.0", "waiting 1.0")
+                await server.says("Settings that wait for the next start: host")
+                assert {'reloads_total{outcome="applied"} 1.0', "is_faulty 0.0", "waiting 1.0"} <= set(
+                    await server.metrics()
+                )
                 found = await server.ask()
                 assert (found.status_code, found.json()["choices"][0]["message"]["content"]) == (200, "Hello there")
                 assert second.received[-1].headers["authorization"] == "Bearer sk-first"
@@ -294,13 +327,10 @@ def test_a_stream_in_flight_goes_on_through_a_reload_and_new_requests_see_new_se
             assert '"finish_reason":"stop"' in rest
             # A key that was exchanged in its file is used from then on, though nothing else has changed.
             (tmp_path / "key").write_text("sk-second")
-            await server.has('reloads_total{outcome="applied"} 2.0')
+            await server.says("the key of second changed")
             assert (await server.ask()).status_code == 200
             assert second.received[-1].headers["authorization"] == "Bearer sk-second"
-            said = server.log.read_text()
-            assert "Settings that wait for the next start: host" in said
-            assert "the key of second changed" in said
-            assert "sk-second" not in said
+            assert "sk-second" not in server.said
 
     asyncio.run(asyncio.wait_for(run(), 2 * PATIENCE_S))
 
@@ -315,17 +345,21 @@ def test_a_faulty_file_leaves_the_running_settings_and_shows(tmp_path: Path) -> 
         async with serving(tmp_path, "--backend", "scripted", "--config", str(file)) as server:
             server.client.headers["authorization"] = "Bearer sk-one"
             file.write_text('[limits]\nmesages = 1\n[server]\napi_keys_file = "keys"\n')
-            await server.has("is_faulty 1.0")  # nobody sent a signal: the file is looked at
+            await server.says("The settings stay as they were")  # nobody sent a signal: the file is looked at
+            assert "is_faulty 1.0" in await server.metrics()
             assert (await server.client.get("/ready")).json() == {"status": "ready", "configuration": "faulty"}
             server.hang_up()
-            await server.has('reloads_total{outcome="refused"} 2.0')
+            while 'reloads_total{outcome="refused"} 2.0' not in await server.metrics():
+                pass  # a fault is told once
             assert (await server.ask()).status_code == 200
-            said = server.log.read_text()
-            assert said.count("line 2, column 1: `mesages` is not known in [limits]; did you mean `messages`?") == 1
+            assert (
+                server.said.count("line 2, column 1: `mesages` is not known in [limits]; did you mean `messages`?") == 1
+            )
             file.write_text('[server]\napi_keys_file = "keys"\n')
             (tmp_path / "keys").write_text("sk-one\nsk-two\n")
             server.hang_up()
-            await server.has("is_faulty 0.0", 'reloads_total{outcome="applied"} 1.0')
+            await server.says("api_keys changed")
+            assert "is_faulty 0.0" in await server.metrics()
             assert (await server.client.get("/ready")).json() == {"status": "ready"}
             server.client.headers["authorization"] = "Bearer sk-two"
             assert (await server.ask()).status_code == 200
