@@ -21,57 +21,18 @@ from deepserve.core.tenant import TenantId
 from deepserve.engine.disk_prefixes import DiskPrefixes
 from deepserve.engine.generation import Admitted, Generation, GenerationId, Progress, ResultEnded, TokenDrawn
 from deepserve.engine.interface import CHUNK_TOKENS, Drawn, Engine, Row, RowFault, Snapshot
-from deepserve.engine.prefix_index import PrefixIndex, snapshot_interval
+from deepserve.engine.prefix_index import snapshot_interval
 from deepserve.engine.prefix_store import PrefixStore
 from deepserve.engine.result_state import ResultState
+from deepserve.engine.scheduler_stats import SchedulerStats, SchedulerTotals
+from deepserve.engine.state_memory import StateMemory
 from deepserve.engine.step_pace import StepPace
 from deepserve.engine.waiting_line import WaitingLine
 
 _logger = logging.getLogger(__name__)
 
-_CACHE_SHARE = 0.75
-"""Of the state memory, the most that remembered prefixes may hold; running results take what they need of it."""
-
 _STATS_S = 0.01
 """Nobody looks at statistics more often, and counting takes a tenth of a small network's step."""
-
-
-class SchedulerStats(msgspec.Struct, frozen=True, kw_only=True):
-    """Gauges and totals since the start; ready to be printed as metrics.
-
-    tokens_forced  reported, but not drawn: their guides left no choice
-    """
-
-    running: int
-    waiting: int
-    cache_bytes: int
-    cache_snapshots: int
-    cache_evictions: int
-    disk_cache_hits: int
-    disk_cache_misses: int
-    disk_cache_hit_tokens: int
-    memory_free_ratio: float
-    steps: int
-    step_seconds: float
-    longest_step_s: float
-    prompt_tokens_computed: int
-    prompt_tokens_restored: int
-    tokens_drawn: int
-    tokens_forced: int
-    preemptions: int
-    faults: int
-
-
-class _Totals(msgspec.Struct):
-    steps: int = 0
-    step_seconds: float = 0.0
-    longest_step_s: float = 0.0
-    prompt_tokens_computed: int = 0
-    prompt_tokens_restored: int = 0
-    tokens_drawn: int = 0
-    tokens_forced: int = 0
-    preemptions: int = 0
-    faults: int = 0
 
 
 class _Group(msgspec.Struct, eq=False):
@@ -117,16 +78,14 @@ class Scheduler:
         self._engine = engine
         self._max_sequences = max_sequences
         self._clock = clock
-        info = engine.info
-        self._capacity_tokens = max(1, info.capacity_tokens)
-        self._capacity_states = max(1, info.capacity_states)
-        self.snapshot_interval = snapshot_interval(info)
-        memory_bytes = info.capacity_tokens * info.state_bytes_per_token + info.capacity_states * info.state_bytes_fixed
-        self._index = PrefixIndex(info=info, max_bytes=int(memory_bytes * _CACHE_SHARE), release=self._release)
+        self.snapshot_interval = snapshot_interval(engine.info)
+        self._memory = StateMemory(engine)
+        self._index = self._memory.index
         self._disk: DiskPrefixes | None = None
         if store is not None:
+            make_room = self._memory.has_space
             self._disk = DiskPrefixes(
-                engine, self._index, store, make_room=self._has_space, clock=clock, wake=lambda: self.on_news()
+                engine, self._index, store, make_room=make_room, clock=clock, wake=lambda: self.on_news()
             )
         self._save_s = save_s
         self._groups: dict[GenerationId, _Group] = {}
@@ -134,7 +93,7 @@ class Scheduler:
         self._running: list[ResultState] = []  # in order of admission
         self._waiting = WaitingLine()
         self._updates: list[tuple[GenerationId, Progress]] = []
-        self._totals = _Totals()
+        self._totals = SchedulerTotals()
         self._stats, self._counted = self._count(), -inf
         self.made_progress = False
 
@@ -159,7 +118,7 @@ class Scheduler:
             disk_cache_hits=disk.num_hits if disk is not None else 0,
             disk_cache_misses=disk.num_misses if disk is not None else 0,
             disk_cache_hit_tokens=disk.hit_tokens if disk is not None else 0,
-            memory_free_ratio=self._engine.free_blocks_ratio(),
+            memory_free_ratio=self._memory.free_ratio(),
             **msgspec.structs.asdict(self._totals),
         )
 
@@ -279,7 +238,7 @@ class Scheduler:
         restored = self._index.match(key, state.packed(num_tokens), limit=num_tokens - 1).position
         rounding = (len(self._running) + 1) * CHUNK_TOKENS
         tokens = promised + num_tokens - restored + rounding
-        while self._share(tokens=tokens, states=1) > self._engine.free_blocks_ratio():
+        while not self._memory.is_free(tokens=tokens, states=1):
             if not self._reclaim(key.tenant):
                 return not self._running
         return True
@@ -347,7 +306,7 @@ class Scheduler:
 
     def _make_room(self, plan: list[ResultState]) -> list[ResultState]:
         """Evict what is cached, then preempt the youngest, until the step fits. The oldest always stays."""
-        while plan and self._share(tokens=sum(map(_growth_tokens, plan))) > self._engine.free_blocks_ratio():
+        while plan and not self._memory.is_free(tokens=sum(map(_growth_tokens, plan))):
             if self._reclaim(plan[0].generation.cache_key.tenant):
                 continue
             if len(self._running) == 1:
@@ -443,7 +402,7 @@ class Scheduler:
             return
         assert state.computed == state.num_prompt - 1, "rows end there"
         if state.computed:
-            group.trunk = self._snapshot(state)
+            group.trunk = self._memory.snapshot(state.sequence, generation.cache_key.tenant)
         others = [ResultState(state.id, generation, result) for result in range(1, num_results)]
         group.results.extend(others)
         if group.trunk is not None:  # else they compute the prompt each for itself
@@ -456,29 +415,11 @@ class Scheduler:
         """Put a snapshot of the sequence as it is into the index. A failure costs a later hit, not this answer."""
         key, packed = state.generation.cache_key, state.packed(state.computed)
         if not self._index.has(key, packed):
-            snapshot = self._snapshot(state)
+            snapshot = self._memory.snapshot(state.sequence, key.tenant)
             if snapshot is not None:
                 self._index.insert(key, packed, snapshot)
         if is_unit and self._disk is not None:
             self._disk.note(key, packed)
-
-    def _snapshot(self, state: ResultState) -> Snapshot | None:
-        """The sequence's state as it is; None when there is no room for it, or the engine fails."""
-        assert state.sequence is not None
-        if not self._has_space(state.generation.cache_key.tenant, CHUNK_TOKENS):
-            return None
-        try:
-            return self._engine.snapshot(state.sequence)
-        except Exception:
-            _logger.exception("the engine could not take a snapshot")
-            return None
-
-    def _has_space(self, tenant: TenantId, tokens: int) -> bool:
-        """Whether a snapshot that adds so many tokens fits, other cached prefixes evicted if need be."""
-        while self._share(tokens=tokens, states=1) > self._engine.free_blocks_ratio():
-            if not self._index.evict(tenant):
-                return False
-        return True
 
     def _reclaim(self, tenant: TenantId) -> bool:
         """Give up something that only saves time: a cached prefix, or a prompt that other results wait for."""
@@ -554,26 +495,13 @@ class Scheduler:
 
     def _release_trunk(self, group: _Group) -> None:
         if group.trunk is not None:
-            self._release(group.trunk)
+            self._memory.release(group.trunk)
             group.trunk = None
-
-    def _release(self, snapshot: Snapshot) -> None:
-        try:
-            self._engine.release(snapshot)
-        except Exception:
-            _logger.exception("the engine could not release a snapshot")
 
     # Small things
 
     def _is_paused(self, state: ResultState) -> bool:
         return self._groups[state.id].is_paused
-
-    def _share(self, *, tokens: int, states: int = 0) -> float:
-        """Of the memory, what so many tokens in whole blocks and so many states take.
-
-        Their sum: who took the last free state would leave a free share of 0, and the next step find no room to grow.
-        """
-        return tokens / self._capacity_tokens + states / self._capacity_states
 
     def _report(self, state: ResultState, progress: Progress) -> None:
         self._updates.append((state.id, progress))

@@ -16,7 +16,8 @@ from collections.abc import Callable, Sequence
 from deepserve.core.errors import EngineFailure
 from deepserve.engine.generation import Admitted, Generation, GenerationId, Progress, ResultEnded
 from deepserve.engine.queue_limit import QueueLimit
-from deepserve.engine.scheduler import Scheduler, SchedulerStats
+from deepserve.engine.scheduler import Scheduler
+from deepserve.engine.scheduler_stats import SchedulerStats
 
 _logger = logging.getLogger(__name__)
 
