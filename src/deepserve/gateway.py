@@ -113,12 +113,10 @@ class Gateway:
         return self._answer(request)
 
     def check(self, request: Request) -> None:
-        """For requests that are answered later: raises at once what `answer` would about the key and the model."""
+        """For requests that are answered later: raises PermissionDenied at once, as `answer` would."""
         denied = denial(request)
         if denied is not None:
             raise denied
-        if self._router is None or not self._router.handles(request.model):
-            self._check_model(request)
 
     async def _answer_admitted(self, request: Request, turnstile: Turnstile) -> AsyncGenerator[Event]:
         """Within the limits of the key."""

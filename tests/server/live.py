@@ -17,7 +17,7 @@ from deepserve.backends.backend import Backend
 from deepserve.backends.script import Reply, Rule, Script
 from deepserve.backends.scripted import ScriptedBackend
 from deepserve.catalog.models import load_models
-from deepserve.catalog.price_table import load_prices
+from deepserve.catalog.price_book import PriceBook
 from deepserve.config import Settings
 from deepserve.gateway import Gateway, Observer
 from deepserve.limits.tariff import Tariffs
@@ -31,6 +31,7 @@ from deepserve.server.later import make_task_runner
 from deepserve.server.metrics import Metrics
 from deepserve.server.run import Server, bind, server_config
 from deepserve.store.database import Database
+from deepserve.store.key_record import KeyRecord
 from deepserve.store.ledger import Ledger
 from deepserve.store.ledger_record import LedgerRecord
 from deepserve.store.sealing import open_sealer
@@ -149,7 +150,8 @@ def live_server(
         keys = (ConfiguredKeys(settings.api_keys),) if settings.api_keys else ()
         tasks = make_task_runner(settings, database)
         ledger = None if database is None else Ledger(database, state_dir=settings.state_dir, book=book)
-        meter = Meter(load_prices(), ledger)
+        prices = PriceBook(settings.prices_file)
+        meter = Meter(prices, ledger)
         turnstile = None
         if database is not None:
             tariff_of = Tariffs(meter, backend.models)
@@ -171,6 +173,8 @@ def live_server(
             lookups=(*keys, *lookups),
             closing=closing,
             ledger=LedgerRecord(database),
+            keys=KeyRecord(database),
+            prices=prices,
         )
 
         def on_ready(address: str) -> None:

@@ -114,7 +114,7 @@ def test_aliases_can_be_looked_up_and_unknown_names_cannot(live: LiveServer) -> 
         ("/nothing", "The nearest address is"),
         ("/beta/v1/", "POST to /beta/v1/chat/completions"),
         ("/beta", "POST to /beta/chat/completions"),
-        ("/user/balance", "does not serve the balance yet"),
+        ("/v1/files", "does not serve files yet"),
         ("/chat/completions/", "/chat/completions"),
     ],
 )

@@ -13,10 +13,12 @@ from alembic import command
 from alembic.config import Config
 from sqlalchemy import Connection, MetaData, Table, insert, select
 
+from deepserve.core.task import NewTask, TaskState
 from deepserve.core.tenant import Budgets, Grant, KeyId, RateLimits, TenantId
 from deepserve.store.database import Database
 from deepserve.store.keys import MOST_USD, KeyStore, key_digest
 from deepserve.store.tables import metadata
+from deepserve.store.tasks import TaskStore
 
 NOON = datetime(2026, 11, 1, 12, tzinfo=UTC)
 
@@ -181,3 +183,25 @@ def _migrate(connection: Connection, move: Callable[[Config, str], None], versio
     config.set_main_option("script_location", "deepserve.store:migrations")
     config.attributes["connection"] = connection
     move(config, version)
+
+
+def test_a_task_is_done_with_what_its_key_may_do_when_it_is_begun(keys: KeyStore, database: Database) -> None:
+    """A key that was revoked meanwhile may do nothing: its tasks end, they are not carried out."""
+    made = keys.create(TenantId("alice"), grant=GRANT)
+    tasks = TaskStore(database)
+    tenant = keys.find(made.secret)
+    assert tenant is not None
+    for name in ("one", "two"):
+        task = NewTask(id=name, kind="k", tenant=tenant, body=b"", arrived_at=NOON, keep_s=1.0)
+        tasks.insert(task, now=NOON, max_unfinished=9, max_bytes=9)
+    keys.change(made.id, name="", grant=Grant(is_admin=True), expires_at=None)
+    assert _grant_of(tasks.claim((tenant.id, "one"), owner="o", now=NOON, lease_s=1.0)) == Grant(is_admin=True)
+    keys.revoke(made.id)
+    grant = _grant_of(tasks.claim((tenant.id, "two"), owner="o", now=NOON, lease_s=1.0))
+    assert grant == Grant(is_admin=True, is_revoked=True)
+
+
+def _grant_of(state: TaskState | None) -> Grant | None:
+    assert state is not None
+    assert state.tenant.key is not None
+    return state.tenant.grant

@@ -19,6 +19,10 @@ class Budgets(msgspec.Struct, frozen=True, kw_only=True):
     usd_per_day: Decimal | None = None
     usd_per_month: Decimal | None = None
 
+    @property
+    def is_bound(self) -> bool:
+        return self.usd_per_day is not None or self.usd_per_month is not None
+
 
 class RateLimits(msgspec.Struct, frozen=True, kw_only=True):
     """How much at once, and how fast. None: no bound.

@@ -40,7 +40,14 @@ Extend = Callable[[int], Awaitable[int]]
 
 def expected_output_tokens(request: Request) -> int:
     """What is paid for before an answer begins. Many clients always allow the most, and hardly ever use it."""
-    return min(request.max_output_tokens or CHUNK_TOKENS, CHUNK_TOKENS) * request.num_results
+    most = _most_output_tokens(request)
+    return CHUNK_TOKENS * request.num_results if most is None else min(most, CHUNK_TOKENS * request.num_results)
+
+
+def _most_output_tokens(request: Request) -> int | None:
+    """Of all results together; None: nobody knows."""
+    most = request.max_output_tokens or request.default_output_tokens
+    return None if most is None else most * request.num_results
 
 
 class Permit:
@@ -89,6 +96,11 @@ class Permit:
         """Of everything that was asked and answered so far."""
         return self._ended_tokens + self._round.tokens
 
+    @property
+    def counted(self) -> Usage:
+        """What the question that is being answered has taken so far: as reported, and beyond that as counted."""
+        return self._round.usage
+
     def note_settled(self, cost_pico: int) -> None:
         """The ledger has written what an attempt cost, and taken it from the reservation."""
         self._end_round()
@@ -118,8 +130,8 @@ class Permit:
             return
         if prompt_tokens is None:
             prompt_tokens = await self._count(request)
-        most = None if request.max_output_tokens is None else request.max_output_tokens * request.num_results
-        self._round = _Round(self._tariff_of(request, prompt_tokens), prompt_tokens, most)
+        most_tokens = _most_output_tokens(request)
+        self._round = _Round(self._tariff_of(request, prompt_tokens), prompt_tokens, most_tokens)
         target = self._unsettled_pico + self._round.cost_pico(expected_output_tokens(request))
         if target > self._reserved_pico:
             self._reserved_pico = await self._extend(target)
@@ -169,6 +181,16 @@ class _Round:
         return self._prompt_pico + output * self._tariff.output_pico
 
     @property
+    def usage(self) -> Usage:
+        output = self._output_tokens if self._most_tokens is None else min(self._output_tokens, self._most_tokens)
+        more = max(0, output - self._usage.output_tokens)
+        return msgspec.structs.replace(
+            self._usage,
+            answer_tokens=self._usage.answer_tokens + more,
+            is_estimated=self._usage.is_estimated or more > 0,
+        )
+
+    @property
     def tokens(self) -> int:
         return self._usage.prompt_tokens + self._output_tokens
 
@@ -210,7 +232,7 @@ class _Round:
         self._uncounted_bytes = 0
         output = self._usage.answer_tokens + tokens + self._num_blocks * _BLOCK_TOKENS
         self._num_blocks = 0
-        self._know(msgspec.structs.replace(self._usage, answer_tokens=output))
+        self._know(msgspec.structs.replace(self._usage, answer_tokens=output, is_estimated=True))
 
     def _add(self, text: str) -> None:
         self._uncounted.append(text)

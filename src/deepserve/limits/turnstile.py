@@ -270,8 +270,7 @@ class _Visit(msgspec.Struct, kw_only=True):
 
     @property
     def has_budget(self) -> bool:
-        budgets = self.grant.budgets
-        return budgets.usd_per_day is not None or budgets.usd_per_month is not None
+        return self.grant.budgets.is_bound
 
     @property
     def rate(self) -> Rate | None:

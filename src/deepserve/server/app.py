@@ -25,7 +25,9 @@ from deepserve.dialects.chat.exchange import chat_decoder
 from deepserve.dialects.chat.flavour import DEEPSEEK
 from deepserve.dialects.exchange import Decode
 from deepserve.gateway import Gateway
+from deepserve.limits.scopes import check_admin
 from deepserve.server import (
+    balance,
     catalog,
     completions,
     deepseek_tools,
@@ -50,17 +52,18 @@ from deepserve.server.openapi import OpenApi
 from deepserve.server.replay import ReplayMemory
 from deepserve.server.site import Site
 from deepserve.server.upstreams import UpstreamMetrics
+from deepserve.server.visit import visit_of
+from deepserve.store.key_record import KeyRecord
 from deepserve.store.ledger_record import LedgerRecord
+from deepserve.store.replays import ReplayStore
 from deepserve.store.responses import ResponseStore, ShelfLimits
+from deepserve.store.sealing import Sealer, open_sealer
 from deepserve.tasks.runner import TaskRunner
 
 PREFIXES = ("", "/v1", "/beta", "/beta/v1")
-from deepserve.store.replays import ReplayStore
 """Base addresses of the DeepSeek dialect; those with `beta` check strict tools in strict mode."""
-from deepserve.store.sealing import Sealer, open_sealer
 
 _PLANNED = {
-    "/user/balance": "the balance",
     "/files": "files",
 }
 """Ends or beginnings of addresses that clients of the vendor know and this server does not serve yet."""
@@ -78,11 +81,12 @@ def create_app(
     lookups: Sequence[KeyLookup] = (),
     closing: Closing | None = None,
     kept: ResponseStore | None = None,
-    ledger: LedgerRecord | None = None,
-    prices: PriceBook | None = None,
-    new_id: Callable[[], UUID] | None = None,
     replays: ReplayStore | None = None,
     sealer: Sealer | None = None,
+    ledger: LedgerRecord | None = None,
+    keys: KeyRecord | None = None,
+    prices: PriceBook | None = None,
+    new_id: Callable[[], UUID] | None = None,
     now: Callable[[], datetime] = lambda: datetime.now(UTC),
     clock: Callable[[], float] = time.monotonic,
 ) -> Starlette:
@@ -91,7 +95,7 @@ def create_app(
     lookups: where keys are found; none means that everybody on this machine is one tenant.
 
     metrics must also observe the gateway. scrape: what `/metrics` answers with; None: with these metrics alone.
-    kept: None keeps responses in memory only. ledger: None has no record of answers.
+    kept: None keeps responses in memory only. ledger: None has no record of answers, keys: None none of keys.
     replays: where several servers keep answers for repeated requests. sealer: None is that of the state directory.
     prices: None reads those of the settings.
     tasks: to be started by the caller once the application is made, for that registers what carries them out.
@@ -105,6 +109,7 @@ def create_app(
         listings=load_listings(),
         prices=prices or PriceBook(settings.prices_file, clock=clock),
         ledger=ledger or LedgerRecord(None),
+        keys=keys or KeyRecord(None),
         closing=closing or Closing(),
         replays=ReplayMemory(settings, clock=clock, shared=replays),
         sealer=sealer or open_sealer(settings.state_dir),
@@ -131,6 +136,7 @@ def create_app(
             Route(f"{prefix}/models", models.list),
             Route(f"{prefix}/models/{{model:path}}", models.retrieve),
         ]
+    routes += balance.routes(site)
     routes += catalog.routes(site)
     routes += upstreams.routes(site)
     routes += completions.routes(site)
@@ -190,7 +196,8 @@ class _Monitoring:
         body = b'{"status":"%b"%b}' % (status, fault)
         return Response(body, status_code=200 if is_ready else 503, media_type="application/json")
 
-    async def metrics(self, _: Request) -> Response:
+    async def metrics(self, request: Request) -> Response:
+        check_admin(visit_of(request.scope).tenant)
         text = self._metrics.render() if self._scrape is None else await self._scrape()
         return Response(text, media_type="text/plain; version=0.0.4; charset=utf-8")
 

@@ -72,6 +72,7 @@ class Background:
             arrival = msgspec.structs.replace(arrival, id=RequestId(name))
             digest = hashlib.sha256(raw).hexdigest()
         exchange = await asyncio.to_thread(self._decoders.response, raw, arrival)
+        self._site.gateway.check(exchange.request)
         exchange = msgspec.structs.replace(exchange, digest=digest)
         headers = headers_of(exchange, self._site.gateway.toolbox.lacking(exchange.request))
         return Draft(exchange=exchange, arrival=arrival, raw=raw, has_key=key is not None, headers=headers)

@@ -23,6 +23,7 @@ from deepserve.core.request import ServerTool
 from deepserve.core.server_tool import FetchedPage, SearchHit, SearchResults, ToolFault, ToolOutput
 from deepserve.core.web_tools import encode
 from deepserve.dialects.raw_web import RawSearch, decode_fetch, decode_search, encode_fetch, encode_search
+from deepserve.limits.scopes import check_tool
 from deepserve.server.body import read_body
 from deepserve.server.endpoint import header_list
 from deepserve.server.site import Site
@@ -50,6 +51,7 @@ class _DeepSeekTools:
         self._site = site
 
     async def search(self, request: Request) -> Response:
+        check_tool(visit_of(request.scope).tenant, "tools", "web_search")
         raw = await read_body(request.scope, request.receive, self._site.settings.limits)
         wanted = decode_search(raw, self._site.settings.limits)
         runner = self._runner("web_search", "--search-folder or --search")
@@ -63,13 +65,14 @@ class _DeepSeekTools:
             case SearchResults(hits=hits):
                 contents = await self._contents(request, hits) if wanted.needs_content else {}
                 body = encode_search(hits, contents)
-                return _json(body, (*wanted.ignored, *self._unheard(wanted, runner)))
+                return _json(body, (*wanted.ignored, *self._unheard(request, wanted, runner)))
             case ToolFault():
                 raise _refusal(output, "query")
             case _:
                 raise BackendFailure("The search brought back something else than results.")
 
     async def fetch(self, request: Request) -> Response:
+        check_tool(visit_of(request.scope).tenant, "tools", "web_fetch")
         raw = await read_body(request.scope, request.receive, self._site.settings.limits)
         url = decode_fetch(raw, self._site.settings.limits)
         output = await self._fetch(request, self._runner("web_fetch", "--fetch"), url)
@@ -89,20 +92,27 @@ class _DeepSeekTools:
             raise RouteNotFound(f"This server has no such tool. Its operator can start it with {option}.")
         return runner
 
-    def _unheard(self, wanted: RawSearch, runner: ToolRunner) -> list[str]:
+    def _unheard(self, request: Request, wanted: RawSearch, runner: ToolRunner) -> list[str]:
         """What was asked for within the query and the search in use knows nothing of."""
         honours = runner.provider.honours if isinstance(runner, WebSearch) else frozenset()
         options = wanted.options
         asked = {"query.lang": options.language, "query.after": options.after, "query.before": options.before}
         kinds = {"query.lang": "language", "query.after": "dates", "query.before": "dates"}
         unheard = [name for name, value in asked.items() if value is not None and kinds[name] not in honours]
-        if wanted.needs_content and self._site.gateway.toolbox.runner("web_fetch") is None:
+        if wanted.needs_content and self._fetcher(request) is None:
             unheard.append("need_content")
         return unheard
 
+    def _fetcher(self, request: Request) -> ToolRunner | None:
+        """What reads the pages that were found; None where there is none, or none for this key."""
+        grant = visit_of(request.scope).tenant.grant
+        if grant is not None and grant.tools is not None and "web_fetch" not in grant.tools:
+            return None
+        return self._site.gateway.toolbox.runner("web_fetch")
+
     async def _contents(self, request: Request, hits: tuple[SearchHit, ...]) -> dict[str, str]:
         """Pages that cannot be read stay empty: the search itself has succeeded."""
-        runner = self._site.gateway.toolbox.runner("web_fetch")
+        runner = self._fetcher(request)
         if runner is None:
             return {}
         turns = asyncio.Semaphore(_PAGES_AT_ONCE)

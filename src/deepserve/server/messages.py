@@ -21,8 +21,10 @@ from deepserve.dialects.exchange import Decode
 from deepserve.dialects.messages.exchange import messages_decoder
 from deepserve.server.body import read_body
 from deepserve.server.endpoint import Endpoint, arrival_of, headers_of, work_on
+from deepserve.server.live_settings import LimitedDecode
 from deepserve.server.site import Site
 from deepserve.server.token_counts import count_headers
+from deepserve.server.visit import visit_of
 from deepserve.tools.toolbox import Toolbox
 
 PREFIXES = ("/anthropic/v1", "/anthropic", "/v1", "")
@@ -59,7 +61,9 @@ def messages_routes(
 
     tells_cost: for a service whose answers say it. skin: reads besides what a service adds to the dialect.
     """
-    decode = messages_decoder(names=site.names, limits=site.settings.limits, tells_cost=tells_cost)
+    decode = LimitedDecode(
+        site.live, lambda limits: messages_decoder(names=site.names, limits=limits, tells_cost=tells_cost)
+    )
     answers, counts = Endpoint(site, skin(decode), name="messages"), _TokenCount(site, decode)
     return [
         route
@@ -109,7 +113,7 @@ class _Models:
 
     async def list(self, request: Request) -> Response:
         """All models, or a page of them, as `limit`, `after_id` and `before_id` say."""
-        models = self._site.gateway.models()
+        models = self._site.gateway.models(visit_of(request.scope).tenant)
         ids = [model.id for model in models]
         limit = _limit(request)
         after, before = request.query_params.get("after_id"), request.query_params.get("before_id")
@@ -138,7 +142,7 @@ class _Models:
             canonical = (names.resolve_family(wanted) or names.resolve(wanted)).id
         except UnknownModel as error:
             raise RouteNotFound(error.message, field="model") from error
-        for model in self._site.gateway.models():
+        for model in self._site.gateway.models(visit_of(request.scope).tenant):
             if model.id == canonical:
                 return _json(self._item(model))
         raise RouteNotFound(f"This server does not serve {canonical}.", field="model")

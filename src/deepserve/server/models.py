@@ -26,7 +26,8 @@ class Models:
     async def list(self, request: Request) -> Response:
         is_strict = visit_of(request.scope).is_strict
         presets = self._site.names.presets
-        models = [model for model in self._site.gateway.models() if not is_strict or presets.find(model.id) is None]
+        served = self._site.gateway.models(visit_of(request.scope).tenant)
+        models = [model for model in served if not is_strict or presets.find(model.id) is None]
         data = [self._item(model, is_strict=is_strict) for model in models]
         return _json({"object": "list", "data": data})
 
@@ -37,7 +38,7 @@ class Models:
             canonical = self._site.names.resolve(wanted).id
         except UnknownModel as error:
             raise RouteNotFound(error.message, field="model") from error
-        for model in self._site.gateway.models():
+        for model in self._site.gateway.models(visit_of(request.scope).tenant):
             if model.id == canonical:
                 return _json(self._item(model, is_strict=visit_of(request.scope).is_strict))
         raise RouteNotFound(f"This server does not serve {canonical}.", field="model")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Any
 
@@ -13,7 +13,7 @@ from starlette.routing import BaseRoute, Route
 
 from deepserve.core.cost import usd_of
 from deepserve.core.errors import InvalidField, RouteNotFound, error_classes
-from deepserve.core.tenant import TenantId
+from deepserve.core.tenant import Budgets, Grant, Tenant
 from deepserve.dialects.amounts import encode_amounts, plain
 from deepserve.dialects.chat.openrouter.response import FINISH_WORDS
 from deepserve.dialects.chat.response import FAILED_WORD
@@ -21,7 +21,9 @@ from deepserve.dialects.chat.response import FINISH_WORDS as NATIVE_WORDS
 from deepserve.dialects.openrouter.ids import request_id_of
 from deepserve.server.site import Site
 from deepserve.server.visit import visit_of
+from deepserve.store.keys import KeyRow
 from deepserve.store.ledger_record import RecordedAnswer
+from deepserve.store.spending import Spending
 
 _ERROR_CODES = frozenset(cls.code for cls in error_classes())
 
@@ -37,30 +39,34 @@ def account_routes(site: Site, base: str) -> list[BaseRoute]:
 
 
 class _Account:
-    """A key here is a tenant. Nothing is bought, so there is no limit and no balance."""
+    """What a key has used. Nothing is bought, so that there is a limit only where the key has a budget.
+
+    A key of the settings is a tenant, and so is everybody where none is needed: theirs is what their tenant has used.
+    """
 
     def __init__(self, site: Site) -> None:
         self._site = site
 
     async def key(self, request: Request) -> Response:
-        tenant = visit_of(request.scope).tenant
-        now = self._site.now()
-        today = now.replace(hour=0, minute=0, second=0, microsecond=0)
-
+        tenant, now = visit_of(request.scope).tenant, self._site.now()
+        spending, row = await asyncio.to_thread(self._look, tenant, now)
+        grant = tenant.grant or Grant()
+        budgets = _budgets(grant, spending, now)
+        tightest = min(budgets, key=lambda budget: budget["remaining_usd"], default=None)
         periods = {
-            "usage_daily": await self._spent(tenant.id, today),
-            "usage_weekly": await self._spent(tenant.id, today - timedelta(days=today.weekday())),
-            "usage_monthly": await self._spent(tenant.id, today.replace(day=1)),
+            "usage_daily": plain(spending.today_usd),
+            "usage_weekly": plain(spending.since_monday_usd),
+            "usage_monthly": plain(spending.month_usd),
         }
         return _json(
             {
                 "data": {
-                    "label": tenant.name or tenant.id,
-                    "limit": None,
-                    "limit_remaining": None,
-                    "limit_reset": None,
+                    "label": _label(tenant, row),
+                    "limit": None if tightest is None else tightest["limit_usd"],
+                    "limit_remaining": None if tightest is None else max(Decimal(0), tightest["remaining_usd"]),
+                    "limit_reset": None if tightest is None else tightest["reset_interval"],
                     "include_byok_in_limit": False,
-                    "usage": await self._spent(tenant.id),
+                    "usage": plain(spending.total_usd),
                     **periods,
                     "byok_usage": 0,
                     **{f"byok_{name}": 0 for name in periods},
@@ -70,20 +76,42 @@ class _Account:
                     "creator_user_id": None,
                     "organization_id": None,
                     "workspace_id": None,
-                    "expires_at": None,
+                    "expires_at": None if row is None else row.expires_at,
                     "allowed_data_regions": ["global"],
-                    "budgets": [],
-                    "effective_budget": None,
+                    "budgets": budgets,
+                    "effective_budget": tightest,
                     "free_model_daily_requests": {"limit": 0, "remaining": 0, "used": 0},
-                    "rate_limit": {"interval": "10s", "note": "No limit by request applies.", "requests": -1},
+                    "rate_limit": _rate_limit(grant.limits.requests_per_minute),
                 }
             }
         )
 
     async def credits(self, request: Request) -> Response:
-        """Nothing was bought; what was used is told as the ledger has it."""
-        spent = await self._spent(visit_of(request.scope).tenant.id)
-        return _json({"data": {"total_credits": 0, "total_usage": spent}})
+        """Nothing was bought; what was used is told as the ledger has it, and what a budget leaves comes on top."""
+        tenant, now = visit_of(request.scope).tenant, self._site.now()
+        spending, _ = await asyncio.to_thread(self._look, tenant, now)
+        budgets = Budgets() if tenant.grant is None else tenant.grant.budgets
+        total = Decimal(0)
+        if budgets.is_bound:
+            total = spending.total_usd + max(Decimal(0), spending.left_usd(budgets))
+        return _json({"data": {"total_credits": plain(total), "total_usage": plain(spending.total_usd)}})
+
+    def _look(self, tenant: Tenant, now: datetime) -> tuple[Spending, KeyRow | None]:
+        """Blocks for a database's time."""
+        if tenant.key is not None:
+            return self._site.keys.spending(tenant, now=now), self._site.keys.row(tenant)
+        today = now.replace(hour=0, minute=0, second=0, microsecond=0)
+
+        def spent(since: datetime | None = None) -> Decimal:
+            return usd_of(self._site.ledger.spent_pico_usd(tenant.id, since))
+
+        spending = Spending(
+            today_usd=spent(today),
+            since_monday_usd=spent(today - timedelta(days=today.weekday())),
+            month_usd=spent(today.replace(day=1)),
+            total_usd=spent(),
+        )
+        return spending, None
 
     async def generation(self, request: Request) -> Response:
         """The record of one answer, soon after its end."""
@@ -134,9 +162,43 @@ class _Account:
             "data_region": "global",
         }
 
-    async def _spent(self, tenant: TenantId, since: datetime | None = None) -> Decimal:
-        spent_pico_usd = await asyncio.to_thread(self._site.ledger.spent_pico_usd, tenant, since)
-        return plain(usd_of(spent_pico_usd))
+
+def _label(tenant: Tenant, row: KeyRow | None) -> str:
+    """The beginning of the key, as the vendor shows it."""
+    if row is None:
+        return tenant.name or tenant.id
+    return row.name or f"{row.shown}..."
+
+
+def _budgets(grant: Grant, spending: Spending, now: datetime) -> list[dict[str, Any]]:  # Any: JSON on its way out
+    today = now.astimezone(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
+    next_month = (today.replace(day=1) + timedelta(days=32)).replace(day=1)
+    day, month = grant.budgets.usd_per_day, grant.budgets.usd_per_month
+    found = [
+        ("daily", day, spending.today_usd + spending.reserved_today_usd, today + timedelta(days=1)),
+        ("monthly", month, spending.month_usd + spending.reserved_month_usd, next_month),
+    ]
+    return [
+        {
+            "budget_id": None,
+            "guardrail_id": None,
+            "include_byok": False,
+            "limit_usd": plain(limit),
+            "remaining_usd": plain(limit - spent),
+            "spend_usd": plain(spent),
+            "reset_interval": interval,
+            "resets_at": resets_at,
+            "scope": "key_limit",
+        }
+        for interval, limit, spent, resets_at in found
+        if limit is not None
+    ]
+
+
+def _rate_limit(per_minute: int | None) -> dict[str, Any]:  # Any: JSON on its way out
+    if per_minute is None:
+        return {"interval": "10s", "note": "No limit by request applies.", "requests": -1}
+    return {"interval": "1m", "note": "Requests above it wait for their turn.", "requests": per_minute}
 
 
 def _finish(outcome: str) -> tuple[str | None, str | None]:

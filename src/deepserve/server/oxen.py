@@ -26,6 +26,7 @@ from deepserve.dialects.chat.oxen.schema import model_schema
 from deepserve.dialects.node import Node
 from deepserve.server.body import read_body
 from deepserve.server.endpoint import Endpoint
+from deepserve.server.live_settings import LimitedDecode
 from deepserve.server.site import Site
 from deepserve.server.visit import visit_of
 from deepserve.store.ledger_record import RecordedAnswer
@@ -49,7 +50,8 @@ Item = dict[str, Any]
 
 
 def routes(site: Site) -> list[BaseRoute]:
-    decode = oxen_decoder(names=site.names.without_presets(), limits=site.settings.limits)
+    names = site.names.without_presets()
+    decode = LimitedDecode(site.live, lambda limits: oxen_decoder(names=names, limits=limits))
     chat = Endpoint(site, decode, name="oxen chat")
     models, history, queue = _Models(site), _History(site), _Queue(site)
     found: list[BaseRoute] = [Route(f"{base}{_CHAT}", chat, methods=["POST"]) for base in (BASE, f"{BASE}/v1", "/api")]
@@ -91,7 +93,7 @@ class _Models:
 
     async def list(self, request: Request) -> Response:
         """All models, or those that the query leaves."""
-        data = [self._item(listing, served) for listing, served in self._wanted(request)]
+        data = [self._item(request, listing, served) for listing, served in self._wanted(request)]
         return _json({"object": "list", "data": data})
 
     async def favorites(self, _: Request) -> Response:
@@ -99,13 +101,13 @@ class _Models:
         return _json({"object": "list", "data": []})
 
     async def retrieve(self, request: Request) -> Response:
-        return _json(self._item(*self._find(request)))
+        return _json(self._item(request, *self._find(request)))
 
     async def older_list(self, request: Request) -> Response:
-        return _json({"models": [self._older(listing, served) for listing, served in self._wanted(request)]})
+        return _json({"models": [self._older(request, listing, served) for listing, served in self._wanted(request)]})
 
     async def older_retrieve(self, request: Request) -> Response:
-        return _json({"model": self._older(*self._find(request))})
+        return _json({"model": self._older(request, *self._find(request))})
 
     def _wanted(self, request: Request) -> Sequence[tuple[Listing, ServedModel]]:
         query = request.query_params
@@ -117,31 +119,31 @@ class _Models:
             return []
         return [
             (listing, served)
-            for listing, served in self._listed()
+            for listing, served in self._listed(request)
             if search in f"{listing.name} {listing.title}".lower() and output in served.output_modalities
         ]
 
-    def _listed(self) -> Sequence[tuple[Listing, ServedModel]]:
-        served = {model.id: model for model in self._site.gateway.models()}
+    def _listed(self, request: Request) -> Sequence[tuple[Listing, ServedModel]]:
+        served = {model.id: model for model in self._site.gateway.models(visit_of(request.scope).tenant)}
         return [(listing, served[listing.model]) for listing in self._site.listings.oxen if listing.model in served]
 
     def _find(self, request: Request) -> tuple[Listing, ServedModel]:
         """By name, alias or UUID."""
         wanted = request.path_params["id"]
-        for listing, served in self._listed():
+        for listing, served in self._listed(request):
             if wanted == _model_uuid(listing):
                 return listing, served
         try:
             model: ModelName = self._names.resolve(wanted)
         except UnknownModel as error:
             raise RouteNotFound(_NOT_FOUND, field="id") from error
-        for listing, served in self._listed():
+        for listing, served in self._listed(request):
             if listing.model == model.id:
                 return listing, served
         raise RouteNotFound(_NOT_FOUND, field="id")
 
-    def _item(self, listing: Listing, served: ServedModel) -> Item:
-        schema = self._schema()
+    def _item(self, request: Request, listing: Listing, served: ServedModel) -> Item:
+        schema = self._schema(request)
         return {
             "id": listing.name,
             "object": "model",
@@ -168,7 +170,7 @@ class _Models:
             "served_by": served.served_by,
         }
 
-    def _older(self, listing: Listing, served: ServedModel) -> Item:
+    def _older(self, request: Request, listing: Listing, served: ServedModel) -> Item:
         return {
             "id": _model_uuid(listing),
             "name": listing.name,
@@ -176,8 +178,8 @@ class _Models:
             "summary": listing.summary,
             "description": _description(listing, served),
             "capabilities": {"input": served.input_modalities, "output": served.output_modalities},
-            "json_request_schema": self._schema(),
-            "request_schema": self._schema(),
+            "json_request_schema": self._schema(request),
+            "request_schema": self._schema(request),
             "developer": {"name": "DeepSeek", "logo": None},
             "provider": {"name": "deepserve", "display_name": "deepserve"},
             "model_type": "base",
@@ -187,8 +189,8 @@ class _Models:
             "deprecated": False,
         }
 
-    def _schema(self) -> Item:
-        names = [listing.name for listing, _ in self._listed()]
+    def _schema(self, request: Request) -> Item:
+        names = [listing.name for listing, _ in self._listed(request)]
         return model_schema(self._site.settings.limits, names)
 
     def _pricing(self, model: str) -> Item:

@@ -44,13 +44,14 @@ from deepserve.server.reload import Reloader, Source
 from deepserve.server.worker_metrics import WorkerMetrics
 from deepserve.server.workers import Worker
 from deepserve.store.database import Database, is_shared
+from deepserve.store.key_record import KeyRecord
 from deepserve.store.ledger import Ledger
 from deepserve.store.ledger_record import LedgerRecord
-from deepserve.store.responses import ResponseStore, ShelfLimits
 from deepserve.store.replays import ReplayLimits, ReplayStore
+from deepserve.store.responses import ResponseStore, ShelfLimits
 from deepserve.store.sealing import open_sealer
-from deepserve.store.spending import book
 from deepserve.store.secret import open_shared_secret
+from deepserve.store.spending import book
 from deepserve.tools.opening import OpenedTools, open_tools
 from deepserve.tools.tool_loop import ToolLoop
 
@@ -197,11 +198,11 @@ async def _serve(
 ) -> None:
     closing = Closing()
     live = LiveSettings(settings)
-    await backend.start()
     shared_secret = open_shared_secret(database, settings.state_dir, settings.secret_file)
     sealer = open_sealer(settings.state_dir, shared_secret)
     # Whether a client's next request may come to another process.
     has_others = database is not None and (worker is not None or is_shared(database))
+    await backend.start()
     try:
         async with tools:
             metrics = Metrics(
@@ -255,9 +256,10 @@ async def _serve(
                 lookups=lookups,
                 closing=closing,
                 kept=kept,
-                ledger=LedgerRecord(database),
                 replays=replays,
                 sealer=sealer,
+                ledger=LedgerRecord(database),
+                keys=KeyRecord(database),
                 prices=prices,
             )
             server = Server(

@@ -16,10 +16,11 @@ from deepserve.server.access import Access
 from deepserve.server.closing import Closing
 from deepserve.server.live_settings import LiveSettings
 from deepserve.server.replay import ReplayMemory
+from deepserve.store.key_record import KeyRecord
 from deepserve.store.ledger_record import LedgerRecord
 from deepserve.store.responses import ResponseStore
-from deepserve.tasks.runner import TaskRunner
 from deepserve.store.sealing import Sealer
+from deepserve.tasks.runner import TaskRunner
 
 
 class Site(msgspec.Struct, frozen=True, kw_only=True):
@@ -38,9 +39,10 @@ class Site(msgspec.Struct, frozen=True, kw_only=True):
     ledger: LedgerRecord
     closing: Closing
     replays: ReplayMemory
-    responses: ResponseStore
     sealer: Sealer
+    responses: ResponseStore
     tasks: TaskRunner
+    keys: KeyRecord
     now: Callable[[], datetime]
     clock: Callable[[], float]
 

@@ -127,11 +127,6 @@ class KeyStore:
         now = self._now()
         return [row for row in rows if row.status(now) == "valid"] or rows
 
-    def of_tenant(self, tenant: TenantId) -> Sequence[KeyRow]:
-        """The oldest first."""
-        with self._engine.connect() as connection:
-            return _rows(connection, keys.c.tenant_id == tenant)
-
     def change(self, key: KeyId, *, name: str, grant: Grant, expires_at: datetime | None) -> None:
         """What a key may do from now on; gateways that run follow within a second or two."""
         values = {"name": name, "expires_at": expires_at, **_columns(grant)}
@@ -161,6 +156,11 @@ class KeyStore:
         }
         connection.execute(insert(key_secrets), row)
         return secret
+
+
+def rows_of_tenant(connection: Connection, tenant: TenantId) -> Sequence[KeyRow]:
+    """The oldest first."""
+    return _rows(connection, keys.c.tenant_id == tenant)
 
 
 def tenant_of_key(connection: Connection, tenant: Tenant) -> Tenant:

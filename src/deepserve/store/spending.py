@@ -11,7 +11,7 @@ import msgspec
 from sqlalchemy import Connection, Date, DateTime, Engine, bindparam, case, select, text, update
 
 from deepserve.core.cost import usd_of
-from deepserve.core.tenant import KeyId
+from deepserve.core.tenant import Budgets, KeyId
 from deepserve.store.spill import Unwritten
 from deepserve.store.tables import key_spending, reservations
 
@@ -111,6 +111,18 @@ class Spending(msgspec.Struct, frozen=True, kw_only=True):
     num_attempts: int = 0
     tokens: int = 0
     last_used_at: datetime | None = None
+
+    def left_usd(self, budgets: Budgets) -> Decimal:
+        """What may still be spent now, beyond what answers that run have reserved; below zero where it is too much.
+
+        Of the tighter budget; there must be one.
+        """
+        left = []
+        if budgets.usd_per_day is not None:
+            left.append(budgets.usd_per_day - self.today_usd - self.reserved_today_usd)
+        if budgets.usd_per_month is not None:
+            left.append(budgets.usd_per_month - self.month_usd - self.reserved_month_usd)
+        return min(left)
 
 
 def read_spending(engine: Engine, keys: Sequence[KeyId], *, now: datetime) -> Mapping[KeyId, Spending]:

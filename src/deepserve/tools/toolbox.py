@@ -93,13 +93,14 @@ class Toolbox:
         Raises UnsupportedFeature for a tool that is missing and cannot be done without, InvalidField for two tools of
         one name.
         """
-        offered = [tool for wanted in request.server_tools for tool in self._offer(wanted)]
+        offered = [tool for wanted in request.server_tools if _may(request, wanted) for tool in self._offer(wanted)]
         taken = {tool.name for tool in request.tools} | {tool.function.name for tool in offered}
         asked_for = {wanted.name for wanted in request.server_tools if wanted.tool == "mcp"}
         for name in self._always:
-            if name not in asked_for and request.num_results == 1 and request.infill is None:
+            unasked = ServerTool(tool="mcp", name=name)
+            if name not in asked_for and request.num_results == 1 and request.infill is None and _may(request, unasked):
                 # A client that brings functions of the same names runs them itself.
-                every = self._functions_of(ServerTool(tool="mcp", name=name))
+                every = self._functions_of(unasked)
                 offered += [tool for tool in every if tool.function.name not in taken]
         called = [tool for tool in offered if not tool.wanted.is_first]
         if request.tool_choice.mode == "none":
@@ -115,7 +116,9 @@ class Toolbox:
         return tuple(
             f"tools[].{wanted.tool}"
             for wanted in request.server_tools
-            if wanted.if_missing == "skip" and wanted.functions != () and not self.has(wanted)
+            if wanted.if_missing == "skip"
+            and wanted.functions != ()
+            and not (_may(request, wanted) and self.has(wanted))
         )
 
     def _offer(self, wanted: ServerTool) -> Sequence[OfferedTool]:
@@ -154,6 +157,12 @@ class Toolbox:
 
     def reason(self, tool: ToolKind) -> str:
         return self._reasons[tool]
+
+
+def _may(request: Request, wanted: ServerTool) -> bool:
+    """Whether the key is for such tools. Where that is no reason to refuse the request, the tool is left out."""
+    grant = request.tenant.grant
+    return grant is None or grant.tools is None or wanted.tool in grant.tools
 
 
 def _placeholder(wanted: ServerTool) -> Tool:

@@ -76,7 +76,7 @@ def test_the_same_task_is_not_begun_twice(live: LiveServer) -> None:
     ("task", "code"),
     [
         (task_of(taskType="imageInference"), "unsupportedTaskType"),
-        (task_of(taskType="accountManagement"), "unsupportedTaskType"),
+        (task_of(taskType="accountManagement"), "missingOperation"),
         (task_of(taskType=None), "missingTaskType"),
         (task_of(taskType=["x"]), "invalidTaskType"),
         (task_of(deliveryMethod="stream"), "unsupportedDeliveryMethod"),

@@ -10,12 +10,13 @@ from uuid import UUID
 import msgspec
 
 from deepserve.catalog.prices import cost_usd
+from deepserve.config import Settings
 from deepserve.core.errors import CapacityError, DeepserveError, EngineFailure, InvalidField, Overloaded, RequestError
 from deepserve.core.events import Started
 from deepserve.core.messages import Json
 from deepserve.core.request import RequestId
 from deepserve.core.task import NewTask
-from deepserve.core.tenant import TenantId
+from deepserve.core.tenant import Tenant, TenantId
 from deepserve.core.usage import Usage
 from deepserve.dialects.past_traces import count_traces
 from deepserve.dialects.runware.errors import TaskRefused, status_of, wire_error
@@ -31,6 +32,7 @@ from deepserve.dialects.runware.response import TASK_TYPE, acknowledgment, bill,
 from deepserve.dialects.runware.value import Value
 from deepserve.dialects.runware.wire import WireEnded, WireError, WireItem, encode
 from deepserve.server.delivery import HeaderList, answer_headers
+from deepserve.server.runware.account import account_details
 from deepserve.server.runware.inference import (
     KIND,
     WEBHOOKS,
@@ -49,7 +51,7 @@ _log = logging.getLogger(__name__)
 
 _KEEP_RESULTS_S = 86_400.0
 
-_SERVED = "textInference, getResponse, getTaskDetails, modelSearch, ping and authentication"
+_SERVED = "textInference, getResponse, getTaskDetails, modelSearch, accountManagement, ping and authentication"
 
 
 class Handled(msgspec.Struct, kw_only=True):
@@ -83,8 +85,12 @@ class Desk:
             keep_s=min(settings.replay_s, _KEEP_RESULTS_S),
             clock=site.clock,
         )
+        site.live.follow(self._take)
         self._working: set[asyncio.Task[None]] = set()
         site.tasks.register(KIND, InferencePerformer(site, new_id), webhooks=WEBHOOKS)
+
+    def _take(self, settings: Settings) -> None:
+        self._jobs.max_running = settings.sockets.num_tasks
 
     async def handle(self, task: Mapping[str, Json], visit: Visit, *, patience_s: float) -> Handled:
         """Never raises for what a client may do wrong. patience_s: so long a whole answer is waited for."""
@@ -134,7 +140,10 @@ class Desk:
             case "getTaskDetails":
                 return await self._details(visit.tenant.id, read_task_uuid(task))
             case "modelSearch":
-                return self._search(task)
+                return self._search(task, visit.tenant)
+            case "accountManagement":
+                details = await asyncio.to_thread(account_details, self._site, task, visit.tenant)
+                return Handled(items=[details])
             case "ping":
                 return Handled(items=[{"taskType": "ping", "pong": True}])
             case other:
@@ -157,6 +166,7 @@ class Desk:
             tenant=visit.tenant,
             is_strict=visit.is_strict,
         )
+        site.gateway.check(inference.request)
         if inference.webhook_url is not None:
             site.tasks.check_webhook_url(inference.webhook_url)
         return inference
@@ -303,12 +313,12 @@ class Desk:
             ended=known_of(state) if state.has_ended else None,
         )
 
-    def _search(self, task: Mapping[str, Json]) -> Handled:
+    def _search(self, task: Mapping[str, Json], tenant: Tenant) -> Handled:
         """The models that answer here, by their names in the AIR form."""
         root = Value(task)
         wanted = root.optional("search")
         text = "" if wanted is None else wanted.string().strip().lower()
-        served = {model.id: model for model in self._site.gateway.models()}
+        served = {model.id: model for model in self._site.gateway.models(tenant)}
         found: list[Json] = [
             {
                 "air": alias.name,
