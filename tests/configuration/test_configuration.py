@@ -103,7 +103,8 @@ def test_what_kubernetes_sets_for_a_service_of_our_name_is_no_setting(tmp_path: 
 
 def test_an_upstream_that_is_named_answers_unless_something_stronger_says_otherwise(tmp_path: Path) -> None:
     file = file_with(tmp_path, "[upstream]\nupstream = 'deepseek'\n")
-    assert load_configuration(file=file, environment={}).settings.backend == "upstream"
+    found = load_configuration(file=file, environment={})
+    assert (found.settings.backend, str(found.origin("backend"))) == ("upstream", "file, line 2")
     assert load_configuration({"backend": "scripted"}, file=file, environment={}).settings.backend == "scripted"
     file = file_with(tmp_path, "[model]\nbackend = 'scripted'\n")
     assert load_configuration({"upstream": "deepseek"}, file=file, environment={}).settings.backend == "upstream"

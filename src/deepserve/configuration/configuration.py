@@ -154,7 +154,7 @@ def _origin(layer: Layer, name: str, read: FileValues | None) -> Origin:
 _STRENGTH: Final[Mapping[Layer, int]] = {"default": 0, "file": 1, "environment": 2, "flag": 3}
 
 
-def _choose_backend(values: dict[str, Any], origins: Mapping[str, Origin]) -> Iterable[tuple[Keys, str]]:
+def _choose_backend(values: dict[str, Any], origins: dict[str, Origin]) -> Iterable[tuple[Keys, str]]:
     """Who names an upstream wants it to answer, and who names both in one place must mean one of them."""
     if _strength("upstreams", origins) > _strength("upstream", origins):
         values.pop("upstream", None)
@@ -164,6 +164,7 @@ def _choose_backend(values: dict[str, Any], origins: Mapping[str, Origin]) -> It
     strength = max(_strength(name, origins) for name in named)
     if strength > _strength("backend", origins):
         values["backend"] = "upstream"
+        origins["backend"] = next(origins[name] for name in named if _strength(name, origins) == strength)
     elif strength == _strength("backend", origins):
         yield ("backend",), f"`{named[0]}` and `backend` both say who answers: leave one out."
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import textwrap
 from collections.abc import Iterable, Iterator
 from typing import Final, assert_never
@@ -64,22 +65,21 @@ def _title(group: Group, level: int) -> Iterable[str]:
 
 def _setting(setting: Setting) -> Iterator[str]:
     yield from _comment(_sentence(setting))
+    hint = describe(setting.key, setting.annotation)
     if setting.default is msgspec.NODEFAULT:
         yield f"# {setting.key} = ...  # must be given"
     elif setting.default is None:
-        yield f"# {setting.key} =  # not set"
+        yield f"# {setting.key} =  # not set; {hint}"
     elif setting.extra.get("is_secret"):
         yield f"# {setting.key}: only in {setting.variable}"
     else:
-        yield f"# {setting.key} = {encode_value(setting.default, key=setting.key, shape=setting.shape)}"
+        line = f"# {setting.key} = {encode_value(setting.default, key=setting.key, shape=setting.shape)}"
+        yield f"{line}  # {hint}" if isinstance(plain(setting.shape), LiteralType) else line
 
 
 def _sentence(setting: Setting) -> str:
-    """The description, the values it may have, and whether it waits for a restart."""
-    mark = "" if is_live(setting.name) else "* "
-    words = mark + setting.text.replace("None: ", "not set: ")
-    is_telling = setting.default is not None and not isinstance(plain(setting.shape), LiteralType)
-    return words if is_telling else f"{words} ({describe(setting.key, setting.annotation)})"
+    """The description, and whether it waits for a restart."""
+    return ("" if is_live(setting.name) else "* ") + re.sub(r"\bNone\b", "not set", setting.text)
 
 
 def is_live(name: str) -> bool:

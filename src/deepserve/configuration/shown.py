@@ -8,7 +8,7 @@ from typing import Any, assert_never
 from deepserve.config import Settings
 from deepserve.configuration.configuration import Configuration
 from deepserve.configuration.declarations import Group, Items, Names, Setting, root
-from deepserve.configuration.toml_text import as_table, encode_key, encode_value
+from deepserve.configuration.toml_text import encode_key, encode_value, given_fields
 from deepserve.configuration.values import without_password
 
 Note = Callable[[Setting, Any], str | None]  # Any: the setting's value
@@ -56,7 +56,7 @@ def _block(node: Setting | Group | Items | Names, settings: Settings, note: Note
             told = note(setting, value)
             for item in value if told is not None else ():
                 yield f"[[{setting.key}]]  # {told}"
-                for key, one in as_table(item).items():
+                for key, one in given_fields(item).items():
                     yield f"{encode_key(key)} = {encode_value(one, key=key)}"
         case Names(setting=setting):
             value = _value(settings, setting.name)

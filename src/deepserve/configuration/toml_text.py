@@ -46,9 +46,13 @@ def encode_text(text: str) -> str:
     return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")
 
 
-def as_table(value: msgspec.Struct) -> Mapping[str, object]:
-    """The fields of a structure that are not None, by name."""
-    return {name: one for name, one in msgspec.structs.asdict(value).items() if one is not None}
+def given_fields(value: msgspec.Struct) -> Mapping[str, object]:
+    """The fields of a structure that say something else than their defaults, by name."""
+    usual = {
+        field.name: field.default if field.default_factory is msgspec.NODEFAULT else field.default_factory()
+        for field in msgspec.structs.fields(value)
+    }
+    return {name: one for name, one in msgspec.structs.asdict(value).items() if one != usual[name]}
 
 
 def _grouped(number: int) -> str:
