@@ -17,7 +17,14 @@ import msgspec
 
 from deepserve.catalog.presets import LaneThinking
 from deepserve.core.answer import collect_parts
-from deepserve.core.errors import CapacityError, DamagedToolCall, DeepserveError, ServingError, UnfitAnswer
+from deepserve.core.errors import (
+    BudgetExhausted,
+    CapacityError,
+    DamagedToolCall,
+    DeepserveError,
+    ServingError,
+    UnfitAnswer,
+)
 from deepserve.core.events import BlockClosed, BlockDelta, BlockOpened, Event, Failed, Started, TextBlock, UsageReported
 from deepserve.core.messages import Part, Text, ToolCall
 from deepserve.core.request import Request, RequestId
@@ -174,7 +181,7 @@ class Escalation:
                         has_begun = True
                         yield self._with_first(event, spent)
                 return
-            except (CapacityError, ServingError) as error:
+            except (CapacityError, ServingError, BudgetExhausted) as error:
                 if has_begun or unfit is not None:
                     raise
                 refusal = f"not escalated, for it failed: {error.code}"
