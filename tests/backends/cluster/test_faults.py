@@ -16,7 +16,7 @@ from deepserve.core.errors import BackendFailure, ContextOverflow, DeepserveErro
 from deepserve.core.events import Failed, Started
 from deepserve.engine.interface import Draw
 from tests.backends.cluster.conftest import Pair
-from tests.backends.cluster.fake_cluster import FakeServer, Habits
+from tests.backends.cluster.fake_cluster import FakeServer, Habits, until
 from tests.backends.cluster.setup import LIMITS, answer, backend_at, events, with_cluster
 from tests.backends.cluster.test_same_answers import REQUESTS
 from tests.outgoing.receiver import Receiver, Respond
@@ -230,3 +230,38 @@ def test_a_long_prompt_goes_as_it_is(shipped: Pair) -> None:
             assert json.loads(receiver.received[-1].body)["input_ids"] == ids
 
     asyncio.run(main())
+
+
+def test_a_machine_that_vanishes_is_not_waited_for(shipped: Pair) -> None:
+    """Its connections stay open and silent; that it no longer says how it is tells."""
+    patient = msgspec.structs.replace(QUICK, idle_s=1000.0, first_event_s=1000.0)
+
+    async def vanished(_: Any, writer: asyncio.StreamWriter) -> None:
+        writer.close()
+
+    async def main() -> list[Any]:
+        answers = (response(200), response(404), stalled(HEAD, chunk(letter(shipped))), vanished)
+        async with (
+            Receiver(*answers) as receiver,
+            asyncio.timeout(20),
+            backend_at("vllm", [receiver.host], shipped.model, limits=patient) as backend,
+        ):
+            found: list[Any] = []
+
+            async def read() -> None:
+                async for event in backend.answer(QUESTION):
+                    found.append(event)
+
+            reading = asyncio.create_task(read())
+            (replica,) = backend._replicas.order(b"")
+            # It has begun, and the next piece is waited for.
+            await until(lambda: bool(found) and any(one.patience is not None for one in replica._readings))
+            for _ in range(3):
+                assert not reading.done()
+                await backend._replicas.look()
+            await reading
+            return found
+
+    found = asyncio.run(main())
+    assert isinstance(found[-1], Failed)
+    assert isinstance(found[-1].error, BackendFailure)

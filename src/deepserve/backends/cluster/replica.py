@@ -23,6 +23,9 @@ _log = logging.getLogger(__name__)
 _MAX_REFUSAL_BYTES = 64 * 1024
 _LONG_PROMPT_TOKENS = 100_000
 """Writing so many numbers takes more than a millisecond, in which nobody else would be served."""
+_MOST_MISSES = 3
+"""So often in a row it may fail to say how it is before answers that have fallen silent meanwhile are given up: a
+machine that vanishes closes no connection."""
 _BUSY = (429, 503)
 _GONE = (500, 502, 504)
 
@@ -33,6 +36,14 @@ class _Said(msgspec.Struct):
     error: object = None
     message: str = ""
     detail: object = None
+
+
+class _Reading(msgspec.Struct, eq=False):
+    """An answer that is being read. moved_at: when it last had news. patience: while its next piece is waited for."""
+
+    moved_at: float
+    patience: asyncio.Timeout | None = None
+    is_given_up: bool = False
 
 
 class Replica:
@@ -64,6 +75,9 @@ class Replica:
         self._key = key
         self._limits = limits
         self.num_running = 0
+        self._readings: set[_Reading] = set()
+        self._num_misses = 0
+        self._missed_since = 0.0
         self.is_healthy = True
         self.is_draining = False
 
@@ -105,13 +119,16 @@ class Replica:
             raise Lost(self._too_late()) from error
         except OutgoingError as error:
             raise Lost(self._explained(error)) from error
+        reading = _Reading(moved_at=loop.time())
+        self._readings.add(reading)
         try:
             if answer.status != 200:
                 raise await self._refusal(answer)
             reader = EventStreamReader(max_bytes=self._limits.event_bytes)
             events = self._wire.reader(ask)
             until, has_begun, has_ended = first_until, False, False
-            while piece := await self._piece(answer, min(until, last_until), has_begun, has_ended):
+            while piece := await self._piece(answer, reading, min(until, last_until), has_begun, has_ended):
+                reading.moved_at = loop.time()
                 for data in reader.feed(piece):
                     part = self._read(events, data)
                     if part is None:
@@ -130,6 +147,7 @@ class Replica:
             if not has_ended:
                 raise Lost(BackendFailure(f"{self._wire.name} broke off in the middle of its answer. Please retry."))
         finally:
+            self._readings.discard(reading)
             answer.close()
 
     def _read(self, events: AnswerReader, data: bytes) -> Part | None:
@@ -142,11 +160,17 @@ class Replica:
         except BackendFailure as failure:
             raise Lost(failure) from failure
 
-    async def _piece(self, answer: OriginAnswer, until: float, has_begun: bool, has_ended: bool) -> bytes:
+    async def _piece(
+        self, answer: OriginAnswer, reading: _Reading, until: float, has_begun: bool, has_ended: bool
+    ) -> bytes:
         try:
-            async with asyncio.timeout_at(until):
+            if reading.is_given_up:
+                raise TimeoutError
+            async with asyncio.timeout_at(until) as reading.patience:
                 return await answer.piece()
         except TimeoutError as error:
+            if reading.is_given_up:
+                raise Lost(BackendFailure(f"{self._wire.name} went away. Please retry.")) from error
             if has_ended:
                 return b""  # the usage that some send last does not come
             raise Lost(self._stopped() if has_begun else self._too_late()) from error
@@ -154,6 +178,8 @@ class Replica:
             if has_ended:
                 return b""
             raise Lost(self._explained(error)) from error
+        finally:
+            reading.patience = None
 
     async def look(self) -> None:
         """Ask how it is, and what it serves if it never said so."""
@@ -166,14 +192,28 @@ class Replica:
                     await answer.read()
                 finally:
                     answer.close()
+                self._num_misses = 0
                 if self.state == "up" and self.served is None:
                     self._learn(await self._models())
         except (OutgoingError, TimeoutError):
             self.is_healthy = self.is_draining = False
+            self._miss()
         except BackendFailure as failure:
             _log.warning("%s at %s did not say what it serves: %s", self._wire.name, self.address, failure.message)
         if self.state != before:
             _log.warning("%s at %s is %s", self._wire.name, self.address, self.state)
+
+    def _miss(self) -> None:
+        """Break off what has been silent since the first of several misses; whoever reads it goes on elsewhere."""
+        if self._num_misses == 0:
+            self._missed_since = asyncio.get_running_loop().time()
+        self._num_misses += 1
+        if self._num_misses >= _MOST_MISSES:
+            for reading in self._readings:
+                if reading.moved_at < self._missed_since:
+                    reading.is_given_up = True
+                    if reading.patience is not None:
+                        reading.patience.reschedule(self._missed_since)
 
     async def _models(self) -> tuple[ServedName, ...]:
         answer = await self._client.call(self._wire.models_path, headers=self._headers("application/json"))
