@@ -239,12 +239,16 @@ class Process:
 
 
 @asynccontextmanager
-async def serving(folder: Path, *arguments: str) -> AsyncIterator[Process]:
+async def serving(folder: Path, *arguments: str, **environment: str) -> AsyncIterator[Process]:
     with socket.create_server(("127.0.0.1", 0)) as probe:
         port = probe.getsockname()[1]
     command = (sys.executable, "-m", "deepserve", "serve", "--port", str(port), "--state-dir", str(folder / "state"))
     process = await asyncio.create_subprocess_exec(
-        *command, *arguments, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT
+        *command,
+        *arguments,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.STDOUT,
+        env={**os.environ, **environment},
     )
     served = Process(port, process)
     try:
@@ -335,14 +339,18 @@ def test_a_stream_in_flight_goes_on_through_a_reload_and_new_requests_see_new_se
     asyncio.run(asyncio.wait_for(run(), 2 * PATIENCE_S))
 
 
-@pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="this system has no SIGHUP")
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems keep the user's configuration elsewhere")
 def test_a_faulty_file_leaves_the_running_settings_and_shows(tmp_path: Path) -> None:
-    file = tmp_path / "deepserve.toml"
+    home = tmp_path / "home"
+    (home / "deepserve").mkdir(parents=True)
+    file = home / "deepserve" / "deepserve.toml"
+    keys = file.with_name("keys")
 
     async def run() -> None:
         file.write_text('[server]\napi_keys_file = "keys"\n')
-        (tmp_path / "keys").write_text("sk-one\n")
-        async with serving(tmp_path, "--backend", "scripted", "--config", str(file)) as server:
+        keys.write_text("sk-one\n")
+        # Found where the user's configuration is, and not named.
+        async with serving(tmp_path, "--backend", "scripted", DEEPSERVE_CONFIG="", XDG_CONFIG_HOME=str(home)) as server:
             server.client.headers["authorization"] = "Bearer sk-one"
             file.write_text('[limits]\nmesages = 1\n[server]\napi_keys_file = "keys"\n')
             await server.says("The settings stay as they were")  # nobody sent a signal: the file is looked at
@@ -355,8 +363,11 @@ def test_a_faulty_file_leaves_the_running_settings_and_shows(tmp_path: Path) -> 
             assert (
                 server.said.count("line 2, column 1: `mesages` is not known in [limits]; did you mean `messages`?") == 1
             )
+            file.unlink()
+            server.hang_up()
+            await server.says("There is no configuration file")
             file.write_text('[server]\napi_keys_file = "keys"\n')
-            (tmp_path / "keys").write_text("sk-one\nsk-two\n")
+            keys.write_text("sk-one\nsk-two\n")
             server.hang_up()
             await server.says("api_keys changed")
             assert "is_faulty 0.0" in await server.metrics()

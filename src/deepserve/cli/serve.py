@@ -44,9 +44,9 @@ def serve(**options: Any) -> None:  # Any: the options, as click hands them over
     Clients:  base URL http://127.0.0.1:8000/v1, any API key
     Stop:     Ctrl-C; answers in flight are finished first
     """
-    read = partial(load_configuration, options, file=named_file())
-    source = Source(configuration=read(), load=read)
-    configuration = source.configuration
+    configuration = load_configuration(options, file=named_file())
+    # From then on the file that was read: should it vanish, that is a fault, and does not mean every default.
+    source = Source(configuration=configuration, load=partial(load_configuration, options, file=configuration.file))
     settings = configuration.settings
     logging.basicConfig(level=settings.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     for note in configuration.notes:
