@@ -15,7 +15,7 @@ from deepserve.backends.script import Reply, Rule, Script, ScriptedCall, When
 from deepserve.backends.scripted import ScriptedBackend
 from deepserve.catalog.price_book import PriceBook
 from deepserve.catalog.price_table import load_prices
-from deepserve.catalog.prices import own_price
+from deepserve.catalog.prices import Price, PriceCatalog, PriceRow, own_price
 from deepserve.core.attempt import FailedAttempt
 from deepserve.core.cost import Cost, usd_of
 from deepserve.core.errors import BackendFailure, InvalidField, Overloaded, StoreUnavailable
@@ -66,6 +66,23 @@ def test_at_peak_the_price_of_the_peak_holds() -> None:
     [row] = ledger.kept
     assert row.price == "deepseek/deepseek-v4-flash@2026-09-10T04:00Z/deepseek-peak"
     assert row.total_pico_usd == 2 * COST_PICO
+
+
+def test_a_price_that_begins_within_a_minute_holds_from_that_second_on() -> None:
+    """Prices are remembered for the minute in which they were looked up."""
+    begins = datetime(2026, 11, 2, 12, 30, 20, 500_000, tzinfo=UTC)
+    amounts = [Price(hit=Decimal(1), miss=Decimal(number), output=Decimal(1)) for number in (1, 2)]
+    rows = [
+        PriceRow(provider="deepseek", model=FLASH, since=since, price=price, source="a test")
+        for since, price in zip((begins - timedelta(days=1), begins), amounts, strict=True)
+    ]
+    meter = Meter(PriceCatalog(rows=tuple(rows)))
+    found = []
+    for seconds in (0, 20, 20.499999, 20.5, 59, 20.499999):
+        price = meter.price("deepseek", FLASH, begins.replace(second=0, microsecond=0) + timedelta(seconds=seconds), 0)
+        assert price is not None
+        found.append(price[1][1] // 1_000_000)
+    assert found == [1, 1, 1, 2, 2, 1]
 
 
 def test_the_price_is_that_of_the_provider_that_answered() -> None:

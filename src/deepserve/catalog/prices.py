@@ -161,10 +161,10 @@ class PriceCatalog(msgspec.Struct, frozen=True, kw_only=True):
         return self
 
     @property
-    def changes_with_minutes(self) -> bool:
-        """Whether no price begins or ends between two minutes."""
+    def edges_within_minutes(self) -> Sequence[datetime]:
+        """When a price begins or ends between two minutes, in the order of time."""
         edges = [edge for row in (*self.rows, *self.own_rows) for edge in (row.since, row.until) if edge is not None]
-        return not any(edge.second or edge.microsecond for edge in edges)
+        return sorted({edge for edge in edges if edge.second or edge.microsecond})
 
     def row_at(self, model: str, at: datetime, *, provider: str = VENDOR) -> PriceRow | None:
         """The row in force; None where there is none."""

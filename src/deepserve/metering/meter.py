@@ -16,6 +16,7 @@ import logging
 import math
 import secrets
 import time
+from bisect import bisect_right
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from datetime import datetime, timedelta
 from decimal import Decimal
@@ -114,9 +115,9 @@ class Meter:
         # In the order of time, for processes too.
         self._prefix = prefix or f"{time.time_ns() // 1_000_000:012x}{secrets.token_hex(4)}"
         self._numbers = itertools.count(1)
-        self._points: dict[tuple[str, str, datetime], tuple[str, Amounts] | None] = {}
+        self._points: dict[tuple[str, str, datetime, int], tuple[str, Amounts] | None] = {}
         self._catalog: PriceCatalog | None = None
-        self._changes_with_minutes = False
+        self._edges_within_minutes: Sequence[datetime] = ()
         self.num_repaired = 0
 
     def open(self, request: Request, permit: Permit | None = None) -> Bill:
@@ -137,10 +138,11 @@ class Meter:
         catalog = self._prices.current()
         if catalog is not self._catalog:
             self._catalog = catalog
-            self._changes_with_minutes = catalog.changes_with_minutes
+            self._edges_within_minutes = catalog.edges_within_minutes
             self._points.clear()
-        # The next request of the same minute need not look again.
-        key = provider, model, at.replace(second=0, microsecond=0) if self._changes_with_minutes else at
+        # The next request of the same minute need not look again, unless a price begins or ends between the two.
+        minute = at.replace(second=0, microsecond=0)
+        key = provider, model, minute, bisect_right(self._edges_within_minutes, at)
         if key in self._points:
             return self._points[key]
         named = self._price_providers.get(provider, provider)
