@@ -11,7 +11,7 @@ import contextlib
 import logging
 import queue
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
 from typing import Any, Final
 
@@ -206,8 +206,7 @@ class LedgerWriter:
     def _is_taken(self, one: Unwritten) -> bool:
         """Whether a row could be inserted, or is there: the database may have gone away after it had committed."""
         try:
-            connection = self._connected()
-            with connection.begin():
+            with self._transaction() as connection:
                 self._insert(connection, [one.row])
                 if self._book is not None:
                     self._book(connection, [one])
@@ -227,11 +226,27 @@ class LedgerWriter:
             for row in batch.rows
             if row.key_id is not None
         ]
-        connection = self._connected()
-        with connection.begin():
+        if not booked and len(rows) <= _MAX_ROWS_PER_STATEMENT:
+            # One statement is a transaction by itself, and waits for Python's lock once and not three times.
+            connection = self._connected()
+            with connection.begin():
+                self._insert(connection, rows)
+            return
+        with self._transaction() as connection:
             self._insert(connection, rows)
             if booked and self._book is not None:
                 self._book(connection, booked)
+
+    @contextlib.contextmanager
+    def _transaction(self) -> Iterator[Connection]:
+        """Of several statements. SQLite's connection is in autocommit mode otherwise."""
+        connection = self._connected()
+        with connection.begin():
+            if self._is_sqlite:
+                connection.exec_driver_sql("BEGIN IMMEDIATE")
+            yield connection
+            if self._is_sqlite:
+                connection.exec_driver_sql("COMMIT")
 
     def _insert(self, connection: Connection, rows: Sequence[LedgerRow]) -> None:
         if not rows:
@@ -262,8 +277,7 @@ class LedgerWriter:
 
     def _restore(self, waiting: Sequence[Unwritten]) -> None:
         """In one transaction, but for what had been written after all."""
-        connection = self._connected()
-        with connection.begin():
+        with self._transaction() as connection:
             for first in range(0, len(waiting), 500):
                 part = waiting[first : first + 500]
                 ids = [one.row.attempt_id for one in part]
@@ -287,6 +301,7 @@ class LedgerWriter:
         if self._connection is None:
             connection = self._engine.connect()
             if self._is_sqlite:
+                connection = connection.execution_options(isolation_level="AUTOCOMMIT")
                 connection.exec_driver_sql(f"PRAGMA busy_timeout={_BUSY_MS}")
                 connection.exec_driver_sql(f"PRAGMA synchronous={'FULL' if self._is_power_safe else 'NORMAL'}")
                 connection.rollback()
