@@ -378,6 +378,27 @@ def test_a_faulty_file_leaves_the_running_settings_and_shows(tmp_path: Path) -> 
     asyncio.run(asyncio.wait_for(run(), 2 * PATIENCE_S))
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="children are looked up as Linux lists them")
+def test_all_workers_take_a_change_and_so_does_one_that_comes_later(tmp_path: Path) -> None:
+    async def run() -> None:
+        file = configured(tmp_path, "first", "127.0.0.1:9")
+        async with serving(tmp_path, "--workers", "2", "--config", str(file)) as server:
+            await server.says("did not say what its models are", times=2)  # both have begun
+            workers = children_of(server.process.pid)
+            assert len(workers) == 2
+            configured(tmp_path, "first", "127.0.0.1:9", "[limits]\ntools = 3")
+            server.hang_up()
+            await server.says("limits.tools changed", times=2)
+            os.kill(workers[0], signal.SIGKILL)
+            await server.says("limits.tools changed", times=3)
+
+    asyncio.run(asyncio.wait_for(run(), 2 * PATIENCE_S))
+
+
+def children_of(process: int) -> list[int]:
+    return [int(number) for number in Path(f"/proc/{process}/task/{process}/children").read_text().split()]
+
+
 def test_a_server_without_a_file_survives_a_signal_and_ends_with_its_terminal(tmp_path: Path) -> None:
     """Closing the window sends SIGHUP, too: then nobody is there any more who could stop the server."""
     with socket.create_server(("127.0.0.1", 0)) as probe:
