@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from deepserve.backends.cluster.course import MAX_CORRECTIONS, Totals
+from deepserve.backends.cluster.replica import _MOST_MISSES
 from deepserve.backends.cluster.replicas import HEALTH_S, LOAD_FACTOR, SPARE, Replicas
 from deepserve.backends.cluster.wires import WIRES
 
@@ -15,6 +16,8 @@ def test_numbers_are_those_of_the_code() -> None:
     assert f"more than {MAX_CORRECTIONS} times" in PAGE
     assert f"more than {LOAD_FACTOR} times\nthe average load is passed over, from {SPARE} answers on" in PAGE
     assert f"Every {HEALTH_S:.0f} seconds" in PAGE
+    assert _MOST_MISSES == 3
+    assert "three\ntimes in a row" in PAGE
 
 
 def test_every_kind_has_its_route() -> None:

@@ -82,3 +82,26 @@ def test_a_cluster_that_is_down_is_followed_by_the_next_in_the_chain(shipped: Pa
     answered = asyncio.run(main())
     assert answered.served_by.provider == "deepserve"
     assert answered.results[0].parts == asyncio.run(answer(shipped.embedded, QUESTION)).results[0].parts
+
+
+def test_what_needs_no_server_does_not_begin_an_answer_that_no_server_gives(shipped: Pair) -> None:
+    """The opening of a demanded call is certain before anybody is asked; told too early, nobody else could answer."""
+    demanded = REQUESTS["a call demanded"]
+
+    async def main() -> Answer:
+        async with cluster(shipped.source, Habits(forms="refuse")) as (server,):
+            backend = fleet(
+                rack(server.host),
+                engine=lambda: EmbeddedBackend.load(Settings(cache_bytes=64 << 20)),
+                deepseek_v4_flash=("rack", EMBEDDED),
+            )
+            await backend.start()
+            # From now on it is known that no forms are taken, and what must follow is written here.
+            assert (await answer(backend, demanded)).served_by.provider == "rack"
+            await server.stop()
+            try:
+                return await answer(backend, demanded)
+            finally:
+                await backend.close()
+
+    assert asyncio.run(main()).served_by.provider == "deepserve"

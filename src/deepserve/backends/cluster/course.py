@@ -23,6 +23,7 @@ import msgspec
 
 from deepserve.backends.cluster.asking import Ask, FormLevel, Part, Refused, ServerForm
 from deepserve.backends.cluster.form_levels import FormLevels
+from deepserve.backends.cluster.token_masks import allows, few_tokens, only_token
 from deepserve.backends.tokens.composer import Work
 from deepserve.core.errors import BackendFailure, DeepserveError, UnfitAnswer
 from deepserve.engine.interface import Draw, Drawn
@@ -102,6 +103,7 @@ class Course:
         self._expected: list[int] = []  # told already, and to come from the server as well
         self._stops: frozenset[int] = frozenset()  # of the ask that is being answered
         self._has_stopped = False  # one of them has come
+        self._has_answered = False
         self._num_idle = 0  # asks in a row that brought nothing
         self._mask: bytes | None = None
         self._is_mask_known = False
@@ -120,16 +122,23 @@ class Course:
 
     async def tokens(self) -> AsyncGenerator[Sequence[Drawn]]:
         """What stands in the answer, as it becomes certain. Raises DeepserveError."""
+        held: list[Drawn] = []  # until a server has answered: before that, the answer has not begun
         while self.ending is None:
             certain = await self._off_loop(self._certain)
-            if certain:
+            if certain and not self._has_answered:
+                held += certain
+            elif certain:
                 yield certain
             elif self._wrong is not None:
-                yield [await self._corrected(self._wrong)]
+                yield [*held, await self._corrected(self._wrong)]
+                held.clear()
             else:
                 async with aclosing(self._drawn()) as accepted:
                     async for batch in accepted:
-                        yield batch
+                        yield [*held, *batch]
+                        held.clear()
+        if held:
+            yield held
 
     async def _drawn(self) -> AsyncGenerator[Sequence[Drawn]]:
         """Ask for all the rest, or the rest of this phase, and tell as much of it as may stand."""
@@ -148,6 +157,7 @@ class Course:
                     accepted, is_followed = await self._off_loop(partial(self._judge, drawn))
                     if accepted or self._wrong is not None:
                         self._num_idle = 0
+                    if accepted:
                         yield accepted
                     if part.end == "length" and is_followed and self.ending is None and not self._expected:
                         self.ending = "length"
@@ -165,6 +175,7 @@ class Course:
             async with aclosing(self._source(ask)) as parts:
                 async for part in parts:
                     if part.drawn:
+                        self._has_answered = True
                         self._num_losses = 0
                         self._levels.note_taken(ask)
                     if is_first and part.hit_tokens is not None:
@@ -251,7 +262,7 @@ class Course:
         """Tokens that must follow and that nobody needs to be asked for."""
         found: list[Drawn] = []
         while self.ending is None:
-            if self._is_told_form():
+            if self._wrong is None and self._is_told_form():
                 break
             forced = self._guide.forced() if self._guide is not None else ()
             for token in forced:
@@ -259,7 +270,7 @@ class Course:
                 self._append(token)
             if self.ending is not None or self._phase == "ended":
                 break
-            only = _only(self._known_mask())
+            only = only_token(self._known_mask())
             if only is None:
                 if not forced:
                     break
@@ -284,7 +295,7 @@ class Course:
             if self._has_stopped:
                 return accepted, False
             self._has_stopped = one.token in self._stops
-            if self.ending is not None or not _allows(self._known_mask(), one.token):
+            if self.ending is not None or not allows(self._known_mask(), one.token):
                 self._wrong = one if self.ending is None else None
                 return accepted, False
             token = self._accept(one.token)
@@ -342,8 +353,8 @@ class Course:
             raise UnfitAnswer("The model left the form of this answer again and again. Please retry.")
         mask = await self._off_loop(self._known_mask)
         assert mask is not None
-        listed = _listed(mask)
-        unwanted = {wrong.token, *(token for token, _ in wrong.top if not _allows(mask, token))}
+        listed = few_tokens(mask, most=_MAX_LISTED)
+        unwanted = {wrong.token, *(token for token, _ in wrong.top if not allows(mask, token))}
         for _ in range(_MAX_TRIES):
             draw = self._continued_draw()
             bias = dict(draw.logit_bias)
@@ -356,13 +367,13 @@ class Course:
             found = await self._first(ask)
             if found is None:
                 continue
-            if _allows(mask, found.token):
+            if allows(mask, found.token):
                 accepted = await self._off_loop(partial(self._accept, found.token))
                 if accepted != found.token:
                     return self._sure(accepted)
                 wanted = self._draw.num_top_logprobs
                 return Drawn(found.token) if wanted is None else Drawn(found.token, found.logprob, found.top[:wanted])
-            unwanted |= {found.token, *(token for token, _ in found.top if not _allows(mask, token))}
+            unwanted |= {found.token, *(token for token, _ in found.top if not allows(mask, token))}
         raise UnfitAnswer("The model could not be held to the form of this answer. Please retry.")
 
     async def _first(self, ask: Ask) -> Drawn | None:
@@ -389,28 +400,3 @@ def _entry(stage: str, phase: str, compiled: CompiledForm | None) -> Entry | Non
     if compiled is None or phase != "form" or stage == "text_continued":
         return None
     return "block" if stage == "tool_calls" else "start"
-
-
-def _allows(mask: bytes | None, token: int) -> bool:
-    return mask is None or (token < 8 * len(mask) and bool(mask[token >> 3] >> (token & 7) & 1))
-
-
-def _only(mask: bytes | None) -> int | None:
-    """The one token that a mask allows, if it is one."""
-    if mask is None:
-        return None
-    bits = int.from_bytes(mask, "little")
-    return bits.bit_length() - 1 if bits and not bits & (bits - 1) else None
-
-
-def _listed(mask: bytes) -> list[int]:
-    """The tokens that a mask allows, if they are few."""
-    bits = int.from_bytes(mask, "little")
-    if bits.bit_count() > _MAX_LISTED:
-        return []
-    found = []
-    while bits:
-        lowest = bits & -bits
-        found.append(lowest.bit_length() - 1)
-        bits ^= lowest
-    return found
