@@ -20,6 +20,7 @@ from tests.backends.fleet.setup import (
     fleet,
     member,
     says,
+    text,
     text_of,
     until,
 )
@@ -236,6 +237,20 @@ def test_a_stream_that_repeats_itself_for_ever_is_ended_and_held_against_its_mem
         assert len(events) < 10_000
         assert backend.upstreams()[1].bad_answers == 1
         assert endless.num_running == 0
+
+    asyncio.run(ask())
+
+
+def test_an_answer_that_goes_far_beyond_its_limit_is_ended() -> None:
+    """Whoever counts to infinity does not repeat himself."""
+
+    async def ask() -> None:
+        endless = Fake(says("|".join(f"{number} " for number in range(200_000))))
+        backend = fleet(member("one", endless))
+        events = [event async for event in backend.answer(asked(max_output_tokens=10))]
+        assert "beyond its limit" in events[-1].error.message  # type: ignore[union-attr]
+        assert 65_536 < len(text(events)) < 100_000
+        assert backend.upstreams()[1].bad_answers == 1
 
     asyncio.run(ask())
 

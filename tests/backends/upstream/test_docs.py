@@ -50,7 +50,7 @@ def test_the_limits_are_those_of_the_code() -> None:
     settings = FleetSettings()
     for text in (
         f"the first word within {AMONG_OTHERS_S:g} s",
-        f"for {settings.max_repeated_characters:,} characters is ended",
+        f"for {settings.max_repeated_characters:,} characters is ended,",
         f"noticed after\n{IDLE_S + EVERY_S * MOST:g} s",
         f"{MAX_CONCURRENT['deepseek-v4-pro']} answers of Pro and {MAX_CONCURRENT['deepseek-v4-flash']:,} of Flash",
         f"up to {settings.max_waiting:,} requests wait up to {settings.wait_s:g} s",

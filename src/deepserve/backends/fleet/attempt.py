@@ -46,7 +46,12 @@ class Attempt:
         self.lane = lane
         self.request = request if request.model == lane.model else msgspec.structs.replace(request, model=lane.model)
         self.opening: list[Event] = []
-        self.watch = AnswerWatch(request.num_results, max_repeated=max_repeated, expected=expected_answer(request))
+        self.watch = AnswerWatch(
+            request.num_results,
+            max_repeated=max_repeated,
+            max_tokens=request.max_output_tokens or lane.served.max_output_tokens,
+            expected=expected_answer(request),
+        )
         self._clock = clock
         self._now = now
         self._began_at = now()
@@ -87,7 +92,7 @@ class Attempt:
         self._is_settled = True
         lane, watch = self.lane, self.watch
         error = error or watch.error
-        is_bad = watch.is_empty or watch.is_repetitive or watch.is_wrong
+        is_bad = watch.is_empty or watch.is_endless or watch.is_wrong
         is_bad = is_bad or isinstance(error, DamagedToolCall | UnfitAnswer)
         # Our own engine says so when its queue is full, which is no illness.
         is_full = isinstance(error, Overloaded) and self.member.upstream is None

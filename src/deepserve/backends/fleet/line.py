@@ -17,7 +17,7 @@ class WaitingLine:
 
     def __init__(self, max_waiting: int) -> None:
         self.max_waiting = max_waiting
-        self._waiting: deque[tuple[asyncio.Future[Lane], tuple[Lane, ...]]] = deque()
+        self._waiting: deque[tuple[asyncio.Future[Lane | None], tuple[Lane, ...]]] = deque()
 
     @property
     def num_waiting(self) -> int:
@@ -31,43 +31,52 @@ class WaitingLine:
                 return lane
         return None
 
-    async def wait(self, lanes: Sequence[Lane], seconds: float) -> Lane | None:
-        """A place in the first that gets one; None: too many wait already, or it took too long."""
-        if len(self._waiting) >= self.max_waiting:
-            return None
-        place: asyncio.Future[Lane] = asyncio.get_running_loop().create_future()
+    @property
+    def is_full(self) -> bool:
+        return len(self._waiting) >= self.max_waiting
+
+    async def wait(self, lanes: Sequence[Lane], until: float) -> Lane | None:
+        """A place in the first that gets one; None: one of them may not be asked any more, so look again.
+
+        until: the loop's time. Raises TimeoutError then.
+        """
+        place: asyncio.Future[Lane | None] = asyncio.get_running_loop().create_future()
         entry = (place, tuple(lanes))
         self._waiting.append(entry)
         try:
-            async with asyncio.timeout(seconds):
+            async with asyncio.timeout_at(until):
                 return await place
         except TimeoutError:
-            return self._given(place, keeps=True)
+            # A place may have been given in this very moment.
+            lane = _given(place)
+            if lane is None:
+                raise
+            return lane
         except asyncio.CancelledError:
-            self._given(place, keeps=False)
+            lane = _given(place)
+            if lane is not None:
+                self.leave(lane)
             raise
         finally:
             if entry in self._waiting:
                 self._waiting.remove(entry)
 
-    def _given(self, place: asyncio.Future[Lane], *, keeps: bool) -> Lane | None:
-        """A place that was given in the very moment in which its taker gave up."""
-        if not place.done() or place.cancelled():
-            return None
-        lane = place.result()
-        if not keeps:
-            self.leave(lane)
-        return lane
-
     def leave(self, lane: Lane) -> None:
-        """Give a place back: to the first who waits for it, if it is of use to anybody now."""
+        """Give a place back: to the first who waits for it."""
         lane.num_running -= 1
-        if not self._waiting or not lane.has_room or not lane.is_able():
+        if not self._waiting or not lane.has_room:
             return
-        for entry in self._waiting:
+        is_able = lane.is_able()
+        for entry in tuple(self._waiting):
             place, lanes = entry
             if lane in lanes and not place.done():
-                lane.num_running += 1
-                place.set_result(lane)
                 self._waiting.remove(entry)
-                return
+                if is_able:
+                    lane.num_running += 1
+                    place.set_result(lane)
+                    return
+                place.set_result(None)  # whoever waited for it must not wait for ever
+
+
+def _given(place: asyncio.Future[Lane | None]) -> Lane | None:
+    return place.result() if place.done() and not place.cancelled() else None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Sequence
 
@@ -74,19 +75,31 @@ class Search:
 
     async def next(self) -> Offer:
         """Raises the error that tells the client most once nobody is left."""
+        until: float | None = None
         while True:
             able = self._able()
             if able:
                 lanes = [choice.lane for choice in able]
-                lane = self._line.take(lanes) or await self._line.wait(lanes, self._wait_s)
+                lane = self._line.take(lanes)
                 if lane is None:
-                    raise self._final(Overloaded("All places are taken, and many requests wait. Please retry."))
+                    until = until or asyncio.get_running_loop().time() + self._wait_s
+                    lane = await self._wait(lanes, until)
+                if lane is None:
+                    continue
                 return self._take(lane)
             wait_s = self._shortest_pause_s()
             if wait_s is None:
                 raise self._final(None)
             self._num_waits += 1
             await self._sleep(wait_s)
+
+    async def _wait(self, lanes: Sequence[Lane], until: float) -> Lane | None:
+        if not self._line.is_full:
+            try:
+                return await self._line.wait(lanes, until)
+            except TimeoutError:
+                pass
+        raise self._final(Overloaded("All places are taken, and many requests wait. Please retry."))
 
     def spare(self) -> Offer | None:
         """Another offer that has a place this very moment, for a second attempt beside the first."""

@@ -33,11 +33,18 @@ _PIECES = 64
 _LARGE_CHARACTERS = 256
 """but for large ones, which are looked at alone."""
 
+_MOST_CHARACTERS_PER_TOKEN = 256
+"""Far more than a text has for each of its tokens, whatever it says."""
+
+_SPARE_CHARACTERS = 65_536
+"""For services that count in another way."""
+
 
 class AnswerWatch:
     """`hear` every event.
 
     max_repeated  characters that an answer may go on repeating itself; 0: as long as it likes
+    max_tokens    that were asked for, or that the model gives at most; who goes far beyond has not heard of it
     expected      what its text has to hold, where that is known
 
     has_content  something of the answer was told
@@ -45,15 +52,16 @@ class AnswerWatch:
     error        with which the last result failed
     """
 
-    def __init__(self, num_results: int, *, max_repeated: int, expected: str | None = None) -> None:
+    def __init__(self, num_results: int, *, max_repeated: int, max_tokens: int, expected: str | None = None) -> None:
         self._max_repeated = max_repeated
+        self._max_characters = num_results * (max_tokens * _MOST_CHARACTERS_PER_TOKEN + _SPARE_CHARACTERS)
         self._expected = expected
         self._text = ""
         self._heard: list[list[str]] = [[] for _ in range(num_results)]
         self._repetitions = [Repetition() for _ in range(num_results)]
         self.open_results = set(range(num_results))
         self.has_content = False
-        self.is_repetitive = False
+        self.is_endless = False
         self.has_finished = False
         self.error: DeepserveError | None = None
         self._reported: Usage | None = None
@@ -97,9 +105,12 @@ class AnswerWatch:
         self._num_characters[result not in self._thinking] += len(text)
         if self._expected is not None:
             self._text += text
+        if sum(self._num_characters) > self._max_characters:
+            self.is_endless = True
+            raise BackendFailure("The answer went on far beyond its limit and was ended.")
         repetition = self._repetitions[result]
         if self._max_repeated and repetition.hear(text) and repetition.num_characters >= self._max_repeated:
-            self.is_repetitive = True
+            self.is_endless = True
             raise BackendFailure(
                 f"The answer repeated the same text for {repetition.num_characters:,} characters and was ended."
             )
