@@ -149,7 +149,8 @@ def live_server(
         metrics = Metrics([model.id for model in backend.models()], clock=asyncio.get_running_loop().time)
         keys = (ConfiguredKeys(settings.api_keys),) if settings.api_keys else ()
         tasks = make_task_runner(settings, database)
-        ledger = None if database is None else Ledger(database, state_dir=settings.state_dir, book=book)
+        state_dir, limits = settings.state_dir, settings.ledger
+        ledger = None if database is None else Ledger(database, state_dir=state_dir, limits=limits, book=book)
         prices = PriceBook(settings.prices_file)
         meter = Meter(prices, ledger)
         turnstile = None
