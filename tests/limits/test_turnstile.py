@@ -451,7 +451,7 @@ def test_what_the_ledger_has_written_is_not_reserved_any_longer(database: Databa
                 usage = Usage(miss_tokens=1_000, answer_tokens=500)
                 await drain(permit.watch(telling(usage=usage), request(grant)))
                 spend(database, 1_500, permit=permit)
-                permit.note_settled(1_500 * 10**6)
+                permit.note_settled(1_500 * 10**6, _done())
                 assert held(database) == [(1_000 + 4_096 - 1_500) * 10**6], number
         gate.close()
 
@@ -460,6 +460,37 @@ def test_what_the_ledger_has_written_is_not_reserved_any_longer(database: Databa
     assert str(sums.today_usd) == "0.007500000000"
     assert sums.num_attempts == 5
     assert sums.reserved_today_usd == Decimal(0)
+
+
+def _done() -> asyncio.Future[None]:
+    future = asyncio.get_running_loop().create_future()
+    future.set_result(None)
+    return future
+
+
+def test_money_stays_reserved_until_the_ledger_has_written_what_it_was_spent_for(database: Database) -> None:
+    """Where a client left, nobody waited for the ledger: for a moment what it had cost was neither here nor there."""
+
+    async def run() -> None:
+        gate, grant = turnstile(database), budget("1")
+        settling = asyncio.get_running_loop().create_future()
+
+        async def leave() -> None:
+            async with gate.admit(request(grant), by_words) as permit:
+                permit.note_settled(0, settling)
+
+        leaving = asyncio.create_task(leave())
+        while not held(database):  # noqa: ASYNC110 - nothing tells it
+            await asyncio.sleep(0)
+        for _ in range(50):
+            await asyncio.sleep(0)
+        assert len(held(database)) == 1
+        settling.set_result(None)
+        await leaving
+        assert held(database) == []
+        gate.close()
+
+    asyncio.run(run())
 
 
 # Several gateways

@@ -6,6 +6,7 @@ what is reserved is the text counted, and more reserved where it must be.
 
 from __future__ import annotations
 
+from asyncio import Future
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing
 from typing import Final
@@ -81,6 +82,8 @@ class Permit:
         self._ended_tokens = 0
         self._round = _Round(FREE, 0)
         self._is_last = False
+        self.settling: Future[None] | None = None
+        """What the ledger was given last."""
 
     @property
     def reservation_id(self) -> str:
@@ -101,9 +104,10 @@ class Permit:
         """What the question that is being answered has taken so far: as reported, and beyond that as counted."""
         return self._round.usage
 
-    def note_settled(self, cost_pico: int) -> None:
-        """The ledger has written what an attempt cost, and taken it from the reservation."""
+    def note_settled(self, cost_pico: int, settling: Future[None]) -> None:
+        """The ledger writes what an attempt cost, and takes it from the reservation. settling: done when it has."""
         self._end_round()
+        self.settling = settling
         self._reserved_pico = max(0, self._reserved_pico - cost_pico)
         self._unsettled_pico = 0
 

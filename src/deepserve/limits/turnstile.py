@@ -249,6 +249,9 @@ class Turnstile:
         del self._inside[permit.reservation_id]
         rate = visit.rate
         tokens_us = 0 if rate is None else rate.cost_us(permit.tokens) - visit.charged_us
+        if permit.settling is not None:
+            # What a client that left has cost must be in the ledger before it is not reserved any more.
+            await asyncio.wait((permit.settling,))
         ending = self._thread.submit(self._store.end, permit.reservation, tokens_us=tokens_us)
         try:
             await _uncancelled(ending)

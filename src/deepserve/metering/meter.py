@@ -74,8 +74,8 @@ class Permit(Protocol):
         """What the question that is being answered has taken so far."""
         ...
 
-    def note_settled(self, cost_pico: int) -> None:
-        """An attempt is in the ledger, where its cost is taken from what was reserved."""
+    def note_settled(self, cost_pico: int, settling: asyncio.Future[None]) -> None:
+        """An attempt is on its way into the ledger, where its cost is taken from what was reserved."""
         ...
 
 
@@ -223,7 +223,7 @@ class Bill:
         if self.permit is None:
             return self._meter.ledger.settle(rows)
         settling = self._meter.ledger.settle(rows, release=self.permit.reservation_id)
-        self.permit.note_settled(sum(row.total_pico_usd for row in rows))
+        self.permit.note_settled(sum(row.total_pico_usd for row in rows), settling)
         return settling
 
     async def settled(self) -> None:

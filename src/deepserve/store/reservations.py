@@ -12,10 +12,11 @@ from itertools import islice
 from typing import Any, TypeVar
 
 import msgspec
-from sqlalchemy import Connection, CursorResult, Engine, delete, insert, select, update
+from sqlalchemy import Connection, Engine, Row, delete, insert, select, update
 
 from deepserve.core.tenant import KeyId
 from deepserve.store.database import hold, insert_new
+from deepserve.store.ledger_row import in_utc
 from deepserve.store.tables import key_rates, key_spending, reservations
 
 Decision = TypeVar("Decision")
@@ -81,16 +82,22 @@ class ReservationStore:
         """
         with self._engine.begin() as connection:
             hold(connection, _name(wanted.key))
-            insert_new(connection, key_rates, {"key_id": wanted.key, **_UNUSED})
-            _drop_dead(connection, wanted.key, alive, now)
-            decision, change = decide(_state(connection, wanted))
-            if change is not None:
-                connection.execute(
-                    update(key_rates)
-                    .where(key_rates.c.key_id == wanted.key)
-                    .values(requests_until_us=change.requests_until_us, tokens_until_us=change.tokens_until_us)
-                )
-                _keep(connection, wanted, change.amount_pico, now + timedelta(seconds=lease_s))
+            # What is reserved is read before what is spent: an answer that is written into the ledger in between
+            # counts twice then. The other way round it would not count at all.
+            running = _running(connection, wanted.key, alive, now)
+            state = _state(connection, wanted, [one for one in running if one.id != wanted.id])
+            decision, change = decide(state)
+            if change is None:
+                return decision
+            rates = change.requests_until_us, change.tokens_until_us
+            if rates != (state.requests_until_us, state.tokens_until_us):
+                values = dict(zip(_UNUSED, rates, strict=True))
+                connection.execute(update(key_rates).where(key_rates.c.key_id == wanted.key).values(**values))
+            if any(one.id == wanted.id for one in running):
+                kept = update(reservations).where(reservations.c.id == wanted.id)
+                connection.execute(kept.values(amount_pico=change.amount_pico))
+            else:
+                _insert(connection, wanted, change.amount_pico, now + timedelta(seconds=lease_s))
             return decision
 
     def end(self, reservation: Reservation, *, tokens_us: int) -> None:
@@ -123,37 +130,34 @@ def _name(key: KeyId) -> str:
     return f"limits of {key}"
 
 
-def _keep(connection: Connection, one: Reservation, amount_pico: int, expires_at: datetime) -> None:
-    kept = update(reservations).where(reservations.c.id == one.id)
-    if _num_changed(connection.execute(kept.values(amount_pico=amount_pico))) == 0:
-        _insert(connection, one, amount_pico, expires_at)
-
-
 def _insert(connection: Connection, one: Reservation, amount_pico: int, expires_at: datetime) -> None:
     row = {"id": one.id, "key_id": one.key, "day": one.day, "amount_pico": amount_pico, "expires_at": expires_at}
     connection.execute(insert(reservations), row)
 
 
-def _drop_dead(connection: Connection, key: KeyId, alive: Collection[str], now: datetime) -> None:
-    """Answers of processes that have not said for long that they live."""
-    dead = delete(reservations).where(reservations.c.key_id == key, reservations.c.expires_at < now)
-    connection.execute(dead.where(reservations.c.id.not_in(alive)) if alive else dead)
+def _running(
+    connection: Connection, key: KeyId, alive: Collection[str], now: datetime
+) -> Sequence[Row[Any]]:  # Any: the columns have no common type
+    """The key's answers, without those of processes that have not said for long that they live."""
+    columns = reservations.c.id, reservations.c.day, reservations.c.amount_pico, reservations.c.expires_at
+    rows = connection.execute(select(*columns).where(reservations.c.key_id == key)).all()
+    dead = {row.id for row in rows if in_utc(row.expires_at) < now} - set(alive)
+    for ids in _batched(dead, _AT_ONCE):
+        connection.execute(delete(reservations).where(reservations.c.id.in_(ids)))
+    return [row for row in rows if row.id not in dead]
 
 
-def _state(connection: Connection, wanted: Reservation) -> KeyState:
+def _state(connection: Connection, wanted: Reservation, reserved: Sequence[Row[Any]]) -> KeyState:
     first, after = _month(wanted.day)
-    # What is reserved is read first: an answer that is written into the ledger in between counts twice then. The other
-    # way round it would not count at all.
-    others = select(reservations.c.day, reservations.c.amount_pico).where(
-        reservations.c.key_id == wanted.key, reservations.c.id != wanted.id
-    )
-    reserved = connection.execute(others).all()
     days = select(key_spending.c.day, key_spending.c.spent_pico).where(
         key_spending.c.key_id == wanted.key, key_spending.c.day >= first, key_spending.c.day < after
     )
     spent = connection.execute(days).all()
     rates = select(key_rates.c.requests_until_us, key_rates.c.tokens_until_us).where(key_rates.c.key_id == wanted.key)
-    requests_until_us, tokens_until_us = connection.execute(rates).one()
+    found = connection.execute(rates).one_or_none()
+    if found is None:
+        insert_new(connection, key_rates, {"key_id": wanted.key, **_UNUSED})
+    requests_until_us, tokens_until_us = (0, 0) if found is None else found
     return KeyState(
         spent_day_pico=sum(row.spent_pico for row in spent if row.day == wanted.day),
         spent_month_pico=sum(row.spent_pico for row in spent),
@@ -169,10 +173,6 @@ def _month(day: date) -> tuple[date, date]:
     """Its first day, and the first day after it."""
     first = day.replace(day=1)
     return first, (first + timedelta(days=32)).replace(day=1)
-
-
-def _num_changed(result: CursorResult[Any]) -> int:  # Any: an update returns no rows
-    return result.rowcount
 
 
 def _batched(ids: Iterable[str], size: int) -> Iterator[list[str]]:
