@@ -9,6 +9,7 @@ import pytest
 
 from deepserve.core.errors import UnsupportedFeature
 from deepserve.core.request import Request, ServerTool
+from deepserve.core.tenant import Grant, KeyId, Tenant, TenantId
 from deepserve.core.tool import Tool
 from deepserve.tools.runner import ToolRunner
 from deepserve.tools.toolbox import Toolbox
@@ -62,3 +63,15 @@ def test_a_server_that_all_requests_get_is_narrowed_by_those_that_say_so() -> No
     none = ServerTool(tool="mcp", name="docs", functions=(), if_missing="skip")
     assert _names(toolbox, none) == []
     assert toolbox.lacking(_asking(none)) == ()
+
+
+def test_tools_that_a_key_is_not_for_are_not_offered_where_the_request_can_do_without_them() -> None:
+    """Those it cannot do without are refused before anything is offered."""
+    toolbox = Toolbox(sources={"docs": Server("find")}, always=("docs",))
+    wanted = ServerTool(tool="mcp", name="docs", if_missing="skip")
+    tenant = Tenant(id=TenantId("acme"), key=KeyId("key-1"), grant=Grant(tools=frozenset(("datetime",))))
+    for asked in (_asking(wanted), msgspec.structs.replace(_asking(wanted), server_tools=())):
+        assert toolbox.offer(asked)
+        assert not toolbox.offer(msgspec.structs.replace(asked, tenant=tenant))
+    assert toolbox.lacking(_asking(wanted)) == ()
+    assert toolbox.lacking(msgspec.structs.replace(_asking(wanted), tenant=tenant)) == ("tools[].mcp",)
