@@ -48,6 +48,7 @@ TEMPERATURE, TOP_P = 1.0, 0.95
 
 P = ParamSpec("P")
 R = TypeVar("R")
+T = TypeVar("T")
 
 MEDIUM_SCHEMA: Json = {
     "type": "object",
@@ -144,6 +145,19 @@ def measure_decoding(answers: Answers, weights: str, recorder: Recorder) -> None
         f"mean {1e6 * sum(times.with_searches_s) / len(times.with_searches_s):.0f} us",
     )
 
+    with_masks_s, known_s = turns(
+        recorder,
+        lambda: answers.step_seconds(8, recorded=False),
+        lambda: answers.step_seconds(8, recorded=True),
+    )
+    recorder.add(
+        f"{weights} weights: what a step waits for masks, of a step",
+        100 * (with_masks_s - known_s) / known_s,
+        "%",
+        details=f"{1e6 * (with_masks_s - known_s):.0f} us: steps of {1e6 * with_masks_s:.0f} us, and of "
+        f"{1e6 * known_s:.0f} us where the same answers have their masks from an earlier run",
+    )
+
 
 def _percentiles(seconds: Sequence[float]) -> tuple[float, float]:
     """Half of them, and 99 of 100, take no longer."""
@@ -162,6 +176,35 @@ class MaskTimes(msgspec.Struct, frozen=True):
     with_searches_s: list[float]
 
 
+class Recorded:
+    """A guide whose every answer is known from an earlier one; without a record it asks and keeps them."""
+
+    def __init__(self, guide: AnswerGuide | None, record: list[object]) -> None:
+        self._guide = guide
+        self._record = record
+        self._answers = iter(record)
+
+    def _known(self, ask: Callable[[AnswerGuide], T]) -> T:
+        if self._guide is None:
+            return next(self._answers)  # type: ignore[return-value]  # asked in the order in which it was kept
+        found = ask(self._guide)
+        self._record.append(found)
+        return found
+
+    def accept(self, token: int) -> int:
+        return self._known(lambda guide: guide.accept(token))
+
+    def forced(self) -> Sequence[int]:
+        return self._known(lambda guide: guide.forced())
+
+    def mask(self) -> bytes | None:
+        def now(guide: AnswerGuide) -> bytes | None:
+            mask = guide.mask()
+            return mask() if callable(mask) else mask
+
+        return self._known(now)
+
+
 class Answers:
     """Answers of one engine, so many at a time, free or in the form of MEDIUM_SCHEMA."""
 
@@ -175,14 +218,17 @@ class Answers:
         self._mark = markup.mark_id
         self._stop_tokens = model.stop_tokens
         self._lengths: dict[int, list[int]] = {}
+        self._records: list[list[object]] = []
+        self._fixed_prompts: list[list[int]] = []
+        self.guided_step_s = 0.0
         self.forced_ratio = 0.0
         self.step_s = 0.0
 
     def run(self, num_streams: int, *, guided: bool) -> float:
         """Tokens per second. Free answers are as long as the last guided ones."""
-        guides = (lambda: (self._guide(),)) if guided else (lambda: ())
         lengths = self._lengths.get(num_streams) or [MAX_TOKENS] * ANSWERS_PER_STREAM * num_streams
-        found, seconds = self._answer(num_streams, guides, [MAX_TOKENS] * len(lengths) if guided else lengths)
+        guide = self._guide if guided else None
+        found, seconds = self._answer(num_streams, guide, [MAX_TOKENS] * len(lengths) if guided else lengths)
         if guided:
             self._lengths[num_streams] = found
         return sum(found) / seconds
@@ -193,18 +239,29 @@ class Answers:
             mock.patch.object(Matcher, "mask", _timed(Matcher.mask, times.alone_s)),
             mock.patch.object(mask_worker, "computed_mask", _timed(computed_mask, times.with_searches_s)),
         ):
-            self._answer(num_streams, lambda: (self._guide(),), [MAX_TOKENS] * ANSWERS_PER_STREAM * num_streams)
+            self._answer(num_streams, self._guide, [MAX_TOKENS] * ANSWERS_PER_STREAM * num_streams)
         return times
 
-    def _guide(self) -> AnswerGuide:
+    def step_seconds(self, num_streams: int, *, recorded: bool) -> float:
+        """The mean step of guided answers, with their masks computed or all known before."""
+        lengths = [MAX_TOKENS] * ANSWERS_PER_STREAM * num_streams
+        if not self._records:
+            self._fixed_prompts = [random_tokens(PROMPT_TOKENS, self._vocabulary.num_tokens) for _ in lengths]
+            self._records = [[] for _ in lengths]
+            self._answer(num_streams, lambda number: Recorded(self._guide(), self._records[number]), lengths)
+        guide = (lambda number: Recorded(None, self._records[number])) if recorded else self._guide
+        self._answer(num_streams, guide, lengths)
+        return self.guided_step_s
+
+    def _guide(self, _: int = 0) -> AnswerGuide:
         return AnswerGuide(self._compiled, self._vocabulary, self._rules, mark=self._mark)
 
     def _answer(
-        self, num_streams: int, guides: Callable[[], tuple[TokenGuide, ...]], lengths: Sequence[int]
+        self, num_streams: int, guide: Callable[[int], TokenGuide] | None, lengths: Sequence[int]
     ) -> tuple[list[int], float]:
         """The lengths of all answers, and the seconds they took together."""
         scheduler = Scheduler(self._engine, max_sequences=num_streams, clock=time.perf_counter)
-        prompts = [random_tokens(PROMPT_TOKENS, self._vocabulary.num_tokens) for _ in lengths]
+        prompts = self._fixed_prompts or [random_tokens(PROMPT_TOKENS, self._vocabulary.num_tokens) for _ in lengths]
         found = [0] * len(lengths)
         waiting: Iterator[int] = iter(range(len(lengths)))
 
@@ -217,8 +274,8 @@ class Answers:
                         prompt=prompts[number],
                         draws=(Draw(temperature=TEMPERATURE, top_p=TOP_P, seed=number),),
                         max_tokens=lengths[number],
-                        stop_tokens=self._stop_tokens if (its_guides := guides()) else frozenset(),
-                        guides=its_guides,
+                        stop_tokens=self._stop_tokens if guide is not None else frozenset(),
+                        guides=(guide(number),) if guide is not None else (),
                         cache_key=CacheKey(
                             tenant=TenantId("bench"), user_id=None, model="", profile="", fingerprint=""
                         ),
@@ -237,8 +294,9 @@ class Answers:
                     begin()
         seconds = time.perf_counter() - started
         stats = scheduler.stats()
-        if guides():
+        if guide is not None:
             self.forced_ratio = stats.tokens_forced / sum(found)
+            self.guided_step_s = stats.step_seconds / stats.steps
         else:
             self.step_s = stats.step_seconds / stats.steps
         scheduler.close()
