@@ -9,10 +9,10 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from datetime import date, datetime, timedelta
 from itertools import islice
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import msgspec
-from sqlalchemy import Connection, Engine, Row, delete, insert, select, update
+from sqlalchemy import Connection, Engine, delete, insert, select, update
 
 from deepserve.core.tenant import KeyId
 from deepserve.store.database import hold, insert_new
@@ -135,19 +135,19 @@ def _insert(connection: Connection, one: Reservation, amount_pico: int, expires_
     connection.execute(insert(reservations), row)
 
 
-def _running(
-    connection: Connection, key: KeyId, alive: Collection[str], now: datetime
-) -> Sequence[Row[Any]]:  # Any: the columns have no common type
+def _running(connection: Connection, key: KeyId, alive: Collection[str], now: datetime) -> list[Reservation]:
     """The key's answers, without those of processes that have not said for long that they live."""
     columns = reservations.c.id, reservations.c.day, reservations.c.amount_pico, reservations.c.expires_at
     rows = connection.execute(select(*columns).where(reservations.c.key_id == key)).all()
     dead = {row.id for row in rows if in_utc(row.expires_at) < now} - set(alive)
     for ids in _batched(dead, _AT_ONCE):
         connection.execute(delete(reservations).where(reservations.c.id.in_(ids)))
-    return [row for row in rows if row.id not in dead]
+    return [
+        Reservation(id=row.id, key=key, day=row.day, amount_pico=row.amount_pico) for row in rows if row.id not in dead
+    ]
 
 
-def _state(connection: Connection, wanted: Reservation, reserved: Sequence[Row[Any]]) -> KeyState:
+def _state(connection: Connection, wanted: Reservation, reserved: Sequence[Reservation]) -> KeyState:
     first, after = _month(wanted.day)
     days = select(key_spending.c.day, key_spending.c.spent_pico).where(
         key_spending.c.key_id == wanted.key, key_spending.c.day >= first, key_spending.c.day < after
