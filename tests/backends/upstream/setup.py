@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from typing import Any
@@ -69,6 +69,7 @@ async def upstream(
     key: str | None = KEY,
     sleep: Pauses | None = None,
     learns_models: bool = False,
+    relearns: Callable[[float], Awaitable[None]] = asyncio.sleep,
 ) -> AsyncIterator[FleetBackend]:
     """A fleet of one. address: `host:port`."""
     row = msgspec.structs.replace(load_providers()[provider], base_url=f"http://{address}/v1", title="Upstream")
@@ -86,6 +87,7 @@ async def upstream(
         key=key,
         limits=limits,
         learns_models=learns_models,
+        sleep=relearns,
         now=lambda: ARRIVED_AT,
         call_id=lambda number: f"minted_{number}",
     )

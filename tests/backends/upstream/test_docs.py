@@ -42,7 +42,7 @@ def test_the_limits_are_those_of_the_code() -> None:
         f"at most {limits.whole_tokens:,} tokens, is asked for whole",
         f"| an answer that stops in the middle | {limits.idle_s:g} s |",
         f"| an answer that never ends | {limits.total_s:,.0f} s, or {limits.answer_bytes // 1024**2} MiB |",
-        f"a context of {UNPUBLISHED_TOKENS:,} tokens",
+        f"a context of {UNPUBLISHED_TOKENS:,} tokens, and asked again every {limits.learn_again_s:g} s",
         f"up to {limits.num_retries} times",
         f"kept to up to {limits.max_wait_s:g} s",
     ):

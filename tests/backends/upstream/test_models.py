@@ -65,3 +65,33 @@ def test_an_upstream_that_says_nothing_does_not_hold_the_start_up() -> None:
 def test_a_name_that_the_upstream_does_not_list_is_told_to_the_operator(caplog: pytest.LogCaptureFixture) -> None:
     _models(_listing())
     assert "lists no model deepseek-v4-pro" in caplog.text
+
+
+def test_sizes_are_learned_later_where_the_upstream_was_down_at_the_start() -> None:
+    """It is asked again until it says them, and the fleet hears of it; one that has no list is asked once."""
+
+    async def learn(*answers: bytes) -> tuple[list[int], int]:
+        turns = asyncio.Semaphore(0)
+
+        async def sleep(_: float) -> None:
+            await turns.acquire()
+
+        async with Receiver(*answers) as receiver, upstream(receiver.host, learns_models=True, relearns=sleep) as fleet:
+            before = fleet.models()[1].context_tokens
+            for number in range(2, len(answers) + 1):
+                turns.release()
+                async with asyncio.timeout(5):
+                    while len(receiver.received) < number:  # noqa: ASYNC110 - over a real socket
+                        await asyncio.sleep(0.001)
+            async with asyncio.timeout(5):
+                while answers[-1] != _REFUSED and not fleet.members[0].has_news():  # noqa: ASYNC110 - as above
+                    await asyncio.sleep(0.001)
+            fleet.look_again()
+            return [before, fleet.models()[1].context_tokens], len(receiver.received)
+
+    good = _listing(context_window=163_840)
+    assert asyncio.run(learn(answer(503), b"", good)) == ([65_536, 163_840], 3)
+    assert asyncio.run(learn(_REFUSED)) == ([65_536, 65_536], 1)
+
+
+_REFUSED = answer(404)

@@ -22,13 +22,22 @@ from deepserve.backends.fleet.roster import Offer, Roster
 from deepserve.backends.fleet.search import Search
 from deepserve.backends.fleet.wishes import PriceOf, choose_offers, wishes_nothing
 from deepserve.config import FleetSettings
-from deepserve.core.errors import BackendFailure, Cancelled, DeepserveError, UnknownModel, UnsupportedFeature
+from deepserve.core.errors import (
+    BackendFailure,
+    Cancelled,
+    ConfigurationError,
+    DeepserveError,
+    UnknownModel,
+    UnsupportedFeature,
+)
 from deepserve.core.events import Event, Failed, UsageReported
 from deepserve.core.provider import ServedModel
 from deepserve.core.request import Request
 from deepserve.store.turns import TurnStore
 
 _log = logging.getLogger(__name__)
+
+_LOOK_EVERY_S = 10.0
 
 
 def _no_price(_kind: str, _model: str, _at: datetime) -> None:
@@ -69,6 +78,7 @@ class FleetBackend:
         self._line = WaitingLine(self._settings.max_waiting)
         self._counts = dict.fromkeys(("requests", "retries", "failures", "hedges"), 0)
         self._leaving: set[asyncio.Task[None]] = set()
+        self._looking: asyncio.Task[None] | None = None
         self._is_started = False
         self.price_providers: dict[str, str] = {}
         """Who answers, as `ServedBy` names it -> under which name price tables know it."""
@@ -96,12 +106,27 @@ class FleetBackend:
             await self.close()
             raise
         self._is_started = True
+        self._looking = asyncio.create_task(self._keep_looking())
+
+    async def _keep_looking(self) -> None:
+        while True:
+            await asyncio.sleep(_LOOK_EVERY_S)
+            self.look_again()
+
+    def look_again(self) -> None:
+        """Members may learn late what models they have, and how large these are."""
+        if any(member.has_news() for member in self._roster.members):
+            try:
+                self._roster = self._made(self._roster.members)
+            except ConfigurationError as error:  # a chain's model is gone: whoever asks for it will be told
+                _log.warning("The upstreams are asked as before: %s", error.message)
 
     async def close(self) -> None:
         self._is_started = False
-        for task in self._leaving:
+        tasks = [*self._leaving, *(() if self._looking is None else (self._looking,))]
+        for task in tasks:
             task.cancel()
-        await asyncio.gather(*self._leaving, return_exceptions=True)
+        await asyncio.gather(*tasks, return_exceptions=True)
         await _all(member.backend.close() for member in self._roster.members)
 
     def is_ready(self) -> bool:

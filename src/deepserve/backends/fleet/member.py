@@ -99,6 +99,12 @@ class Member:
                 lane.max_concurrent = None
             lane.served = served
 
+    def has_news(self) -> bool:
+        """Whether its models are not as they were when they were learned."""
+        return {served.id: served for served in self.backend.models()} != {
+            model: lane.served for model, lane in self.lanes.items()
+        }
+
     async def until_idle(self) -> None:
         """Until nothing runs there any more."""
         self._idle = self._idle or asyncio.Event()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, Callable, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from datetime import UTC, datetime
 
 from deepserve.backends.upstream.caller import UpstreamCaller
@@ -27,13 +27,17 @@ UNPUBLISHED_TOKENS = 65_536
 """What is claimed of a context whose size the service does not publish."""
 
 
+class _NoList(Exception):
+    """It is there, and has no list of models for us."""
+
+
 class UpstreamBackend:
     """Implements `backends.backend.Backend`.
 
     client  calls the provider's address
     key     is sent there and nowhere else, and never told to anybody
-    learns_models  ask it at start how large its models are, and who answers there
-    now, call_id  where time and chance come from, so that tests can hold them
+    learns_models  ask it at start how large its models are, and who answers there; later, where it is down then
+    sleep, now, call_id  where time and chance come from, so that tests can hold them
     """
 
     def __init__(
@@ -44,6 +48,7 @@ class UpstreamBackend:
         key: str | None,
         limits: UpstreamLimits | None = None,
         learns_models: bool = False,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
         call_id: Callable[[int], str] = mint_call_id,
     ) -> None:
@@ -54,6 +59,8 @@ class UpstreamBackend:
         self._learns_models = learns_models
         self._listed: Mapping[str, ListedModel] = {}
         self._caller = UpstreamCaller(provider, client=client, key=key, limits=self._limits, now=now, call_id=call_id)
+        self._sleep = sleep
+        self._learning: asyncio.Task[None] | None = None
         self._is_ready = False
 
     def models(self) -> tuple[ServedModel, ...]:
@@ -74,19 +81,32 @@ class UpstreamBackend:
 
     async def start(self) -> None:
         """An upstream that is down now may be up when the first request comes: that is not a reason not to start."""
-        if self._learns_models:
-            try:
-                async with asyncio.timeout(self._limits.learn_s):
-                    await self._learn_models()
-            except (OutgoingError, DeepserveError, TimeoutError) as error:
-                _log.warning("%s did not say what its models are: %s", self._provider.id, error or "it took too long")
+        if self._learns_models and not await self._has_learned(logging.WARNING):
+            self._learning = asyncio.create_task(self._learn_later())
         self._is_ready = True
+
+    async def _learn_later(self) -> None:
+        while True:
+            await self._sleep(self._limits.learn_again_s)
+            if await self._has_learned(logging.DEBUG):
+                return
+
+    async def _has_learned(self, level: int) -> bool:
+        """False where it may be worth asking again. level: at which that is logged."""
+        try:
+            async with asyncio.timeout(self._limits.learn_s):
+                await self._learn_models()
+        except (OutgoingError, DeepserveError, TimeoutError, _NoList) as error:
+            _log.log(level, "%s did not say what its models are: %s", self._provider.id, error or "it took too long")
+            return isinstance(error, _NoList)
+        return True
 
     async def _learn_models(self) -> None:
         answer = await self._client.call("/models", headers=self._caller.headers("application/json"))
         try:
             if answer.status != 200:
-                raise BackendFailure(f"the status is {answer.status}")
+                told = f"the status is {answer.status}"
+                raise _NoList(told) if 400 <= answer.status < 500 else BackendFailure(told)
             self._listed = decode_models(await answer.read(), title=self._provider.title)
         finally:
             answer.close()
@@ -96,6 +116,9 @@ class UpstreamBackend:
 
     async def close(self) -> None:
         self._is_ready = False
+        if self._learning is not None:
+            self._learning.cancel()
+            await asyncio.gather(self._learning, return_exceptions=True)
         await self._caller.close()
         await self._client.close()
 

@@ -18,7 +18,8 @@ class UpstreamLimits(msgspec.Struct, frozen=True, kw_only=True):
                     as they come, so that silence shows
     linger_s        after an answer's end, for the usage that some send later, and then for the connection's
     error_s         for the body of a refusal
-    learn_s         for the list of models, when the server starts
+    learn_s         for the list of models, when the server starts,
+    learn_again_s   and again after so long where the upstream could not be asked then
     num_retries     of what did not begin and cannot have cost anything,
     max_wait_s      with a pause of at most so long; where the upstream asks for a longer one, the client is told
     event_bytes     of one event
@@ -33,6 +34,7 @@ class UpstreamLimits(msgspec.Struct, frozen=True, kw_only=True):
     linger_s: float = 2.0
     error_s: float = 10.0
     learn_s: float = 3.0
+    learn_again_s: float = 30.0
     num_retries: int = 2
     max_wait_s: float = 8.0
     event_bytes: int = 4 * 1024 * 1024
