@@ -16,6 +16,7 @@ from uvicorn.server import ServerState
 from deepserve.config import Limits
 from deepserve.core.errors import BodyTooSlow, CapacityError, DeepserveError, MalformedBody, Overloaded
 from deepserve.server.error_shapes import error_codec
+from deepserve.server.joined_head import JoinedHead
 from deepserve.server.visit import set_abort
 
 _SLACK_BYTES: Final = 1024
@@ -61,7 +62,7 @@ class LimitedHttp(HttpToolsProtocol):
 
     @override
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn does
-        super().connection_made(transport)
+        super().connection_made(JoinedHead(transport, self.loop))  # type: ignore[arg-type]  # as good as a transport
         self._expect_head()
         if len(self.connections) > self.limits.connections:
             self._find_place()
@@ -127,6 +128,14 @@ class LimitedHttp(HttpToolsProtocol):
         if self._refusal is None:
             self._refusal = (400, MalformedBody("This is not an HTTP request that can be read."))
         self._send_refusal()
+
+    @override
+    def handle_websocket_upgrade(self) -> None:
+        """WebSockets have no heads to hold."""
+        transport: object = self.transport
+        if isinstance(transport, JoinedHead):
+            self.transport = transport.behind
+        super().handle_websocket_upgrade()
 
     @override
     def shutdown(self) -> None:
