@@ -109,12 +109,18 @@ class Grammar:
 
 
 class FakeServer:
-    """One server. asked: every body that asked for tokens; num_aborted: answers whose reader went away."""
+    """One server.
+
+    asked        every body that asked for tokens
+    peers        the connections on which they came
+    num_aborted  answers whose reader went away
+    """
 
     def __init__(self, source: TokenSource, habits: Habits | None = None) -> None:
         self._source = source
         self.habits = habits or Habits()
         self.asked: list[dict[str, Any]] = []  # Any: JSON
+        self.peers: set[object] = set()
         self.num_aborted = 0
         self.is_healthy = True
         self.host = ""
@@ -254,6 +260,8 @@ class FakeServer:
     async def _read(self, request: web.Request, type_: type[Any]) -> Any:  # Any: one of the public types, or a refusal
         body = await request.read()
         self.asked.append(msgspec.json.decode(body))
+        assert request.transport is not None
+        self.peers.add(request.transport.get_extra_info("peername"))
         if self.habits.status != 200:
             return self._refusal(self.habits.status, "as the test wants it")
         try:

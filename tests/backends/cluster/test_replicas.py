@@ -241,3 +241,13 @@ def test_a_client_that_leaves_frees_the_server(shipped: Pair) -> None:
         await until(lambda: backend.gauges()["cluster_running"] == 0)
 
     with_cluster(shipped.source, shipped.model, main)
+
+
+@pytest.mark.parametrize("kind", ["vllm", "sglang", "llamacpp"])
+def test_connections_are_used_again(shipped: Pair, kind: str) -> None:
+    async def main(backend: Any, servers: list[FakeServer]) -> int:
+        for _ in range(4):
+            await answer(backend, REQUESTS["cut off"])
+        return len(servers[0].peers)
+
+    assert with_cluster(shipped.source, shipped.model, main, kind=kind) == 1

@@ -23,6 +23,7 @@ _log = logging.getLogger(__name__)
 _MAX_REFUSAL_BYTES = 64 * 1024
 _LONG_PROMPT_TOKENS = 100_000
 """Writing so many numbers takes more than a millisecond, in which nobody else would be served."""
+_DRAIN_S = 0.2
 _MOST_MISSES = 3
 """So often in a row it may fail to say how it is before answers that have fallen silent meanwhile are given up: a
 machine that vanishes closes no connection."""
@@ -132,6 +133,7 @@ class Replica:
                 for data in reader.feed(piece):
                     part = self._read(events, data)
                     if part is None:
+                        await _drain(answer)
                         return
                     has_begun = has_begun or bool(part.drawn)
                     has_ended = has_ended or part.end is not None
@@ -293,6 +295,16 @@ class Replica:
         """Whatever a server quotes, its key stays here."""
         error.message = self._without_key(error.message)
         error.args = (error.message,)
+
+
+async def _drain(answer: OriginAnswer) -> None:
+    """Read the end of the body, so that the connection can be used again."""
+    try:
+        async with asyncio.timeout(_DRAIN_S):
+            while await answer.piece():
+                pass
+    except (OutgoingError, TimeoutError):
+        pass  # then it is closed
 
 
 def _message(body: bytes) -> str:
