@@ -77,3 +77,11 @@ def test_webhook_secrets_come_from_what_all_servers_have(postgres_place: str, tm
     (tmp_path / "secret").write_bytes(bytes(32))
     code, output = run("webhooks", "secret", "--database", postgres_place, "--secret-file", str(tmp_path / "secret"))
     assert (code, "not that of the other servers" in output) == (1, True)
+
+
+@pytest.mark.parametrize("tenant", ["t" * 65, "", "a\0b"])
+def test_a_tenant_that_no_column_holds_is_refused_in_words(tenant: str, postgres_place: str) -> None:
+    """SQLite took any length; PostgreSQL raised, and the command showed where."""
+    code, output = run("keys", "create", tenant, "--database", postgres_place)
+    assert (code, "from 1 to 64 printable characters" in output) == (2, True)
+    assert run("keys", "create", "t" * 64, "--database", postgres_place)[0] == 0

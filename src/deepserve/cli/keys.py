@@ -23,6 +23,9 @@ from deepserve.store.spending import Spending, read_spending
 
 _KEY_HELP = "KEY: its id, its name, the whole secret, or how the secret begins, as `list` shows it."
 
+_TENANT_CHARACTERS = 64
+"""What the columns of a database hold."""
+
 json_option = click.option("--json", "is_json", is_flag=True, help="Print JSON for programs.")
 
 
@@ -52,6 +55,8 @@ def create(tenant: str, settings: Settings, is_json: bool, **options: Any) -> No
     Keys of one tenant share caches, tasks and kept responses; each has limits of its own. Without options a key may
     use everything but what is for administrators, as much as it likes.
     """
+    if not 1 <= len(tenant) <= _TENANT_CHARACTERS or not tenant.isprintable():
+        raise click.UsageError(f"A tenant's name has from 1 to {_TENANT_CHARACTERS} printable characters.")
     store = open_keys(settings)
     name, expires_at, grant = _read(options, Grant())
     if name and store.named(name):

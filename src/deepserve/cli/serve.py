@@ -96,17 +96,20 @@ def _answer(source: Source, listening: Sequence[socket.socket] | None = None, wo
         if worker is not None:
             worker.tell()
 
-    run_server(
-        settings,
-        backend,
-        lookups=stored_keys,
-        database=database,
-        on_ready=announce,
-        on_progress=lambda words: click.echo(words, err=True),
-        source=source,
-        listening=listening,
-        worker=worker,
-    )
+    try:
+        run_server(
+            settings,
+            backend,
+            lookups=stored_keys,
+            database=database,
+            on_ready=announce,
+            on_progress=lambda words: click.echo(words, err=True),
+            source=source,
+            listening=listening,
+            worker=worker,
+        )
+    finally:
+        database.dispose()
 
 
 def _open_turns(settings: Settings, database: Database) -> TurnStore | None:
