@@ -4,12 +4,20 @@ from __future__ import annotations
 
 import contextlib
 import json
+import secrets
 from collections.abc import Iterator
+from datetime import UTC, datetime
+from decimal import Decimal
+from pathlib import Path
 from typing import Any
 
 import pytest
 from openrouter import OpenRouter, errors
 
+from deepserve.config import Settings, WaitLimits
+from deepserve.core.tenant import Budgets, Grant, RateLimits, TenantId
+from deepserve.store.database import open_database
+from deepserve.store.keys import KeyStore
 from tests.server.live import LiveServer, live_server, scripted
 
 MODEL = "deepseek/deepseek-v4-pro"
@@ -202,3 +210,34 @@ def found_generation(client: OpenRouter, name: str) -> Any:  # Any: the SDK's re
         with contextlib.suppress(errors.NotFoundResponseError):
             return client.generations.get_generation(id=name).data
     raise AssertionError(name)
+
+
+@pytest.mark.filterwarnings("ignore:warning. .. DEPRECATED:DeprecationWarning")  # the SDK's own, at its own fields
+def test_what_a_budget_leaves_is_read_by_the_sdk(tmp_path: Path) -> None:
+    database = open_database(tmp_path)
+    keys = KeyStore(database, random_hex=secrets.token_hex, now=lambda: datetime.now(UTC))
+    grant = Grant(budgets=Budgets(usd_per_day=Decimal("0.5")), limits=RateLimits(requests_per_minute=1))
+    made = keys.create(TenantId("acme"), grant=grant)
+    settings = Settings(waiting=WaitLimits(wait_s=0))
+    with (
+        live_server(settings=settings, lookups=(keys,), database=database) as live,
+        OpenRouter(api_key=made.secret, server_url=live.address + "/api/v1", retry_config=None) as client,
+    ):
+        client.chat.send(model=MODEL, messages=MESSAGES)
+        key = client.api_keys.get_current_key_metadata().data
+        assert key.limit == 0.5
+        assert key.limit_reset == "daily"
+        assert key.effective_budget is not None
+        assert key.effective_budget.spend_usd == pytest.approx(key.usage)
+        credits_ = client.credits.get_credits().data
+        assert credits_.total_credits - credits_.total_usage == pytest.approx(0.5 - key.usage)
+        with pytest.raises(errors.TooManyRequestsResponseError, match="1 requests a minute"):
+            client.chat.send(model=MODEL, messages=MESSAGES)
+        keys.change(made.id, name="", grant=Grant(budgets=Budgets(usd_per_day=Decimal(0))), expires_at=None)
+    with (
+        live_server(settings=settings, lookups=(keys,), database=database) as live,
+        OpenRouter(api_key=made.secret, server_url=live.address + "/api/v1", retry_config=None) as client,
+        pytest.raises(errors.PaymentRequiredResponseError, match="Insufficient Balance"),
+    ):
+        client.chat.send(model=MODEL, messages=MESSAGES)
+    database.dispose()
