@@ -26,6 +26,7 @@ from deepserve.store.ledger import Ledger, LedgerRow
 from deepserve.store.ledger_record import LedgerRecord
 from deepserve.store.ledger_row import read_row
 from deepserve.store.tables import ledger as ledger_table
+from tests.databases import PostgresServer
 from tests.store.ledger_rows import row
 
 SOON = LedgerLimits(refuse_after_s=0.04, wait_s=0.08)
@@ -398,6 +399,48 @@ def test_a_server_that_stops_leaves_its_rows_to_the_next(tmp_path: Path) -> None
     run(stop)
     run(start)
     assert set(written(engine)) == {"one", "two", "three"}
+
+
+def test_a_row_that_comes_after_the_end_is_not_lost(tmp_path: Path) -> None:
+    engine = open_database(tmp_path)
+
+    async def end() -> None:
+        ledger = Ledger(engine, state_dir=tmp_path)
+        ledger.close()
+        await ledger.settle([row("late")])
+
+    async def start() -> None:
+        ledger = Ledger(engine, state_dir=tmp_path)
+        await until(lambda: "late" in written(engine))
+        ledger.close()
+
+    run(end)
+    assert len(spilled(tmp_path)) == 1
+    run(start)
+
+
+def test_a_postgresql_server_that_dies_loses_no_row(
+    postgres_server: PostgresServer, postgres_place: str, tmp_path: Path
+) -> None:
+    engine = open_database(postgres_place)
+
+    async def work() -> None:
+        ledger = Ledger(engine, state_dir=tmp_path, limits=SOON)
+        await ledger.settle([row("before")])
+        await asyncio.to_thread(postgres_server.stop, at_once=True)
+        try:
+            await ledger.settle([row("during")])
+            with pytest.raises(StoreUnavailable):
+                ledger.check()
+        finally:
+            await asyncio.to_thread(postgres_server.start)
+        await until(lambda: not ledger.gauges()["ledger_is_refusing"])
+        await ledger.settle([row("after")])
+        ledger.close()
+
+    run(work)
+    assert set(written(engine)) == {"before", "during", "after"}
+    engine.dispose()
 
 
 def test_power_safety_is_that_of_the_disk(tmp_path: Path) -> None:

@@ -53,7 +53,7 @@ class Ledger:
         self._clock = clock
         self._waiting: deque[Batch] = deque()
         self._tick: asyncio.TimerHandle | None = None
-        self._is_late = False
+        self._is_late = self._is_closed = False
         self._num_written = self._num_spilled = 0
 
     def check(self) -> None:
@@ -70,6 +70,13 @@ class Ledger:
         """
         loop = asyncio.get_running_loop()
         batch = Batch(rows, release, loop.create_future(), self._clock())
+        if self._is_closed:
+            # Who ends after everything else, as an answer that is cut off at the very end of the program.
+            self._write_elsewhere((batch,))
+            if self._spill is not None:
+                self._spill.close()
+            _set((batch,))
+            return batch.future
         self._waiting.append(batch)
         if self._tick is None:
             self._tick = loop.call_later(self._tick_s, self._look)
@@ -88,7 +95,11 @@ class Ledger:
         }
 
     def close(self) -> None:
-        """Write everything and stop; what the database does not take goes to the file. Blocks."""
+        """Write everything and stop; what the database does not take goes to the file, and so does what comes later.
+
+        Blocks.
+        """
+        self._is_closed = True
         if self._tick is not None:
             self._tick.cancel()
         left = self._writer.close(self._limits.wait_s)
