@@ -38,6 +38,8 @@ _TEXT_GROWTH: Final = 2
 """Plain text lengthens the shortest answer by itself, and perhaps its end is cut into tokens otherwise. So do digits
 behind a digit: what the rest of a number may need was counted with its first."""
 
+_PLAIN_TOKEN, _DIGITS_TOKEN, _ENDS_IN_DIGIT, _STOP_TOKEN = (1 << bit for bit in range(4))
+
 _HOPELESS_TOKENS: Final = 8
 _HOPELESS_SHARE: Final = 16
 """How long to go on before looking again for a completion where none was found: a share of what is left."""
@@ -270,25 +272,24 @@ class AnswerGuide:
     def _step(self, token: int, *, is_forced: bool = False) -> None:
         """Follow a token that the grammar allows."""
         assert self._matcher is not None
-        self._is_after_text = self._is_in_string and token in self._masks.plain
-        self._is_in_string = False
-        self._is_in_digits = self._is_after_digit and token in self._masks.digits
-        self._is_after_digit = token in self._masks.digit_ends
-        self._slack -= self._growth(is_forced=is_forced)
-        if token in self._vocabulary.stop_ids:
+        assert self._compiled is not None
+        kind = self._masks.kinds[token]
+        self._is_after_text = is_text = self._is_in_string and kind & _PLAIN_TOKEN != 0
+        self._is_in_digits = is_in_digits = self._is_after_digit and kind & _DIGITS_TOKEN != 0
+        self._is_in_string, self._is_after_digit = False, kind & _ENDS_IN_DIGIT != 0
+        # By how much the shortest answer may be longer with this token than it was before it was known.
+        if is_forced:
+            self._slack -= 1
+        elif is_in_digits or (is_text and self._compiled.has_free_strings):
+            self._slack -= _TEXT_GROWTH
+        else:
+            self._slack -= self._compiled.growth_tokens
+        if kind & _STOP_TOKEN:
             self._phase = "ended"  # the library takes no more tokens once nothing can follow
         else:
             self._matcher.consume_later(token)
 
     # Ending in time
-
-    def _growth(self, *, is_forced: bool) -> int:
-        """By how much the shortest answer may be longer with the last token than it was before it was known."""
-        assert self._compiled is not None
-        if is_forced:
-            return 1
-        is_text = self._is_in_digits or (self._is_after_text and self._compiled.has_free_strings)
-        return _TEXT_GROWTH if is_text else self._compiled.growth_tokens
 
     def _completion(self) -> list[int] | None:
         """A completion that fits what is left."""
@@ -340,13 +341,17 @@ class _Masks:
             for may_call in (False, True)
             for may_be_blank in (False, True)
         }
-        self.plain = frozenset(
-            token for token in vocabulary.plain_ids if _PLAIN.fullmatch(vocabulary.token_bytes[token])
-        )
-        self.digits = frozenset(token for token in vocabulary.plain_ids if vocabulary.token_bytes[token].isdigit())
-        self.digit_ends = frozenset(
-            token for token in vocabulary.plain_ids if vocabulary.token_bytes[token][-1:].isdigit()
-        )
+        self.kinds = bytearray(vocabulary.num_tokens)
+        """What a guide wants to know of each token, as bits."""
+        for token in vocabulary.plain_ids:
+            text = vocabulary.token_bytes[token]
+            self.kinds[token] = (
+                _PLAIN_TOKEN * (_PLAIN.fullmatch(text) is not None)
+                | _DIGITS_TOKEN * text.isdigit()
+                | _ENDS_IN_DIGIT * text[-1:].isdigit()
+            )
+        for token in stops:
+            self.kinds[token] = _STOP_TOKEN
         self._marks = marks
         self._thinking: dict[tuple[int, bool], bytes] = {}
 

@@ -339,8 +339,8 @@ class TaskRunner:
                 result=known.result or b"",
                 announcements=self._plan(known, shape),
             )
-        except Exception:  # noqa: BLE001 - the answer is worth more than an early announcement
-            _log.exception("An item of a task of the kind %s could not be written; it is announced later", known.kind)
+        except Exception as error:  # noqa: BLE001 - the answer is worth more than an early announcement
+            tell_fault(_log, "An item of a task could not be written; it is announced later", error)
             return
         self._sender.add(written or ())
 

@@ -47,6 +47,7 @@ assert _DRAW.size == ctypes.sizeof(DrawSpec)
 assert _LATE.size == ctypes.sizeof(LateMask)
 
 _DRAWN_BYTES = ctypes.sizeof(DrawnToken)
+assert int(MaskState.AWAITED) == 0, "a step's masks become awaited by being zeroed"
 _NO_LOGPROBS = -1
 _NOTHING, _TOKEN, _LOGITS = int(Want.NOTHING), int(Want.TOKEN), int(Want.LOGITS)  # plain: they are packed as they are
 _FAULTS = {
@@ -228,6 +229,8 @@ class NativeEngine(Engine):
         num_sources = sum([row.draw is not None and callable(row.draw.allowed) for row in rows])
         self._is_mask_late = num_sources > 0 and self._masks.is_worth_waking(num_sources)
         self._mask_jobs = []
+        if self._is_mask_late:
+            ctypes.memset(self._late_masks_at, 0, len(rows) * _LATE.size)
         for number, row in enumerate(rows):
             if row.sequence not in self._lengths:
                 raise ValueError(f"no sequence {row.sequence}")
@@ -301,15 +304,15 @@ class NativeEngine(Engine):
 
     def _begin_mask(self, number: int, source: MaskSource) -> tuple[bytes | None, int]:
         """A mask that is computed now; or none, and the address where it will stand or is known to fail."""
-        mask, state = None, MaskState.AWAITED
+        at = self._late_masks_at + number * _LATE.size
         if self._is_mask_late:
             self._mask_jobs.append(MaskJob(source, self._late_mask_places[number]))
-        else:
-            mask, state = self._masks.compute(source), MaskState.FAILED
+            return None, at
+        mask = self._masks.compute(source)
         if mask is not None:
             return mask, 0
-        _LATE.pack_into(self._late_masks, number * _LATE.size, 0, 0, state)
-        return None, self._late_masks_at + number * _LATE.size
+        _LATE.pack_into(self._late_masks, number * _LATE.size, 0, 0, MaskState.FAILED)
+        return None, at
 
     def _array(self, kind: str, values: Iterable[float]) -> tuple[int, int]:
         """Address and length of a copy that lives as long as the step."""
