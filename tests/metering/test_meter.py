@@ -22,9 +22,11 @@ from deepserve.core.errors import BackendFailure, InvalidField, Overloaded, Stor
 from deepserve.core.events import Event, Failed, Finished, Started, UsageReported
 from deepserve.core.provider import ServedBy
 from deepserve.core.request import RequestId, ServerTool
+from deepserve.core.routing import RoutingWishes
 from deepserve.core.usage import Usage
 from deepserve.gateway import Gateway
 from deepserve.metering.meter import Meter
+from deepserve.routing.router import Router
 from deepserve.tools.tool_loop import ToolLoop
 from deepserve.tools.toolbox import Toolbox
 from tests.metering.setup import (
@@ -375,3 +377,22 @@ def test_names_of_other_services_fit_any_database() -> None:
     assert (row.provider, row.fingerprint) == ("a?b", "??")
     assert row.served_by.startswith("a?b/m?xxx")
     assert len(row.served_by) <= 200
+
+
+def test_both_lanes_of_an_escalation_are_on_one_bill() -> None:
+    rules = (
+        Rule(when=When(model=FLASH), reply=Reply(text="I am not sure")),
+        Rule(when=When(model=PRO), reply=Reply(text="42, certainly")),
+    )
+    router = Router(load_prices())
+    gateway, ledger = metered(ScriptedBackend(Script(rules=rules)), router=router)
+    heard = hear(gateway, request(model="deepseek-v4-auto", routing=RoutingWishes(test="42")))
+    assert [(row.number, row.request_id, row.model, row.outcome) for row in ledger.kept] == [
+        (1, "r" * 32, FLASH, "stop"),
+        (2, "r" * 32, PRO, "stop"),
+    ]
+    assert all(row.total_pico_usd for row in ledger.kept)
+    cost = told(heard)
+    assert cost is not None
+    assert cost.total_usd == usd_of(sum(row.total_pico_usd for row in ledger.kept))
+    assert cost.price is None, "two prices were applied"
