@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import signal
 import socket
@@ -23,6 +24,7 @@ from deepserve.cli import main
 from deepserve.config import Settings
 from deepserve.server.run import bind
 from deepserve.server.worker_metrics import merge
+from deepserve.server.workers import Supervisor, _Child
 from deepserve.store.database import open_database
 from deepserve.store.tables import ledger
 from tests.conftest import running_server
@@ -123,6 +125,15 @@ def test_a_signal_ends_all_workers_and_the_supervisor_last(number: signal.Signal
     assert (output.splitlines()[2:], errors, running.process.returncode) == (["returned"], "", 0)
 
 
+def test_what_asks_for_a_reload_is_passed_on_to_every_worker(tmp_path: Path) -> None:
+    with program(tmp_path, 2, "listens") as running:
+        for _ in range(2):
+            running.ready()
+        for _ in range(2):
+            running.process.send_signal(signal.SIGHUP)
+            assert sorted(running.line() for _ in range(2)) == ["heard 0", "heard 1"]
+
+
 def test_workers_that_lose_their_supervisor_end(tmp_path: Path) -> None:
     with program(tmp_path, 2) as running:
         address = running.ready().address
@@ -174,3 +185,35 @@ def test_metrics_of_workers_stand_together_each_with_its_label() -> None:
         *("# HELP b B.", "# TYPE b gauge", 'b{worker="0"} 2.0'),
         *("# HELP c C.", "# TYPE c gauge", 'c{worker="2"} 3.0'),
     ]
+
+
+def test_a_worker_that_keeps_dying_is_begun_again_ever_later(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """And one that had lived for long at once."""
+    now = [0.0]
+    begun: list[float] = []
+    supervisor = Supervisor(1, lambda _: None, grace_s=1.0, clock=lambda: now[0])
+    supervisor._has_answered = True
+
+    def begin(number: int, *_: object) -> None:
+        begun.append(now[0])
+        news, other = os.pipe()
+        os.close(other)
+        supervisor._children[1] = _Child(number=number, process=1, news=news, begun_at=now[0])
+
+    def die() -> None:
+        supervisor._bury()
+        while supervisor._due:
+            now[0] = min(supervisor._due.values())
+            supervisor._begin_due(tmp_path, 0, 0)
+
+    monkeypatch.setattr(supervisor, "_begin", begin)
+    monkeypatch.setattr(os, "waitpid", lambda process, _: (process, 9))
+    begin(0)
+    for _ in range(8):
+        die()
+    pauses = [after - before for before, after in itertools.pairwise(begun)]
+    assert pauses == [0.0, 0.5, 1.0, 2.0, 4.0, 8.0, 15.0, 15.0]
+    now[0] += 31.0
+    die()
+    assert begun[-1] - begun[-2] == 31.0
+    os.close(supervisor._children[1].news)

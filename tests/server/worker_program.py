@@ -1,11 +1,13 @@
 """A server of several workers with a scripted back end. Run by test_workers.py.
 
-Arguments: the state directory or a database's address, how many workers, and `refuses` for workers that cannot begin.
+Arguments: the state directory or a database's address, how many workers, and `refuses` for workers that cannot begin,
+or `listens` for workers that only tell of each SIGHUP they hear.
 """
 
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from pathlib import Path
 
@@ -22,7 +24,7 @@ def say(*words: object) -> None:
     sys.stdout.flush()
 
 
-def main(place: str, count: int, *, is_refused: bool) -> None:
+def main(place: str, count: int, mode: str) -> None:
     settings = Settings(
         port=0,
         state_dir=None if place.startswith("postgresql://") else Path(place),
@@ -33,7 +35,13 @@ def main(place: str, count: int, *, is_refused: bool) -> None:
     listening = bind_all(settings, has_keys=False)
 
     def work(worker: Worker) -> None:
-        if is_refused:
+        if mode == "listens":
+            signal.signal(signal.SIGHUP, lambda _number, _frame: say("heard", worker.number))
+            say("ready", worker.number, os.getpid(), "nowhere")
+            worker.tell()
+            while True:
+                signal.pause()
+        if mode == "refuses":
             raise ConfigurationError("This worker cannot begin.")
 
         def on_ready(address: str, _: object) -> None:
@@ -56,6 +64,6 @@ def main(place: str, count: int, *, is_refused: bool) -> None:
 
 if __name__ == "__main__":
     try:
-        main(sys.argv[1], int(sys.argv[2]), is_refused=sys.argv[3:] == ["refuses"])
+        main(sys.argv[1], int(sys.argv[2]), "".join(sys.argv[3:]))
     except ConfigurationError as error:
         sys.exit(error.message)
