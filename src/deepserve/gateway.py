@@ -120,7 +120,7 @@ class Gateway:
 
     async def _answer_admitted(self, request: Request, turnstile: Turnstile) -> AsyncGenerator[Event]:
         """Within the limits of the key."""
-        async with turnstile.admit(request, self.count) as permit, aclosing(self._answer(request, permit)) as events:
+        async with turnstile.admit(request, self._count) as permit, aclosing(self._answer(request, permit)) as events:
             async for event in events:
                 yield event
 
@@ -229,6 +229,10 @@ class Gateway:
 
     async def count(self, request: Request) -> int:
         """Prompt tokens the request would be billed for; where the choice of the model is open, in its usual lane."""
+        self.check(request)
+        return await self._count(request)
+
+    async def _count(self, request: Request) -> int:
         if self._router is not None:
             request = self._router.in_usual_lane(request)
         self._check_model(request)

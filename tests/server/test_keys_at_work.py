@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import secrets
 from collections.abc import Iterator
@@ -16,12 +17,14 @@ from sqlalchemy import select
 
 from deepserve.catalog.price_table import load_prices
 from deepserve.config import Settings, WaitLimits
-from deepserve.core.tenant import Budgets, Grant, RateLimits, TenantId
+from deepserve.core.tenant import Budgets, Grant, KeyId, RateLimits, Tenant, TenantId
+from deepserve.server import known_keys
 from deepserve.store.database import Database, open_database
 from deepserve.store.keys import KeyStore, NewKey
 from deepserve.store.spending import read_spending
 from deepserve.store.tables import ledger, reservations
 from tests.server.live import PATIENCE_S, LiveServer, live_server, scripted
+from tests.server.runware.setup import Client
 
 Json = Any
 """Bodies as clients write and read them."""
@@ -334,3 +337,37 @@ def test_runwares_account_tells_its_keys_and_what_it_has_used(site: Site) -> Non
     refused = httpx.post(site.live.address + "/v1", json=[{**task[0], "operation": "x"}], headers=headers)
     assert refused.status_code == 400
     assert refused.json()["errors"][0]["parameter"] == "operation"
+
+
+# Beside answers
+
+
+def test_tokens_are_counted_for_those_alone_who_may_ask(site: Site) -> None:
+    path, key = "/anthropic/v1/messages/count_tokens", site.key(models=frozenset(("deepseek-v4-pro",)))
+    assert site.ask(key, "messages", path=path).status_code == 403
+    assert site.ask(key, "messages", path=path, model="deepseek-v4-pro").status_code == 200
+
+
+def test_work_for_later_is_refused_when_it_is_handed_in(site: Site) -> None:
+    key = site.key(models=frozenset(("deepseek-v4-pro",)))
+    assert site.ask(key, "responses", background=True).status_code == 403
+    task = {**_task()[0], "deliveryMethod": "async"}
+    headers = {"authorization": f"Bearer {key.secret}"}
+    assert httpx.post(site.live.address + "/v1", json=[task], headers=headers).status_code == 403
+
+
+def test_a_connection_that_is_open_does_not_outlive_its_key(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whose it is was asked once, at the beginning of a connection that may last for days."""
+    monkeypatch.setattr(known_keys, "_FRESH_S", 0.0)
+    tenants = {"one": Tenant(id=_TENANT, key=KeyId("key-1"), grant=Grant())}
+
+    class Keys:
+        def find(self, key: str) -> Tenant | None:
+            return tenants.get(key)
+
+    with live_server(lookups=(Keys(),)) as live, contextlib.closing(Client(live)) as client:
+        client.log_in("one")
+        assert "data" in client.ask(_task()[0])
+        del tenants["one"]
+        (error,) = client.ask(_task()[0])["errors"]
+        assert error["code"] == "invalidApiKey"

@@ -12,16 +12,17 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from uuid import UUID
 
+from starlette.datastructures import Headers
 from starlette.types import Receive, Scope, Send
 from starlette.websockets import WebSocket, WebSocketDisconnect, WebSocketState
 
-from deepserve.core.errors import DeepserveError, EngineFailure
+from deepserve.core.errors import AuthenticationFailed, DeepserveError, EngineFailure, StoreUnavailable
 from deepserve.core.messages import Json
 from deepserve.core.tenant import Tenant
 from deepserve.dialects.runware.errors import TaskRefused, error_body, wire_error
 from deepserve.dialects.runware.request import read_tasks, task_type_of, task_uuid_of
 from deepserve.dialects.runware.wire import WireError, encode
-from deepserve.server.access import ANONYMOUS
+from deepserve.server.access import ANONYMOUS, key_of
 from deepserve.server.endpoint import work_on
 from deepserve.server.runware.desk import Desk, Handled
 from deepserve.server.runware.sessions import Session, Sessions
@@ -59,7 +60,8 @@ class SocketEndpoint:
             await socket.close()  # before it was accepted: HTTP 403
             return
         await socket.accept()
-        await Connection(socket, tenant, self._site, self._desk, self._sessions, self._new_id).run()
+        key = key_of(Headers(scope=scope)) or None
+        await Connection(socket, tenant, key, self._site, self._desk, self._sessions, self._new_id).run()
 
 
 class Connection:
@@ -69,13 +71,16 @@ class Connection:
         self,
         socket: WebSocket,
         tenant: Tenant,
+        key: str | None,
         site: Site,
         desk: Desk,
         sessions: Sessions,
         new_id: Callable[[], UUID],
     ) -> None:
+        """key: by which the tenant is known; None: it is not known yet, or none is needed."""
         self._socket = socket
         self._tenant = tenant
+        self._key = key
         self._site = site
         self._desk = desk
         self._sessions = sessions
@@ -161,6 +166,7 @@ class Connection:
         except DeepserveError as error:
             self._session.post(encode({"errors": [wire_error(error)]}))
             return
+        await self._look_again()
         for task in tasks:
             if task.get("taskType") == "authentication":
                 await self._log_in(task)
@@ -177,6 +183,18 @@ class Connection:
                 self._session.num_tasks += 1
                 self._desk.supervise(self._work(self._session, self._tenant, task))
 
+    async def _look_again(self) -> None:
+        """A key may have been revoked since it came, or may do less: a connection can last for days."""
+        if self._key is None:
+            return
+        try:
+            self._tenant = await self._site.access.tenant_of(self._key)
+        except AuthenticationFailed as error:
+            self._tenant, self._key = ANONYMOUS, None
+            self._why_unknown = error
+        except StoreUnavailable:
+            return  # nothing is answered meanwhile; who asks is not in doubt for that
+
     async def _log_in(self, task: Mapping[str, Json]) -> None:
         key, wanted = task.get("apiKey"), task.get("connectionSessionUUID")
         if not isinstance(key, str) or not key:
@@ -187,7 +205,7 @@ class Connection:
         except DeepserveError as error:
             self._post_login_error(error)
             return
-        before, self._tenant = self._session, tenant
+        before, self._tenant, self._key = self._session, tenant, key
         resumed = None
         if isinstance(wanted, str) and wanted != before.name:
             resumed = self._sessions.resume(wanted, tenant.id, self)
