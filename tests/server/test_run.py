@@ -5,12 +5,15 @@ import signal
 import socket
 import subprocess
 import sys
+from datetime import UTC, datetime
 
 import pytest
 
 from deepserve.config import Settings
 from deepserve.core.errors import ConfigurationError
+from deepserve.server import run
 from deepserve.server.run import bind
+from deepserve.store.database import clock_difference_s, open_database
 from tests.server.live import PATIENCE_S
 
 
@@ -72,3 +75,19 @@ def test_a_signal_stops_the_server_and_closes_the_back_end(number: signal.Signal
         output, errors = process.communicate(timeout=PATIENCE_S + 10)
     assert output == "closed\nreturned\n"
     assert (process.returncode, errors) == (0, "")
+
+
+@pytest.mark.parametrize(("minutes", "said"), [(5, "300 s ahead of"), (-5, "300 s behind"), (0, None)])
+def test_a_clock_that_differs_from_the_databases_is_told_of(
+    minutes: int,
+    said: str | None,
+    postgres_place: str,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    database = open_database(postgres_place)
+    difference_s = clock_difference_s(database, datetime.now(UTC))
+    monkeypatch.setattr(run, "clock_difference_s", lambda *_: difference_s + 60 * minutes)
+    run._compare_clocks(database, Settings())
+    database.dispose()
+    assert said in caplog.text if said else not caplog.records

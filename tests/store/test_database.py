@@ -23,6 +23,7 @@ from deepserve.store.database import (
     HEAD,
     Database,
     Place,
+    clock_difference_s,
     hold,
     insert_new,
     insert_or_replace,
@@ -95,6 +96,12 @@ def test_instants_come_back_as_they_went_whatever_their_zone(database: Database)
             query = select(webhook_secrets.c.version).where(webhook_secrets.c.created_at <= there)
             assert connection.execute(query).scalars().all() == [0]
             assert connection.execute(select(webhook_secrets.c.created_at)).scalars().first() == there
+
+
+def test_clocks_are_compared_by_the_databases(database: Database) -> None:
+    now = datetime.now(UTC)
+    ahead_s = clock_difference_s(database, now + timedelta(minutes=5))
+    assert ahead_s == (pytest.approx(300, abs=30) if is_shared(database) else 0)
 
 
 def test_a_row_is_new_once(database: Database) -> None:

@@ -43,7 +43,7 @@ from deepserve.server.refit import refit_of
 from deepserve.server.reload import Reloader, Source
 from deepserve.server.worker_metrics import WorkerMetrics
 from deepserve.server.workers import Worker
-from deepserve.store.database import Database, is_shared
+from deepserve.store.database import Database, clock_difference_s, is_shared
 from deepserve.store.key_record import KeyRecord
 from deepserve.store.ledger import Ledger
 from deepserve.store.ledger_record import LedgerRecord
@@ -202,6 +202,8 @@ async def _serve(
     sealer = open_sealer(settings.state_dir, shared_secret)
     # Whether a client's next request may come to another process.
     has_others = database is not None and (worker is not None or is_shared(database))
+    if database is not None:
+        _compare_clocks(database, settings)
     await backend.start()
     try:
         async with tools:
@@ -310,6 +312,18 @@ async def _serve(
                     await asyncio.to_thread(ledger.close)
     finally:
         await backend.close()
+
+
+def _compare_clocks(database: Database, settings: Settings) -> None:
+    """Servers that share tasks take each other for dead when their clocks differ by more than a lease."""
+    ahead_s = clock_difference_s(database, _now())
+    if abs(ahead_s) > settings.tasks.lease_s / 3:
+        _log.warning(
+            "This machine's clock is %.0f s %s that of the database: set both by the network, or servers that share it "
+            "take over each other's tasks.",
+            abs(ahead_s),
+            "ahead of" if ahead_s > 0 else "behind",
+        )
 
 
 def _now() -> datetime:

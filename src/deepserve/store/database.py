@@ -11,6 +11,7 @@ import os
 import sqlite3
 import stat
 from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -132,6 +133,15 @@ def open_memory_database() -> Engine:
 def is_shared(database: Database) -> bool:
     """Whether other machines may use the same database."""
     return _is_postgres(database)
+
+
+def clock_difference_s(database: Database, now: datetime) -> float:
+    """How far `now` is ahead of the database's clock, by which several servers can compare theirs."""
+    if not _is_postgres(database):
+        return 0.0
+    with database.connect() as connection:
+        there: datetime = connection.execute(select(func.clock_timestamp())).scalar_one()
+    return (now - there).total_seconds()
 
 
 def hold(connection: Connection, name: str) -> None:
