@@ -54,7 +54,8 @@ class Habits(msgspec.Struct, frozen=True, kw_only=True):
 
     forms          what it does with forms: follows them, follows those alone that are no grammars of ours and refuses
                    the others, takes them and does nothing, refuses all
-    is_deaf        pays no attention to `logit_bias`
+    is_deaf        pays no attention to `logit_bias` and `allowed_token_ids`
+    drafts         drafts ahead, as vLLM does: then it refuses `logit_bias` and `min_p`
     tells_hits     how many tokens of a prompt it had cached
     is_incremental  SGLang's events hold new tokens only
     trims_stop     the token that ends an answer is left out
@@ -65,6 +66,7 @@ class Habits(msgspec.Struct, frozen=True, kw_only=True):
 
     forms: Literal["follow", "plain", "ignore", "refuse"] = "follow"
     is_deaf: bool = False
+    drafts: bool = False
     tells_hits: bool = True
     is_incremental: bool = False
     trims_stop: bool = False
@@ -186,6 +188,11 @@ class FakeServer:
             seed=int(_given(asked.seed)),
             num_top_logprobs=asked.logprobs,
         )
+        if self.habits.drafts and (draw.logit_bias or draw.min_p):
+            words = "The min_p and logit_bias sampling parameters are not yet supported with speculative decoding."
+            return self._refusal(400, words)
+        if asked.allowed_token_ids:
+            draw = msgspec.structs.replace(draw, allowed=self._source.vocabulary.mask(asked.allowed_token_ids))
         form = asked.structured_outputs
         kind = next((kind for kind in ("grammar", "json", "regex", "choice") if form and getattr(form, kind)), None)
         try:
@@ -300,7 +307,7 @@ class FakeServer:
         response = web.StreamResponse(headers={"Content-Type": "text/event-stream; charset=utf-8"})
         await response.prepare(request)
         if self.habits.is_deaf:
-            draw = msgspec.structs.replace(draw, logit_bias={})
+            draw = msgspec.structs.replace(draw, logit_bias={}, allowed=None)
         generation = Generation(
             prompt=prompt,
             draws=(draw,),

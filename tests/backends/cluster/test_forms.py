@@ -12,14 +12,15 @@ from deepserve.backends.cluster.asking import Ask, ServerForm
 from deepserve.backends.cluster.backend import ClusterBackend
 from deepserve.backends.cluster.form_levels import FormLevels
 from deepserve.core.answer import Answer
-from deepserve.core.errors import BackendFailure, DeepserveError, UnfitAnswer
+from deepserve.core.errors import BackendFailure, DeepserveError, UnfitAnswer, UnsupportedFeature
 from deepserve.core.request import ResponseFormat
 from deepserve.core.sampling import Sampling
 from deepserve.engine.interface import Draw
 from tests.backends.cluster.conftest import Pair
 from tests.backends.cluster.fake_cluster import FakeServer, Habits
 from tests.backends.cluster.setup import answer, with_cluster
-from tests.backends.cluster.test_same_answers import REQUESTS, asked
+from tests.backends.cluster.test_same_answers import REQUESTS, asked, both
+from tests.backends.cluster.test_same_answers import told as said
 
 JSON, CHOICE = REQUESTS["JSON by a schema"], REQUESTS["a choice"]
 CALL = REQUESTS["a call demanded"]
@@ -143,3 +144,59 @@ def test_a_level_that_was_never_taken_is_given_up() -> None:
     levels.note_taken(ASK)  # without a form
     assert levels.note_refused(msgspec.structs.replace(ASK, form=FORM)) == "plain"
     assert levels.current == "plain"
+
+
+@pytest.mark.parametrize("name", ["a choice", "JSON by a schema", "a call demanded", "a pattern"])
+def test_a_server_that_drafts_ahead_is_held_to_forms_without_a_bias(noise: Pair, name: str) -> None:
+    """vLLM refuses `logit_bias` then, but takes a list of the tokens that may be drawn."""
+    request = msgspec.structs.replace(
+        REQUESTS[name], sampling=Sampling(temperature=0.0, num_top_logprobs=0), max_output_tokens=60
+    )
+    here, there = both(noise, request, "vllm", Habits(forms="ignore", drafts=True))
+    assert said(there) == said(here)
+
+
+def test_penalties_go_on_without_a_bias_where_the_server_takes_none(shipped: Pair) -> None:
+    async def main(backend: ClusterBackend, servers: list[FakeServer]) -> int:
+        request = msgspec.structs.replace(
+            REQUESTS["penalties"], sampling=Sampling(temperature=0.0, frequency_penalty=0.5)
+        )
+        (result,) = (await answer(backend, request)).results
+        assert result.finished.reason in ("stop", "length")
+        first = sum("logit_bias" in body for body in servers[0].asked)
+        await answer(backend, request)
+        return first + 1000 * (sum("logit_bias" in body for body in servers[0].asked) - first)
+
+    # One request is refused for its bias; from then on none has one.
+    assert with_cluster(shipped.source, shipped.model, main, Habits(drafts=True, breaks_after=6)) == 1
+
+
+@pytest.mark.parametrize(("knob", "value"), [("logit_bias", {5: 1.0}), ("min_p", 0.1)], ids=["logit_bias", "min_p"])
+def test_a_knob_that_the_server_does_not_take_is_named(shipped: Pair, knob: str, value: object) -> None:
+    request = msgspec.structs.replace(
+        REQUESTS["a question"], sampling=msgspec.structs.replace(Sampling(temperature=1.0), **{knob: value})
+    )
+
+    async def main(backend: ClusterBackend, servers: list[FakeServer]) -> DeepserveError:
+        with pytest.raises(UnsupportedFeature, match=f"does not take `{knob}`") as raised:
+            await answer(backend, request)
+        return raised.value
+
+    assert with_cluster(shipped.source, shipped.model, main, Habits(drafts=True)).field == knob
+
+
+@pytest.mark.parametrize("kind", ["vllm", "sglang"])
+def test_frequency_penalties_are_not_forgotten_where_a_server_broke_off(shipped: Pair, kind: str) -> None:
+    request = msgspec.structs.replace(REQUESTS["penalties"], sampling=Sampling(temperature=0.0, frequency_penalty=0.9))
+    here, there = both(shipped, request, kind, Habits(breaks_after=6))
+    assert said(there) == said(here)
+
+
+def test_a_server_that_charges_prompts_is_not_told_of_penalties_twice(shipped: Pair) -> None:
+    async def main(backend: ClusterBackend, servers: list[FakeServer]) -> list[bool]:
+        await answer(backend, REQUESTS["penalties"])
+        return ["logit_bias" in body for body in servers[0].asked]
+
+    asked_with = with_cluster(shipped.source, shipped.model, main, Habits(breaks_after=6), kind="llamacpp")
+    assert len(asked_with) > 1
+    assert not any(asked_with)

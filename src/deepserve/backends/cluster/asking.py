@@ -37,6 +37,7 @@ class Ask(msgspec.Struct, frozen=True, kw_only=True):
     prompt       every token so far, of the prompt and of the answer
     draw         only its knobs, its seed and its number of log-probabilities are asked for
     stop_tokens  end the continuation, and are its last token
+    only         the tokens that may be drawn, for servers that can be told them; empty: all
     salt         prompts share cached prefixes only with those of the same salt
     """
 
@@ -47,6 +48,7 @@ class Ask(msgspec.Struct, frozen=True, kw_only=True):
     draw: Draw
     form: ServerForm | None = None
     level: FormLevel = "grammar"
+    only: tuple[int, ...] = ()
     salt: str
 
 
@@ -112,6 +114,8 @@ class Wire(Protocol):
     ask_path      where continuations are asked for
     names_models  a server may have several models, and is told which
     levels        what it can be told of forms, the most telling first
+    lists_tokens  it can be told which tokens may be drawn, by `only`
+    charges_prompts  its penalties count the tokens of prompts, too
     """
 
     @property
@@ -131,6 +135,12 @@ class Wire(Protocol):
 
     @property
     def levels(self) -> tuple[FormLevel, ...]: ...
+
+    @property
+    def lists_tokens(self) -> bool: ...
+
+    @property
+    def charges_prompts(self) -> bool: ...
 
     def encode(self, ask: Ask) -> bytes: ...
 

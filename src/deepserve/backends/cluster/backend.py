@@ -69,8 +69,9 @@ class ClusterBackend:
     ) -> None:
         self._provider = provider
         self._model = model
+        self._wire = wire
         self._replicas = replicas
-        self._levels = FormLevels(wire.levels, name=provider.id)
+        self._levels = FormLevels(wire.levels, name=provider.id, takes_bias=not wire.charges_prompts)
         self._composer = Composer(
             model,
             num_tokens=model.tokenizer.vocab_size,
@@ -164,6 +165,7 @@ class ClusterBackend:
             end_think=tokenizer.special_id(END_THINK),
             mark=self._composer.markup.mark_id,
             end=tokenizer.eos_id,
+            lists_tokens=self._wire.lists_tokens,
             num_losses=max(2, len(self._replicas)),
         )
         source: Callable[[Ask], AsyncGenerator[Part]] = partial(self._replicas.ask, key=key)

@@ -25,7 +25,7 @@ from deepserve.backends.cluster.asking import Ask, FormLevel, Part, Refused, Ser
 from deepserve.backends.cluster.form_levels import FormLevels
 from deepserve.backends.cluster.token_masks import allows, few_tokens, only_token
 from deepserve.backends.tokens.composer import Work
-from deepserve.core.errors import BackendFailure, DeepserveError, UnfitAnswer
+from deepserve.core.errors import BackendFailure, DeepserveError, UnfitAnswer, UnsupportedFeature
 from deepserve.engine.interface import Draw, Drawn
 from deepserve.grammar.compiler import CompiledForm, Entry
 
@@ -63,6 +63,7 @@ class CourseRules(msgspec.Struct, frozen=True, kw_only=True):
     end_think    ends thinking
     mark         begins tool markup
     end          ends an answer
+    lists_tokens as `Wire` has it
     num_losses   so many servers may go away, one after the other, before the answer is given up
     """
 
@@ -71,6 +72,7 @@ class CourseRules(msgspec.Struct, frozen=True, kw_only=True):
     end_think: int
     mark: int
     end: int
+    lists_tokens: bool
     num_losses: int
 
 
@@ -193,7 +195,9 @@ class Course:
     def _left(self) -> int:
         return self._work.max_tokens - len(self._output)
 
-    def _ask(self, form: ServerForm | None, *, max_tokens: int, draw: Draw | None = None) -> Ask:
+    def _ask(
+        self, form: ServerForm | None, *, max_tokens: int, draw: Draw | None = None, only: tuple[int, ...] = ()
+    ) -> Ask:
         return Ask(
             model=self._rules.model,
             prompt=[*self._work.prompt, *self._output],
@@ -202,6 +206,7 @@ class Course:
             draw=draw if draw is not None else self._continued_draw(),
             form=form,
             level=self._level or self._levels.current,
+            only=only,
             salt=self._rules.salt,
         )
 
@@ -212,7 +217,7 @@ class Course:
         if not output:
             return draw
         bias = dict(draw.logit_bias)
-        if draw.frequency_penalty or draw.presence_penalty:
+        if self._levels.takes_bias and (draw.frequency_penalty or draw.presence_penalty):
             for token, count in Counter(output).items():
                 penalty = draw.frequency_penalty * count + draw.presence_penalty
                 bias[token] = bias.get(token, 0.0) - penalty
@@ -247,7 +252,16 @@ class Course:
         )
 
     def _lower(self, ask: Ask, refusal: Refused) -> None:
-        """Tell the server less of the form; what it refuses without one is over."""
+        """Tell the server less; what it refuses all the same is over."""
+        for knob in ("logit_bias", "min_p"):
+            if knob in refusal.message and getattr(self._draw, knob):
+                raise UnsupportedFeature(
+                    f"The cluster does not take `{knob}`: {refusal.message[:300]}", field=knob
+                ) from refusal
+        if "logit_bias" in refusal.message and ask.draw.logit_bias and self._levels.takes_bias:
+            self._levels.takes_bias = False
+            self._num_idle = 0
+            return
         if ask.form is None or ask.level == "none" or refusal.status not in _REFUSALS:
             raise _refused(refusal) from refusal
         self._level = self._levels.note_refused(ask)
@@ -353,6 +367,12 @@ class Course:
             raise UnfitAnswer("The model left the form of this answer again and again. Please retry.")
         mask = await self._off_loop(self._known_mask)
         assert mask is not None
+        if self._rules.lists_tokens:
+            allowed = tuple(few_tokens(mask, most=8 * len(mask)))
+            found = await self._first(self._ask(None, max_tokens=1, only=allowed))
+            if found is not None and allows(mask, found.token):
+                return await self._put(found)
+            raise UnfitAnswer("The model could not be held to the form of this answer. Please retry.")
         listed = few_tokens(mask, most=_MAX_LISTED)
         unwanted = {wrong.token, *(token for token, _ in wrong.top if not allows(mask, token))}
         for _ in range(_MAX_TRIES):
@@ -368,13 +388,16 @@ class Course:
             if found is None:
                 continue
             if allows(mask, found.token):
-                accepted = await self._off_loop(partial(self._accept, found.token))
-                if accepted != found.token:
-                    return self._sure(accepted)
-                wanted = self._draw.num_top_logprobs
-                return Drawn(found.token) if wanted is None else Drawn(found.token, found.logprob, found.top[:wanted])
+                return await self._put(found)
             unwanted |= {found.token, *(token for token, _ in found.top if not allows(mask, token))}
         raise UnfitAnswer("The model could not be held to the form of this answer. Please retry.")
+
+    async def _put(self, found: Drawn) -> Drawn:
+        accepted = await self._off_loop(partial(self._accept, found.token))
+        if accepted != found.token:
+            return self._sure(accepted)
+        wanted = self._draw.num_top_logprobs
+        return Drawn(found.token) if wanted is None else Drawn(found.token, found.logprob, found.top[:wanted])
 
     async def _first(self, ask: Ask) -> Drawn | None:
         try:

@@ -12,15 +12,19 @@ _log = logging.getLogger(__name__)
 class FormLevels:
     """levels: what its protocol can tell, the most telling first.
 
+    takes_bias  `logit_bias` may say what the output has cost its tokens; vLLM refuses it while it drafts ahead, and
+                llama.cpp counts those tokens itself
+
     A level that is refused before it was ever taken is given up for good: the server has no such grammars. One that
     was taken before is left out for the one form that was refused.
     """
 
-    def __init__(self, levels: tuple[FormLevel, ...], *, name: str) -> None:
+    def __init__(self, levels: tuple[FormLevel, ...], *, name: str, takes_bias: bool = True) -> None:
         self._levels = levels
         self._name = name
         self._taken: set[FormLevel] = set()
         self.current: FormLevel = levels[0]
+        self.takes_bias = takes_bias
 
     def note_taken(self, ask: Ask) -> None:
         self._taken.add(form_level(ask))

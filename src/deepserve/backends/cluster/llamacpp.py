@@ -69,6 +69,8 @@ class LlamaCppWire:
     models_path = "/props"
     names_models = False
     levels: tuple[FormLevel, ...] = ("plain", "none")
+    lists_tokens = False
+    charges_prompts = True
 
     def encode(self, ask: Ask) -> bytes:
         draw = ask.draw

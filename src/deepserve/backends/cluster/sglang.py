@@ -62,6 +62,8 @@ class SglangWire:
     models_path = "/v1/models"
     names_models = False
     levels: tuple[FormLevel, ...] = ("grammar", "plain", "none")
+    lists_tokens = False
+    charges_prompts = False
 
     def encode(self, ask: Ask) -> bytes:
         draw = ask.draw

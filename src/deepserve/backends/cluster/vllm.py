@@ -64,6 +64,8 @@ class VllmWire:
     models_path = "/v1/models"
     names_models = True
     levels: tuple[FormLevel, ...] = ("grammar", "plain", "none")
+    lists_tokens = True
+    charges_prompts = False
 
     def encode(self, ask: Ask) -> bytes:
         draw = ask.draw
@@ -86,6 +88,8 @@ class VllmWire:
         }
         if draw.logit_bias:
             body["logit_bias"] = {str(token): bias for token, bias in draw.logit_bias.items()}
+        if ask.only:
+            body["allowed_token_ids"] = list(ask.only)
         if draw.num_top_logprobs is not None:
             body["logprobs"] = draw.num_top_logprobs
             body["return_tokens_as_token_ids"] = True
