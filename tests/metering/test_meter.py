@@ -234,6 +234,14 @@ def test_when_all_attempts_have_failed_each_has_a_row() -> None:
     assert [row.outcome for row in ledger.kept] == ["a", "b", "backend_failure"], "a refused request did no work"
 
 
+def test_an_error_that_ends_several_results_tells_its_attempts_once() -> None:
+    error = BackendFailure("no")
+    error.earlier = (FailedAttempt(provider="a", model=FLASH, code="x", began_at=NOON, ended_at=NOON),)
+    gateway, ledger = metered(Saying([started(), Failed(error=error), Failed(error=error, result=1)]))
+    hear(gateway, request(num_results=2))
+    assert [(row.number, row.outcome) for row in ledger.kept] == [(1, "x"), (2, "backend_failure")]
+
+
 # Those who leave.
 
 

@@ -237,8 +237,8 @@ class Attempt:
     """One call of a back end, heard event by event. `end` it once."""
 
     __slots__ = (
-        *("_bill", "_checked", "_first_at", "_has_ended", "_letters", "_meter", "_outcome", "_request", "_route"),
-        *("_started", "_stated", "_tokens", "_usage", "charge", "earlier", "num_finished"),
+        *("_bill", "_checked", "_first_at", "_has_ended", "_letters", "_meter", "_noted", "_outcome", "_request"),
+        *("_route", "_started", "_stated", "_tokens", "_usage", "charge", "earlier", "num_finished"),
     )
 
     def __init__(self, meter: Meter, bill: Bill, request: Request, route: str | None) -> None:
@@ -255,6 +255,7 @@ class Attempt:
         self._outcome = "client_left"
         self._checked: Checked | None = None
         self._has_ended = False
+        self._noted: DeepserveError | None = None
         self.num_finished = 0
         self.charge: Charge | None = None
         self.earlier: Sequence[Charge] = ()
@@ -279,7 +280,7 @@ class Attempt:
                 self._outcome = event.reason
                 self._checked = worst_check((self._checked, event.checked))
             case Failed():
-                self._note_earlier(event.error.earlier)
+                self._note_error(event.error)
             case Started():
                 self._started = event
                 self._checked = event.checked
@@ -299,6 +300,8 @@ class Attempt:
             return None
         self._has_ended = True
         started = self._started
+        if error is not None:
+            self._note_error(error)
         if started is None:
             self._note_unbegun(error)
             return None
@@ -379,11 +382,7 @@ class Attempt:
 
     def _note_unbegun(self, error: DeepserveError | None) -> None:
         """An attempt of which no event came. Who refused a request as it is has done nothing for it."""
-        if error is None:
-            return
-        if error.earlier:
-            self._note_earlier(error.earlier)
-        elif isinstance(error, ServingError):
+        if isinstance(error, ServingError) and not error.earlier:
             self._bill.add(
                 self._row(
                     served_by=_NOBODY,
@@ -394,6 +393,12 @@ class Attempt:
                     ended_at=self._elapsed(),
                 )
             )
+
+    def _note_error(self, error: DeepserveError) -> None:
+        """One error may end several results, and be raised besides."""
+        if error is not self._noted:
+            self._noted = error
+            self._note_earlier(error.earlier)
 
     def _note_earlier(self, attempts: Sequence[FailedAttempt]) -> None:
         """What others did before this one; it costs what they say they took, and nothing where they say nothing."""
