@@ -28,6 +28,7 @@ from deepserve.outgoing.errors import OutgoingError
 from deepserve.store.database import Database, is_shared, is_text, tell_fault
 from deepserve.store.deliveries import DeliveryStore
 from deepserve.store.secret import load_secret
+from deepserve.store.task_ids import TaskIds
 from deepserve.store.tasks import DuplicateTask, TaskKey, TaskStore, TooManyTasks
 from deepserve.tasks.database_thread import DatabaseThread
 from deepserve.tasks.ownership import Ownership
@@ -72,6 +73,7 @@ class TaskRunner:
         new_hex: Callable[[int], str] = secrets.token_hex,
     ) -> None:
         self._store = TaskStore(database)
+        self._ids = TaskIds(database)
         self._deliveries = DeliveryStore(database)
         self._client = client
         self._limits = limits
@@ -143,6 +145,7 @@ class TaskRunner:
             await self._thread.run(self._store.requeue, key, owner=self._owner.name, is_counted=False)
         await self._sender.close()
         self._thread.close()
+        self._ids.close()
         self._client.close()
         self._owner.close()
 
@@ -187,6 +190,11 @@ class TaskRunner:
     async def find(self, tenant: TenantId, task_id: str) -> TaskState | None:
         """None for an unknown task, and once its time is over."""
         return await self._thread.run(self._store.find, (tenant, task_id), now=self._now())
+
+    async def is_taken(self, tenant: TenantId, task_id: str) -> bool:
+        """Whether this id was used before, so that no other task can have it."""
+        taken = self._ids.is_taken_at_hand((tenant, task_id)) if self._ids.is_at_hand else None
+        return await self._thread.run(self._ids.is_taken, (tenant, task_id)) if taken is None else taken
 
     async def cancel(self, tenant: TenantId, task_id: str) -> TaskState | None:
         """End a task that has not ended; the state says whether it had. No webhook tells of it."""

@@ -184,7 +184,7 @@ class Desk:
         tenant, name = inference.request.tenant.id, inference.task_uuid.lower()
         job = self._jobs.reserve((tenant, name), inference.source, inference.request.num_results)
         try:
-            if await self._site.tasks.find(tenant, name) is not None:
+            if await self._site.tasks.is_taken(tenant, name):
                 raise conflict()
         except BaseException:
             self._jobs.release(job)

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import aclosing
 from uuid import UUID
 
 import msgspec
 from typing_extensions import override
 
-from deepserve.core.answer import collect
+from deepserve.core.answer import Collector, Result
 from deepserve.core.cost import Cost
 from deepserve.core.errors import BackendFailure, DeepserveError, RequestTimedOut
 from deepserve.core.events import Event, Failed, Finished, Started, UsageReported
@@ -34,6 +34,8 @@ from deepserve.tasks.performer import Announce, Performer, WebhookShape
 
 KIND = "runware"
 WEBHOOK_ID_HEADER = "X-Runware-Delivery"
+_SLACK = 1.25
+"""An answer without progress is given up between once and so many times the time it is allowed."""
 
 
 class CarriedOut(msgspec.Struct, frozen=True):
@@ -63,55 +65,65 @@ async def carry_out(
     cost: Cost | None = None
     events_of: list[list[Event]] = [[] for _ in range(inference.request.num_results)]
     num_open = len(events_of)
-    async with aclosing(site.gateway.answer(inference.request)) as events:
-        while True:
-            try:
-                async with asyncio.timeout(idle_s):
-                    event = await anext(events, None)
-            except TimeoutError:
-                message = f"The answer made no progress for {idle_s:g} seconds and was given up."
-                raise RequestTimedOut(message) from None
-            match event:
-                case None:
-                    break
-                case Started():
-                    usage, started = event.prompt_usage or usage, event
-                    for own in events_of:
+    try:
+        async with (
+            asyncio.timeout(_SLACK * idle_s) as limit,
+            aclosing(site.gateway.answer(inference.request)) as events,
+        ):
+            async for event in events:
+                _advance(limit, idle_s)
+                match event:
+                    case Started():
+                        usage, started = event.prompt_usage or usage, event
+                        for own in events_of:
+                            own.append(event)
+                    case UsageReported():
+                        usage, cost = event.usage, event.cost
+                    case Finished() | Failed():
+                        own, num_open = events_of[event.result], num_open - 1
                         own.append(event)
-                case UsageReported():
-                    usage, cost = event.usage, event.cost
-                case Finished() | Failed():
-                    own, num_open = events_of[event.result], num_open - 1
-                    own.append(event)
-                    # The last is told with the end, which follows at once.
-                    is_news = isinstance(event, Finished) and num_open > 0 and event.result not in ready
-                    if tell is not None and is_news:
-                        result = (await collect(_replayed(own))).results[0]
-                        item = encode_ready(inference, event.result, result, usage, cost, bills_prompt=not ready)
-                        if item is not None:
-                            ready[event.result] = item
-                            await tell([ready[index] for index in sorted(ready)])
-                case _:
-                    events_of[event.result].append(event)
-    outcomes = [await _outcome(own) for own in events_of]
+                        # The last is told with the end, which follows at once.
+                        is_news = isinstance(event, Finished) and num_open > 0 and event.result not in ready
+                        if tell is not None and is_news:
+                            item = encode_ready(
+                                inference, event.result, _result(own), usage, cost, bills_prompt=not ready
+                            )
+                            if item is not None:
+                                ready[event.result] = item
+                                await tell([ready[index] for index in sorted(ready)])
+                    case _:
+                        events_of[event.result].append(event)
+    except TimeoutError:
+        message = f"The answer made no progress for {idle_s:g} seconds and was given up."
+        raise RequestTimedOut(message) from None
+    outcomes = [_outcome(own) for own in events_of]
     failures = [outcome for outcome in outcomes if isinstance(outcome, DeepserveError)]
     if len(failures) == len(outcomes) and not ready:
         raise failures[0]
     return CarriedOut(encode_ended(inference, outcomes, usage, cost, ready=ready), started)
 
 
-async def _outcome(events: Sequence[Event]) -> Outcome:
+def _advance(limit: asyncio.Timeout, idle_s: float) -> None:
+    """There is at least so much time from now on. Not set anew at every event, for that costs more than most events."""
+    now = asyncio.get_running_loop().time()
+    if (limit.when() or now) < now + idle_s:
+        limit.reschedule(now + _SLACK * idle_s)
+
+
+def _outcome(events: Sequence[Event]) -> Outcome:
     failed = next((event for event in events if isinstance(event, Failed)), None)
     if failed is not None:
         return failed.error
     if not any(isinstance(event, Finished) for event in events):
         return BackendFailure("The answer ended without a finish. This is a fault of the server; please retry.")
-    return (await collect(_replayed(events))).results[0]
+    return _result(events)
 
 
-async def _replayed(events: Sequence[Event]) -> AsyncIterator[Event]:
+def _result(events: Sequence[Event]) -> Result:
+    collector = Collector()
     for event in events:
-        yield event
+        collector.add(event)
+    return collector.answer().results[0]
 
 
 class LaterTask(msgspec.Struct, frozen=True, kw_only=True):
