@@ -1,5 +1,8 @@
 """What the servers of clusters take and send, restated from their own public declarations.
 
+Every member of vLLM's and SGLang's that is listed here is in the packages vllm 0.33.0 and sglang 0.5.23, whose own
+checks (SamplingParams.verify, the contract of /generate) took what we send.
+
 A request with a member that is not listed here, or of another type, is refused by the fake cluster, so that every test
 checks what we send; an answer is written by these types, so that every test checks what we accept.
 
