@@ -5,9 +5,12 @@ from __future__ import annotations
 import contextlib
 import json
 import secrets
+import socket
+import time
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from decimal import Decimal
+from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
@@ -23,7 +26,7 @@ from deepserve.store.database import Database, open_database
 from deepserve.store.keys import KeyStore, NewKey
 from deepserve.store.spending import read_spending
 from deepserve.store.tables import ledger, reservations
-from tests.server.live import PATIENCE_S, LiveServer, live_server, scripted
+from tests.server.live import PATIENCE_S, Gate, LiveServer, live_server, request_bytes, scripted
 from tests.server.runware.setup import Client
 
 Json = Any
@@ -371,3 +374,30 @@ def test_a_connection_that_is_open_does_not_outlive_its_key(monkeypatch: pytest.
         del tenants["one"]
         (error,) = client.ask(_task()[0])["errors"]
         assert error["code"] == "invalidApiKey"
+
+
+def test_a_client_that_leaves_frees_its_place_and_pays_for_what_was_said(tmp_path: Path) -> None:
+    database, gate = open_database(tmp_path), Gate()
+    keys = KeyStore(database, random_hex=secrets.token_hex, now=lambda: datetime.now(UTC))
+    backend = scripted(text="one two three four", delay_s=1.0, gate=gate)
+    grant = Grant(limits=RateLimits(max_concurrent=1), budgets=Budgets(usd_per_day=Decimal(1)))
+    key = keys.create(_TENANT, grant=grant)
+    with live_server(backend, Settings(waiting=WaitLimits(wait_s=0)), lookups=(keys,), database=database) as live:
+        site = Site(live, database)
+        body = json.dumps({**_CHAT, "stream": True}).encode()
+        with live.connect() as client:
+            client.sendall(request_bytes(body, headers=f"authorization: Bearer {key.secret}\r\n"))
+            assert gate.is_reached.wait(PATIENCE_S)
+            assert site.ask(key).status_code == 429
+            client.shutdown(socket.SHUT_RDWR)
+        assert gate.was_cancelled.wait(PATIENCE_S)
+        gate.open()
+        deadline = time.monotonic() + PATIENCE_S
+        while (answer := site.ask(key)).status_code == 429:
+            assert time.monotonic() < deadline
+        assert answer.status_code == 200
+        spending = read_spending(database, [key.id], now=datetime.now(UTC))[key.id]
+        assert spending.num_attempts == 2
+        with database.connect() as connection:
+            assert "client_left" in connection.execute(select(ledger.c.outcome)).scalars().all()
+    database.dispose()
