@@ -16,7 +16,7 @@ from deepserve.core.errors import DeepserveError, InvalidField, MalformedBody
 from deepserve.core.messages import Json
 from deepserve.core.model import ModelName
 from deepserve.core.request import Request, Thinking, ToolBudget
-from deepserve.core.sampling import Sampling
+from deepserve.core.sampling import KNOBS, Sampling
 from deepserve.dialects.body import JsonBody
 from deepserve.dialects.deepseek import DOCUMENTED_EFFORTS, EFFORTS, MAX_OUTPUT_TOKENS, default_output_tokens
 from deepserve.dialects.exchange import Arrival, Asked
@@ -182,7 +182,12 @@ def _thinking(reading: Reading, *, default: bool | None) -> Thinking:
     return Thinking(enabled=False) if level == "none" else Thinking(effort=level)
 
 
+_SAMPLING_FIELDS = frozenset((*KNOBS, "seed", "top_logprobs"))
+
+
 def _sampling(reading: Reading, thinking: Thinking, *, shows_logprobs: bool) -> Sampling:
+    if not reading.mentions(_SAMPLING_FIELDS):
+        return Sampling(num_top_logprobs=0 if shows_logprobs else None)
     temperature, top_p = read_knob(reading.root, "temperature"), read_knob(reading.root, "top_p")
     if reading.is_strict and thinking.enabled:
         # The vendor checks the range, then draws as it likes: api-docs.deepseek.com/guides/thinking_mode.
