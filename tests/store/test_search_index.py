@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -154,3 +156,23 @@ def test_a_search_that_takes_too_long_is_ended(index: SearchIndex, monkeypatch: 
         index.search("body", limit=1)
     monkeypatch.undo()
     assert found(index, "MiB") == ["limits"]
+
+
+def test_several_processes_make_and_fill_one_index_at_once(tmp_path: Path) -> None:
+    """Each found no tables and made them, or forgot a document that the other was just taking in."""
+    path, starting = tmp_path / "search.db", threading.Barrier(4)
+
+    def work(_: int) -> None:
+        starting.wait(10)
+        index = SearchIndex(path)
+        index.keep_folders({"f": "/f"})
+        for number in range(20):
+            index.put([document(str(number), f"words of document {number}", "more words")])
+        index.close()
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(work, range(4)))
+    index = SearchIndex(path)
+    assert index.counts() == (20, 40)
+    assert found(index, '"document 7"')[0] == "7"
+    index.close()

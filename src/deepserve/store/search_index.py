@@ -22,21 +22,21 @@ from deepserve.core.errors import ConfigurationError
 _FORMAT = 2
 """Raised when the tables or the way words are cut change; an index of another format is made anew."""
 
-_TABLES = """
-CREATE TABLE folder (name TEXT PRIMARY KEY, place TEXT NOT NULL);
-CREATE TABLE document (
+_TABLES = (
+    "CREATE TABLE folder (name TEXT PRIMARY KEY, place TEXT NOT NULL)",
+    """CREATE TABLE document (
     id INTEGER PRIMARY KEY, folder TEXT NOT NULL, path TEXT NOT NULL, title TEXT NOT NULL, media_type TEXT NOT NULL,
     size_bytes INTEGER NOT NULL, modified_ns INTEGER NOT NULL, is_cut INTEGER NOT NULL, UNIQUE (folder, path)
-);
-CREATE TABLE passage (
+)""",
+    """CREATE TABLE passage (
     id INTEGER PRIMARY KEY, document_id INTEGER NOT NULL, heading TEXT NOT NULL, anchor TEXT NOT NULL,
     text TEXT NOT NULL
-);
-CREATE INDEX passage_by_document ON passage (document_id);
-CREATE VIRTUAL TABLE passage_words USING fts5 (
+)""",
+    "CREATE INDEX passage_by_document ON passage (document_id)",
+    """CREATE VIRTUAL TABLE passage_words USING fts5 (
     title, heading, text, content='', tokenize='porter unicode61 remove_diacritics 2'
-);
-"""
+)""",
+)
 
 _WORD = re.compile(r"[^\W_]+")
 _PHRASE = re.compile(r'(?<!\S)(-?)"([^"]*)"|(?<!\S)-(?=[^\W_])(\S+)|([^"\s]\S*|")')
@@ -48,6 +48,8 @@ _RUN = re.compile(f"[{_SYLLABLES}]+|[^{_SYLLABLES}]+")
 _MAX_TERMS = 32
 _SEARCH_S = 5.0
 _STEPS_BETWEEN_LOOKS = 10_000
+_WAIT_S = 30.0
+"""For another process to take its documents in."""
 
 
 class Passage(msgspec.Struct, frozen=True, kw_only=True):
@@ -116,19 +118,19 @@ class SearchIndex:
 
     def put(self, documents: Iterable[Document]) -> None:
         """Take documents in, in place of what was known of them."""
-        with self._turn, self._connection:
+        with self._turn, _writing(self._connection):
             for document in documents:
                 self._forget(document.folder, document.path)
                 self._add(document)
 
     def remove(self, folder: str, paths: Iterable[str]) -> None:
-        with self._turn, self._connection:
+        with self._turn, _writing(self._connection):
             for path in paths:
                 self._forget(folder, path)
 
     def keep_folders(self, places: Mapping[str, str]) -> None:
         """Forget every folder but these, by name, and those that lay in another place."""
-        with self._turn, self._connection:
+        with self._turn, _writing(self._connection):
             known = dict(self._connection.execute("SELECT name, place FROM folder"))
             if known == places:
                 return
@@ -248,20 +250,34 @@ class SearchIndex:
 
 
 def _open(path: Path | None) -> sqlite3.Connection:
-    connection = sqlite3.connect(":memory:" if path is None else path, check_same_thread=False, timeout=5.0)
+    connection = sqlite3.connect(":memory:" if path is None else path, check_same_thread=False, timeout=_WAIT_S)
     try:
         connection.execute("PRAGMA journal_mode=WAL")
         connection.execute("PRAGMA synchronous=NORMAL")
-        with connection:
-            [version] = connection.execute("PRAGMA user_version").fetchone()
-            if version != _FORMAT:
-                _drop_everything(connection)
-                connection.executescript(_TABLES)
-                connection.execute(f"PRAGMA user_version={_FORMAT}")
+        if _format_of(connection) != _FORMAT:
+            with _writing(connection):
+                if _format_of(connection) != _FORMAT:  # else another process was quicker
+                    _drop_everything(connection)
+                    for statement in _TABLES:
+                        connection.execute(statement)
+                    connection.execute(f"PRAGMA user_version={_FORMAT}")
     except BaseException:
         connection.close()
         raise
     return connection
+
+
+@contextlib.contextmanager
+def _writing(connection: sqlite3.Connection) -> Iterator[None]:
+    """A transaction in which what is read stays true until it is written: other processes share the file."""
+    with connection:
+        connection.execute("BEGIN IMMEDIATE")
+        yield
+
+
+def _format_of(connection: sqlite3.Connection) -> int:
+    [version] = connection.execute("PRAGMA user_version").fetchone()
+    return int(version)
 
 
 def _drop_everything(connection: sqlite3.Connection) -> None:
