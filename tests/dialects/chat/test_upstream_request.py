@@ -9,7 +9,7 @@ import msgspec
 import pytest
 
 from deepserve.core.errors import UnsupportedFeature
-from deepserve.core.messages import Image, Message, Reasoning, Text, ToolCall, ToolResult
+from deepserve.core.messages import Image, Message, Part, Reasoning, Text, ToolCall, ToolResult
 from deepserve.core.request import Infill, Request, ServerTool, ToolChoice
 from deepserve.dialects.chat.upstream_flavour import (
     DEEPSEEK,
@@ -21,7 +21,7 @@ from deepserve.dialects.chat.upstream_flavour import (
     UPSTREAM_FLAVOURS,
     UpstreamFlavour,
 )
-from deepserve.dialects.chat.upstream_request import UpstreamRequest, encode_upstream_request
+from deepserve.dialects.chat.upstream_request import LOST_TRACE, UpstreamRequest, encode_upstream_request
 from tests.dialects.chat.decoding import WEATHER, body, decode
 
 Json = Any
@@ -211,10 +211,15 @@ def test_traces_go_back_under_the_services_name(flavour: UpstreamFlavour) -> Non
     assert sent["tool_calls"][0]["id"] == "c"
 
 
-def test_a_lost_trace_is_an_empty_one_where_its_lack_would_be_refused() -> None:
-    called = Message(role="assistant", parts=(CALL,))
+@pytest.mark.parametrize("parts", [(CALL,), (Reasoning(text=""), CALL)])
+def test_words_stand_for_a_lost_trace_where_its_lack_would_be_refused(parts: tuple[Part, ...]) -> None:
+    called = Message(role="assistant", parts=parts)
     request = _conversation(ASKED, called, RESULT, tools=[WEATHER])
-    assert json.loads(_encode(request, DEEPSEEK).body)["messages"][1]["reasoning_content"] == ""
+    assert json.loads(_encode(request, DEEPSEEK).body)["messages"][1]["reasoning_content"] == LOST_TRACE
+
+
+def test_no_words_stand_for_a_trace_where_nobody_thinks() -> None:
+    called = Message(role="assistant", parts=(CALL,))
     off = _conversation(ASKED, called, RESULT, tools=[WEATHER], thinking={"type": "disabled"})
     assert "reasoning_content" not in json.loads(_encode(off, DEEPSEEK).body)["messages"][1]
 

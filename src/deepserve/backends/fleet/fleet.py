@@ -21,6 +21,7 @@ from deepserve.backends.fleet.member import Member, UpstreamStatus, status_of
 from deepserve.backends.fleet.roster import Offer, Roster
 from deepserve.backends.fleet.search import Search
 from deepserve.backends.fleet.wishes import PriceOf, choose_offers, wishes_nothing
+from deepserve.backends.tokens.turn_memory import TurnMemory
 from deepserve.config import FleetSettings
 from deepserve.core.errors import (
     BackendFailure,
@@ -50,6 +51,7 @@ class FleetBackend:
     members   in the operator's order; chains: model -> ids, where the order is another
     price_of  for clients that name the most they pay
     turns     where members whose prompts are written here keep turns with tools; for those that come later, too
+    traces    what members thought whose prompts are written elsewhere; likewise
     sleep, jitter, clock, now  where time and chance come from, so that tests can hold them
     """
 
@@ -61,6 +63,7 @@ class FleetBackend:
         settings: FleetSettings | None = None,
         price_of: PriceOf = _no_price,
         turns: TurnStore | None = None,
+        traces: TurnMemory | None = None,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
         jitter: Callable[[], float] = random.random,
         clock: Callable[[], float] = time.monotonic,
@@ -70,6 +73,7 @@ class FleetBackend:
         self._settings = settings or FleetSettings()
         self._price_of = price_of
         self.turns = turns
+        self.traces = traces
         self._sleep = sleep
         self._jitter = jitter
         self._clock = clock

@@ -13,6 +13,8 @@ from deepserve.backends.fleet.fleet import FleetBackend
 from deepserve.backends.fleet.member import Member
 from deepserve.backends.fleet.wishes import ListPrice, PriceOf
 from deepserve.backends.kinds import open_upstream, upstream_limits
+from deepserve.backends.remembering import RememberingBackend
+from deepserve.backends.tokens.turn_memory import TurnMemory
 from deepserve.catalog.price_book import PriceBook
 from deepserve.catalog.prices import VENDOR
 from deepserve.catalog.providers import load_providers, read_upstream
@@ -22,6 +24,9 @@ from deepserve.store.turns import TurnStore
 
 AMONG_OTHERS_S: Final = 120.0
 """Until the answer begins, where somebody else could be asked and the operator says nothing."""
+
+_TELLING_ID_CHARACTERS: Final = 20
+"""Of call ids that are taken for unique. Services that draw them at random write more; those that count write less."""
 
 Guard = Callable[[Backend], Backend]
 """Puts what the settings want in front of a back end that does not enforce the form of answers."""
@@ -56,10 +61,8 @@ def needs_engine(settings: Settings) -> bool:
 
 
 def keeps_turns(settings: Settings) -> bool:
-    """Whether prompts are written here, and turns with tools can be kept token by token."""
-    if settings.backend != "upstream":
-        return needs_engine(settings)
-    return needs_engine(settings) or any(one.tokenizer is not None for one in named_upstreams(settings))
+    """Whether there is something to keep of turns with tools: their tokens, or what was thought in them."""
+    return settings.backend == "upstream" or needs_engine(settings)
 
 
 def open_fleet(
@@ -72,14 +75,16 @@ def open_fleet(
 ) -> FleetBackend:
     """Not yet started. engine: our own, made only where it is one of them. Raises SetupError.
 
-    turns: where members that are given token ids keep turns with tools; stays open when they close
+    turns: where turns with tools are kept; stays open when members close
     """
+    traces = TurnMemory(store=turns, owns_store=False, id_characters=_TELLING_ID_CHARACTERS)
     return FleetBackend(
-        _members(settings, (), guard=guard, engine=engine, environment=environment, turns=turns),
+        _members(settings, (), guard=guard, engine=engine, environment=environment, turns=turns, traces=traces),
         chains=settings.chains,
         settings=settings.fleet,
         price_of=_price_of(PriceBook(settings.prices_file)),
         turns=turns,
+        traces=traces,
     )
 
 
@@ -102,7 +107,15 @@ async def refit_fleet(
         raise ConfigurationError("Our own engine joins or leaves the upstreams only when the server is started again.")
     is_guarded_alike = (before.answer_checks, before.check_retries) == (after.answer_checks, after.check_retries)
     kept = [one for one in fleet.members if (is_guarded_alike or one.id == EMBEDDED) and one.id not in renewed]
-    members = _members(after, kept, guard=guard, engine=_no_engine, environment=environment, turns=fleet.turns)
+    members = _members(
+        after,
+        kept,
+        guard=guard,
+        engine=_no_engine,
+        environment=environment,
+        turns=fleet.turns,
+        traces=fleet.traces,
+    )
     await fleet.replace(members, chains=after.chains, settings=after.fleet)
 
 
@@ -117,7 +130,8 @@ def _members(
     guard: Guard,
     engine: Callable[[], Backend],
     environment: Mapping[str, str] | None,
-    turns: TurnStore | None = None,
+    turns: TurnStore | None,
+    traces: TurnMemory | None,
 ) -> list[Member]:
     upstreams = named_upstreams(settings)
     if needs_engine(settings) and all(one.kind != EMBEDDED for one in upstreams):
@@ -134,7 +148,7 @@ def _members(
         elif old is not None and old.upstream == upstream:
             members.append(old)
         else:
-            members.append(_opened(upstream, settings, guard, environment, turns))
+            members.append(_opened(upstream, settings, guard, environment, turns, traces))
     return members
 
 
@@ -151,13 +165,16 @@ def _opened(
     guard: Guard,
     environment: Mapping[str, str] | None,
     turns: TurnStore | None,
+    traces: TurnMemory | None,
 ) -> Member:
-    backend = open_upstream(upstream, settings, environment=environment, turns=turns)
+    backend = guard(open_upstream(upstream, settings, environment=environment, turns=turns))
+    if traces is not None and upstream.tokenizer is None:  # with one, prompts are written here, and remembered so
+        backend = RememberingBackend(backend, traces)
     row = load_providers()[upstream.kind]
     collects = row.collects_data if upstream.collects_data is None else upstream.collects_data
     return Member(
         upstream.id,
-        guard(backend),
+        backend,
         kind=upstream.kind,
         names=(row.title,),
         upstream=upstream,

@@ -76,6 +76,7 @@ class TurnMemory:
     store       where turns outlive this memory; None: nowhere
     owns_store  it is closed with the memory; otherwise others use it, too
     vocabulary  names the tokenizer whose ids are remembered
+    id_characters  a shorter call id finds nothing: there are services that count calls anew in every conversation
     """
 
     def __init__(
@@ -86,7 +87,9 @@ class TurnMemory:
         store: TurnStore | None = None,
         owns_store: bool = True,
         vocabulary: str = "",
+        id_characters: int = 0,
     ) -> None:
+        self._id_characters = id_characters
         self._tenant_bytes = tenant_bytes
         self._max_tenants = max_tenants
         self._store = store
@@ -121,7 +124,7 @@ class TurnMemory:
     def remember(self, request: Request, turn: RememberedTurn, *, call_ids: Sequence[str], text: str) -> None:
         """Keep the answer to a request under its call ids and under the conversation it continued."""
         *_, conversation = _digests(request.messages)
-        found_by: list[str | bytes] = [*call_ids, _turn_key(conversation, call_ids, text)]
+        found_by: list[str | bytes] = [*self._telling(call_ids), _turn_key(conversation, call_ids, text)]
         keys = [(request.user_id, name) for name in found_by]
         self._put(request.tenant.id, keys, turn)
         if self._store is not None and _has_tools(request):
@@ -138,9 +141,9 @@ class TurnMemory:
             if (
                 message.role == "assistant"
                 and not message.prefix
-                and _find(shelf, request.user_id, message, before) is None
+                and self._find(shelf, request.user_id, message, before) is None
             ):
-                wanted |= {_name_of(key): key for key in _keys_of(request.user_id, message, before)}
+                wanted |= {_name_of(key): key for key in self._keys_of(request.user_id, message, before)}
         if not wanted:
             return
         found = await asyncio.to_thread(self._store.find, request.tenant.id, list(wanted))
@@ -185,7 +188,7 @@ class TurnMemory:
             if message.role != "assistant" or message.prefix:
                 messages.append(message)
                 continue
-            turn = _find(shelf, request.user_id, message, before)
+            turn = self._find(shelf, request.user_id, message, before)
             if message.reasoning is not None:
                 sent += 1
             elif turn is not None and turn.reasoning is not None:
@@ -199,19 +202,21 @@ class TurnMemory:
         counts = PastReasoning(sent=sent, restored=restored, missing=missing)
         return msgspec.structs.replace(request, messages=tuple(messages)), counts, replays
 
+    def _find(self, shelf: _Shelf, user_id: str | None, message: Message, conversation: bytes) -> RememberedTurn | None:
+        for key in self._keys_of(user_id, message, conversation):
+            if key in shelf.turns:
+                shelf.turns.move_to_end(key)
+                return shelf.turns[key]
+        return None
 
-def _find(shelf: _Shelf, user_id: str | None, message: Message, conversation: bytes) -> RememberedTurn | None:
-    for key in _keys_of(user_id, message, conversation):
-        if key in shelf.turns:
-            shelf.turns.move_to_end(key)
-            return shelf.turns[key]
-    return None
+    def _keys_of(self, user_id: str | None, message: Message, conversation: bytes) -> list[_Key]:
+        call_ids = [call.id for call in message.tool_calls]
+        found_by: list[str | bytes] = [*self._telling(call_ids[:1]), _turn_key(conversation, call_ids, message.text)]
+        return [(user_id, name) for name in found_by]
 
-
-def _keys_of(user_id: str | None, message: Message, conversation: bytes) -> list[_Key]:
-    call_ids = [call.id for call in message.tool_calls]
-    found_by: list[str | bytes] = [*call_ids[:1], _turn_key(conversation, call_ids, message.text)]
-    return [(user_id, name) for name in found_by]
+    def _telling(self, call_ids: Sequence[str]) -> list[str]:
+        """Those that name one call and no other."""
+        return [id_ for id_ in call_ids if len(id_) >= self._id_characters]
 
 
 def _name_of(key: _Key) -> bytes:

@@ -24,7 +24,7 @@ class UpstreamFlavour(msgspec.Struct, frozen=True, kw_only=True):
     thinking             how "think", and how hard, is spelled
     efforts              our word for an effort -> the service's, where it has another
     trace_field          under which traces of past turns go back
-    needs_traces         past turns with calls must have a trace, if only an empty one
+    needs_traces         past turns with calls must have a trace, whatever it says
     knobs                of sampling, by the names of `core.sampling`; besides `seed`, `logit_bias`, `logprobs`
     fixed_while_thinking knobs that do nothing while the model thinks
     forms                of the answer that the service is asked for by a field; the others in words

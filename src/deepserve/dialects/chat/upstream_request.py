@@ -23,6 +23,10 @@ from deepserve.dialects.chat.upstream_flavour import UpstreamFlavour
 _PATH = "/chat/completions"
 _NOTHING_ASKED = Sampling()
 
+LOST_TRACE = "(What was thought here is lost.)"
+"""Stands for a trace that is needed and that nobody has: services refuse none, and an empty one too
+(github.com/BerriAI/litellm/issues/27439)."""
+
 Spoken = TypeVar("Spoken", bound=Part)
 
 
@@ -211,10 +215,11 @@ def _encode_message(message: Message, request: Request, flavour: UpstreamFlavour
         and request.thinking.enabled
         and message.role == "assistant"
         and not message.prefix
-        and message.reasoning is None
+        and not message.reasoning
         and (message.tool_calls or request.tools)
     ):
-        message = msgspec.structs.replace(message, parts=(Reasoning(), *message.parts))
+        said = tuple(part for part in message.parts if not isinstance(part, Reasoning))
+        message = msgspec.structs.replace(message, parts=(Reasoning(text=LOST_TRACE), *said))
     fields = encode_message(message, flavour.trace_field)
     if message.prefix and flavour.prefix == "last":
         del fields["prefix"]
