@@ -22,9 +22,9 @@ from sqlalchemy import func, select
 
 from deepserve.cli import main
 from deepserve.config import Settings
-from deepserve.server.run import bind
+from deepserve.server.run import bind, with_own_users
 from deepserve.server.worker_metrics import merge
-from deepserve.server.workers import Supervisor, _Child
+from deepserve.server.workers import Supervisor, Worker, _Child
 from deepserve.store.database import open_database
 from deepserve.store.tables import ledger
 from tests.conftest import running_server
@@ -217,3 +217,15 @@ def test_a_worker_that_keeps_dying_is_begun_again_ever_later(monkeypatch: pytest
     die()
     assert begun[-1] - begun[-2] == 31.0
     os.close(supervisor._children[1].news)
+
+
+def test_programs_of_different_workers_run_as_different_users(tmp_path: Path) -> None:
+    """Else what one worker runs for its client could reach into the files of another's."""
+    settings = Settings()
+    ranges = []
+    for number in range(3):
+        worker = Worker(is_first=False, number=number, count=3, folder=tmp_path, lifeline=0, tell=lambda: None)
+        first = with_own_users(settings, worker).code.first_uid
+        ranges.append(range(first, first + settings.code.max_sessions + settings.code.waiting))
+    assert ranges[0].start == settings.code.first_uid
+    assert all(before.stop <= after.start for before, after in itertools.pairwise(ranges))

@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 
+import msgspec
 import uvicorn
 from typing_extensions import override
 
@@ -59,6 +60,9 @@ _log = logging.getLogger(__name__)
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 _IDLE_CONNECTION_S = 75
+_SPARE_USERS = 64
+"""Beside those of a worker's sessions: numbers that somebody of this machine has are passed over."""
+
 _YOUNG_OBJECTS = 10_000
 """So many more objects than were freed, and the garbage collector looks for cycles among them."""
 
@@ -98,7 +102,10 @@ def serve(
     try:
         # Before the event loop: walls for programs are tried, and processes are not begun beside other threads.
         tools = open_tools(
-            settings, environment=os.environ, own_addresses=addresses_of(listening), on_progress=on_progress
+            settings if worker is None else with_own_users(settings, worker),
+            environment=os.environ,
+            own_addresses=addresses_of(listening),
+            on_progress=on_progress,
         )
         loop_factory = uvicorn.Config(app="", loop="auto", log_config=None).get_loop_factory()
         # What is loaded by now stays. Walking over it took each full collection 16 ms, in the middle of some step.
@@ -125,6 +132,16 @@ def serve(
     finally:
         for one in listening:
             one.close()
+
+
+def with_own_users(settings: Settings, worker: Worker) -> Settings:
+    """The settings of one worker's tools: programs run as other users than those of other workers, never as one user
+    who could reach into both."""
+    code = settings.code
+    num_users = code.max_sessions + code.waiting + _SPARE_USERS
+    return msgspec.structs.replace(
+        settings, code=msgspec.structs.replace(code, first_uid=code.first_uid + worker.number * num_users)
+    )
 
 
 def bind_all(settings: Settings, *, has_keys: bool) -> list[socket.socket]:
