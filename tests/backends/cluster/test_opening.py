@@ -62,7 +62,6 @@ def test_one_word_names_several_servers_and_the_command_line_their_tokenizer() -
     assert (upstream.kind, upstream.address, upstream.replicas) == ("sglang", "http://a:30000", ("http://b:30000",))
     assert sorted(addresses(opened(upstream, settings))) == ["http://a:30000", "http://b:30000"]
     assert keeps_turns(settings)
-    assert not keeps_turns(msgspec.structs.replace(settings, upstream="vllm=http://a", upstream_tokenizer=None))
 
 
 def test_models_are_named_as_for_any_upstream() -> None:
