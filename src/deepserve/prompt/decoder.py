@@ -15,19 +15,17 @@ the damage that is put right, are listed in docs/prompt-format.md.
 from __future__ import annotations
 
 import re
-import secrets
-import string
 from collections.abc import Callable, Sequence
 from typing import Final, Literal
 
 from deepserve.core.errors import DamagedToolCall
-from deepserve.core.events import ReasoningBlock, TextBlock, ToolCallBlock
+from deepserve.core.events import ReasoningBlock, TextBlock
 from deepserve.core.tool import Tool
-from deepserve.prompt.arguments import Arguments
 from deepserve.prompt.block_writer import BlockEvent as BlockEvent
 from deepserve.prompt.block_writer import BlockWriter
-from deepserve.prompt.json_calls import JsonEnd, read_call
-from deepserve.prompt.json_repair import repair_json
+from deepserve.prompt.call_writer import CallWriter
+from deepserve.prompt.call_writer import mint_call_id as mint_call_id
+from deepserve.prompt.json_calls import JsonEnd
 from deepserve.prompt.open_value import AnswerEnd, OpenValue
 from deepserve.prompt.pieces import DSML_SYMBOL, END_THINK_SYMBOL, THINK_SYMBOL, spelled_text, symbol_text
 from deepserve.prompt.pieces import Marks as Marks
@@ -36,12 +34,6 @@ from deepserve.prompt.segments import Start
 from deepserve.prompt.special_tokens import END_THINK, THINK
 from deepserve.prompt.tags import MAX_TAG_CHARACTERS, TAG_START, Tag, Unread, has_mark, scan_tag, skip_blanks
 from deepserve.prompt.tool_markup import tool_name
-
-
-def mint_call_id(index: int) -> str:
-    """An id for the index-th call of an answer, as the vendor spells them; 24 random letters and digits."""
-    alphabet = string.ascii_letters + string.digits
-    return f"call_{index:02d}_{''.join(secrets.choice(alphabet) for _ in range(24))}"
 
 
 class Decoder:
@@ -65,7 +57,6 @@ class Decoder:
         self._marks: Marks = marks
         self._offers_tools = start.offers_tools
         self._tools = {tool_name(tool.name, tool.namespace): tool for tool in tools}
-        self._call_id = call_id
 
         self._state: _State = "text"
         self._buffer = ""
@@ -77,20 +68,15 @@ class Decoder:
         self._may_open_thinking = start.stage in ("reasoning", "text")
         self._num_newlines = 0  # read, and dropped if a tag follows
         self._blocks = BlockWriter(result)
+        self._calls = CallWriter(self._blocks, self._tools, call_id)
 
         self._is_in_thinking = False  # the tool block began before the thinking was over
-        self._arguments: Arguments | None = None
         self._value: OpenValue | None = None
-        self._has_newline = False  # a value's last newline, which belongs to the markup if the closing tag is missing
         self._json = JsonEnd()
         self._body: list[str] = []
 
-        self.num_calls = 0
-        """Tool calls opened so far; with any, the answer's finish reason is `tool_calls`."""
         self.num_reasoning_tokens = 0
         """Tokens of the thinking trace, by the count the pieces carry."""
-        self.damage: str | None = None
-        """What in the tool markup was not as it should be; None for well-formed answers and for plain text."""
         self.failure: DamagedToolCall | None = None
         """What the answer must end with, because its markup cannot be read."""
 
@@ -106,6 +92,16 @@ class Decoder:
     def is_reasoning(self) -> bool:
         """The model is still thinking."""
         return self._state == "reasoning"
+
+    @property
+    def num_calls(self) -> int:
+        """Tool calls opened so far; with any, the answer's finish reason is `tool_calls`."""
+        return self._calls.num_calls
+
+    @property
+    def damage(self) -> str | None:
+        """What in the tool markup was not as it should be; None for well-formed answers and for plain text."""
+        return self._calls.damage
 
     def feed(self, piece: Piece) -> list[BlockEvent]:
         """Read on; returns what has become certain."""
@@ -376,18 +372,18 @@ class Decoder:
         kind = tag.kind
         if kind == "other" and tag.name in self._tools:
             kind = "invoke"
-        if kind == "other" and self._arguments is not None and self._arguments.has(tag.name):
+        if kind == "other" and self._calls.is_open and self._calls.arguments.has(tag.name):
             kind = "parameter"
         match kind, tag.is_closing:
             case "block", True:
-                self._close_call()
+                self._calls.close()
                 if not self.num_calls:
                     self._fail("the tool markup holds no call")
                 self._state = "done"
             case "invoke", False:
                 self._open_call(tag)
             case "invoke", True:
-                self._close_call()
+                self._calls.close()
             case "parameter", False:
                 self._open_parameter(tag)
             case "other", _:
@@ -396,47 +392,35 @@ class Decoder:
                 pass
 
     def _open_call(self, tag: Tag) -> None:
-        if self._arguments is not None:
+        if self._calls.is_open:
             self._note("a tool call that is not closed")
-            self._close_call()
+            self._calls.close()
         name = tag.name if tag.kind == "other" else tag.argument_name
         if name is None or len(name) > MAX_NAME_CHARACTERS:
             self._fail("a tool call without a name")
             return
         if tag.kind == "other" or tag.is_broken:
             self._note("a tag of a tool call that is not of the format")
-        self._begin_call(name)
+        self._calls.open(name)
         if tag.is_empty:
-            self._close_call()
-
-    def _begin_call(self, name: str) -> None:
-        self._blocks.open(ToolCallBlock(id=self._call_id(self.num_calls), name=name))
-        self.num_calls += 1
-        self._arguments = Arguments(self._tools.get(name))
+            self._calls.close()
 
     def _open_parameter(self, tag: Tag) -> None:
-        if self._arguments is None:
+        if not self._calls.is_open:
             self._fail("a parameter outside a call")
             return
-        name = (tag.name if tag.kind == "other" else tag.argument_name) or self._arguments.only_name
-        if name is None or self._arguments.has_body:
+        arguments = self._calls.arguments
+        name = (tag.name if tag.kind == "other" else tag.argument_name) or arguments.only_name
+        if name is None or arguments.has_body:
             self._fail("a parameter without a name" if name is None else "parameters beside a JSON object")
             return
         if tag.is_broken or tag.kind == "other" or tag.argument_name is None:
             self._note("a tag of a parameter that is not of the format")
-        self._blocks.write_arguments(self._arguments.open(name, is_string=tag.is_string))
-        self._note(self._arguments.damage)
-        self._value = OpenValue(tag, self._arguments, marks=self._marks, tools=self._tools.keys())
-        self._has_newline = False
+        self._calls.open_parameter(name, is_string=tag.is_string)
+        self._value = OpenValue(tag, arguments, marks=self._marks, tools=self._tools.keys())
         self._state = "value"
         if tag.is_empty:
             self._end_value()
-
-    def _close_call(self) -> None:
-        if self._arguments is not None:
-            self._blocks.write_arguments(self._arguments.finish())
-            self._arguments = None
-            self._blocks.close()
 
     # Inside a value
 
@@ -457,7 +441,7 @@ class Decoder:
             self._note("the answer ends inside a tag")
             self._at = len(self._buffer)
             if is_closing and not self._is_cut:
-                self._write_newline()
+                self._calls.write_newline()
                 self._end_value()
             return True
         assert self._value is not None
@@ -468,7 +452,7 @@ class Decoder:
             case "not":
                 self._write(self._at + 1)
             case "closes":
-                self._write_newline()
+                self._calls.write_newline()
                 self._at = tag.end
                 self._end_value()
             case "lost":
@@ -477,29 +461,17 @@ class Decoder:
         return True
 
     def _write(self, end: int) -> None:
-        """Give the value its text up to `end`; a last newline waits for what follows."""
-        assert self._arguments is not None
+        """Give the value its text up to `end`."""
         text = self._buffer[self._at : end]
         self._at = end
-        if not text:
-            return
-        self._write_newline()
-        self._has_newline = text.endswith("\n")
-        self._blocks.write_arguments(self._arguments.write(spelled_text(text.removesuffix("\n"))))
-
-    def _write_newline(self) -> None:
-        assert self._arguments is not None
-        if self._has_newline:
-            self._blocks.write_arguments(self._arguments.write("\n"))
-            self._has_newline = False
+        if text:
+            self._calls.write(spelled_text(text))
 
     def _end_value(self) -> None:
-        assert self._arguments is not None
-        self._blocks.write_arguments(self._arguments.close())
-        self._note(self._arguments.damage)
         self._state = "block"
-        if self._arguments.problem is not None:
-            self._fail(self._arguments.problem)
+        problem = self._calls.close_parameter()
+        if problem is not None:
+            self._fail(problem)
 
     # JSON in place of markup
 
@@ -521,8 +493,9 @@ class Decoder:
             return False
         is_object = self._buffer[self._at] == "{"
         is_list = not is_object and self._buffer.startswith("{", inside)
-        has_room = not self._arguments.is_begun if self._arguments is not None else True
-        if has_room and (is_object or (is_list and self._arguments is None)):
+        is_inside = self._calls.is_open
+        has_room = not is_inside or not self._calls.arguments.is_begun
+        if has_room and (is_object or (is_list and not is_inside)):
             self._state, self._json, self._body = "json", JsonEnd(), []
         else:
             self._at += 1
@@ -530,24 +503,13 @@ class Decoder:
 
     def _read_json(self, text: str) -> None:
         self._state = "block"
-        if self._arguments is not None:
-            self._blocks.write_arguments(self._arguments.body(text))
-            self._note(self._arguments.damage)
-            if self._arguments.problem is not None:
-                self._fail(self._arguments.problem)
-            return
-        self._note("JSON between the tags")
-        found = repair_json(text)
-        value = found.value if found is not None else None
-        for call in value if isinstance(value, list) else [value]:
-            arguments = read_call(call)
-            if arguments is None:
-                return
-            name, body = arguments
-            self._begin_call(name)
-            self._blocks.write_arguments(body)
-            self._arguments = None
-            self._blocks.close()
+        if self._calls.is_open:
+            problem = self._calls.write_body(text)
+            if problem is not None:
+                self._fail(problem)
+        else:
+            self._note("JSON between the tags")
+            self._calls.write_calls(text)
 
     # The end
 
@@ -561,14 +523,11 @@ class Decoder:
         return True
 
     def _end_in_value(self) -> None:
-        assert self._arguments is not None
-        self._write_newline()
-        self._blocks.write_arguments(self._arguments.cut())
+        self._calls.cut_parameter()
         self._end_inside_call()
 
     def _end_in_json(self) -> None:
-        if self._arguments is not None:
-            self._blocks.write_arguments("".join(self._body))
+        self._calls.cut_body("".join(self._body))
         self._end_inside_call()
 
     def _end_inside_call(self) -> None:
@@ -577,10 +536,10 @@ class Decoder:
             self._fail("the answer ends inside a tool call")
 
     def _end_in_block(self) -> None:
-        if self._arguments is not None:
+        if self._calls.is_open:
             self._note("the answer ends inside a tool call")
             if not self._is_cut:
-                self._close_call()
+                self._calls.close()
         elif not self.num_calls:
             self._note("the tool markup holds no call")
             if not self._is_cut:
@@ -594,16 +553,14 @@ class Decoder:
             self._blocks.open(ReasoningBlock() if self._state == "reasoning" else TextBlock())
         self._blocks.write(text, end)
 
-    def _note(self, damage: str | None) -> None:
-        if self.damage is None:
-            self.damage = damage
+    def _note(self, damage: str) -> None:
+        self._calls.note(damage)
 
     def _fail(self, damage: str) -> None:
         """What the markup means is lost: nothing more is read."""
         self._note(damage)
         self.failure = DamagedToolCall(f"The model wrote a tool call that cannot be read: {damage}. Please retry.")
-        self._arguments = None
-        self._blocks.close()
+        self._calls.give_up()
         self._state = "done"
 
 
