@@ -18,8 +18,8 @@ from typing import Any, Final
 from aiohappyeyeballs import start_connection
 
 from deepserve.outgoing.addresses import AddressPolicy
-from deepserve.outgoing.client import Lookup, spell_address, system_lookup
 from deepserve.outgoing.errors import AddressRefused, BadCertificate, InvalidAnswer, InvalidUrl, NotConnected
+from deepserve.outgoing.lookup import Lookup, spell_address, system_lookup
 from deepserve.outgoing.origin_connection import OriginConnection
 from deepserve.outgoing.watched_socket import watched_socket
 
