@@ -190,7 +190,7 @@ def live_server(
         await tasks.close()
         await backend.close()
         if turnstile is not None:
-            await asyncio.to_thread(turnstile.close)
+            turnstile.close()
         if ledger is not None:
             await asyncio.to_thread(ledger.close)
 

@@ -88,7 +88,7 @@ class Turnstile:
         self._line.places = limits.places
 
     def close(self) -> None:
-        """Finish what is being written. Nobody may be inside any more."""
+        """Finish what is being written, in the event loop's thread. Nobody may be inside any more."""
         if self._renewing is not None:
             self._renewing.cancel()
         self._thread.shutdown()

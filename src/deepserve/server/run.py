@@ -324,7 +324,7 @@ async def _serve(
                 await tasks.close()
                 await asyncio.to_thread(kept.close)
                 if turnstile is not None:
-                    await asyncio.to_thread(turnstile.close)
+                    turnstile.close()
                 if ledger is not None:
                     await asyncio.to_thread(ledger.close)
     finally:
