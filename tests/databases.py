@@ -7,6 +7,7 @@ fails where CI is set.
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import itertools
 import os
 import pwd
@@ -15,6 +16,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -39,6 +41,7 @@ _SETTINGS = {
 }
 
 _READY_S = 30.0
+_SIGNAL_AT_PARENTS_DEATH = 1  # PR_SET_PDEATHSIG
 
 
 def _find_programs() -> Path | None:
@@ -60,6 +63,12 @@ def _as_user() -> dict[str, Any]:  # Any: arguments of Popen
             entry = pwd.getpwnam(name)
             return {"user": entry.pw_uid, "group": entry.pw_gid, "extra_groups": []}
     raise AssertionError("neither postgres nor nobody is a user of this machine")
+
+
+def _end_with_parent() -> None:
+    """So that tests that are killed leave no server behind."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_SIGNAL_AT_PARENTS_DEATH, signal.SIGINT)
 
 
 class PostgresServer:
@@ -102,6 +111,7 @@ class PostgresServer:
                 cwd=self._folder,
                 stdout=log,
                 stderr=log,
+                preexec_fn=_end_with_parent,
             )
         self._await_ready()
 

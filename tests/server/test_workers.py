@@ -54,10 +54,10 @@ class Program:
 
 
 @contextlib.contextmanager
-def program(place: object, count: int, *more: str) -> Iterator[Program]:
+def program(place: Path, count: int, *more: str) -> Iterator[Program]:
     command = [sys.executable, "-m", "tests.server.worker_program", str(place), str(count), *more]
     with subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=os.environ
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ, "TMPDIR": str(place)}
     ) as process:
         watchdog = threading.Timer(3 * PATIENCE_S, process.kill)
         watchdog.start()
@@ -142,6 +142,7 @@ def test_workers_that_lose_their_supervisor_end(tmp_path: Path) -> None:
         assert sorted(running.line() for _ in range(2)) == ["ended 0", "ended 1"]
         with pytest.raises(httpx.ConnectError):
             ask(address)
+    assert not list(tmp_path.glob("deepserve-workers-*")), "nothing is left behind"
 
 
 def test_a_fault_that_every_worker_meets_at_its_start_ends_the_server(tmp_path: Path) -> None:

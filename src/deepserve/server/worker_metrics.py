@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -37,6 +38,8 @@ class WorkerMetrics:
         if self._server is not None:
             self._server.close()
             await self._server.wait_closed()
+        if not self._worker.has_supervisor():  # whose folder it is, and who cannot tidy up any more
+            shutil.rmtree(self._worker.folder, ignore_errors=True)
 
     async def gather(self) -> bytes:
         """Everybody's."""

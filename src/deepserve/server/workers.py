@@ -57,6 +57,9 @@ class Worker(msgspec.Struct, frozen=True, kw_only=True):
     lifeline: int
     tell: Callable[[], None]
 
+    def has_supervisor(self) -> bool:
+        return not select.select([self.lifeline], [], [], 0)[0]
+
 
 class _Child(msgspec.Struct):
     """One worker, as its supervisor knows it. news: what it tells."""
