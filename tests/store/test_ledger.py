@@ -358,6 +358,25 @@ def test_a_database_that_hangs_counts_a_row_once(tmp_path: Path) -> None:
     assert written(engine) == {"one": row("one")}
 
 
+def test_a_fault_of_our_own_keeps_rows_and_the_thread(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    engine = open_database(tmp_path)
+    faults = [RuntimeError("a mistake"), KeyError("another")]
+
+    def book(connection: Any, rows: Any) -> None:  # Any: as `Booking` has them
+        if faults:
+            raise faults.pop()
+
+    async def work() -> None:
+        ledger = Ledger(engine, state_dir=tmp_path, book=book)
+        await ledger.settle([row("one", key_id="key")])
+        await ledger.settle([row("two")])
+        ledger.close()
+
+    run(work)
+    assert set(written(engine)) == {"one", "two"}
+    assert "KeyError" in caplog.text
+
+
 def test_more_rows_than_may_wait_refuse_new_requests(tmp_path: Path) -> None:
     engine = open_database(tmp_path)
 
@@ -427,13 +446,13 @@ def test_a_postgresql_server_that_dies_loses_no_row(
     async def work() -> None:
         ledger = Ledger(engine, state_dir=tmp_path, limits=SOON)
         await ledger.settle([row("before")])
-        await asyncio.to_thread(postgres_server.stop, at_once=True)
+        postgres_server.stop(at_once=True)
         try:
             await ledger.settle([row("during")])
             with pytest.raises(StoreUnavailable):
                 ledger.check()
         finally:
-            await asyncio.to_thread(postgres_server.start)
+            postgres_server.start()
         await until(lambda: not ledger.gauges()["ledger_is_refusing"])
         await ledger.settle([row("after")])
         ledger.close()

@@ -162,10 +162,12 @@ class LedgerWriter:
                 self._disconnect()
                 self._write_apart(group)
                 return
-            except FAULTS as error:
+            except Exception as error:  # noqa: BLE001 - rows are kept whatever it is; it is logged, and tried again
                 self._disconnect()
                 if self.problem is None:
-                    _log.error("ledger: rows cannot be written and are kept: %s", _reason(error))
+                    is_known = isinstance(error, FAULTS)
+                    reason = _reason(error)
+                    _log.error("ledger: rows cannot be written and are kept: %s", reason, exc_info=not is_known)
                 self.problem = _reason(error)
                 if self._closing.wait(_RETRY_S[min(attempt, len(_RETRY_S) - 1)]) and attempt > 0:
                     return
@@ -193,7 +195,7 @@ class LedgerWriter:
         [batch] = group
         try:
             refused = [one.row for one in batch.unwritten() if not self._is_taken(one)]
-        except FAULTS as error:  # the database went away meanwhile: the row is tried again like any other
+        except Exception as error:  # noqa: BLE001 - the database went away meanwhile: as any row, it is tried again
             self.problem = _reason(error)
             self._disconnect()
             self._write(group)
@@ -291,8 +293,10 @@ class LedgerWriter:
     def _guarded(self, work: Callable[[], None]) -> None:
         try:
             work()
-        except (*FAULTS, OSError) as error:
+        except Exception as error:  # noqa: BLE001 - the file stays, and is tried again
             self._disconnect()
+            if self.problem is None:
+                _log.error("ledger: rows that wait in files cannot be written: %s", _reason(error))
             self.problem = _reason(error)
 
     # The connection.
