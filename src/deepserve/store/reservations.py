@@ -12,7 +12,7 @@ from itertools import islice
 from typing import TypeVar
 
 import msgspec
-from sqlalchemy import Connection, Engine, delete, insert, select, update
+from sqlalchemy import Connection, Engine, bindparam, delete, insert, select, update
 
 from deepserve.core.tenant import KeyId
 from deepserve.store.database import hold, insert_new
@@ -25,6 +25,34 @@ _AT_ONCE = 500
 """Databases bound how many values a statement may have."""
 
 _UNUSED = {"requests_until_us": 0, "tokens_until_us": 0}
+
+# Made once: to put them together each time took as long as to execute them.
+_RUNNING = select(reservations.c.id, reservations.c.day, reservations.c.amount_pico, reservations.c.expires_at).where(
+    reservations.c.key_id == bindparam("key")
+)
+_SPENT = select(key_spending.c.day, key_spending.c.spent_pico).where(
+    key_spending.c.key_id == bindparam("key"),
+    key_spending.c.day >= bindparam("first"),
+    key_spending.c.day < bindparam("after"),
+)
+_RATES = select(key_rates.c.requests_until_us, key_rates.c.tokens_until_us).where(
+    key_rates.c.key_id == bindparam("key")
+)
+_SET_RATES = (
+    update(key_rates)
+    .where(key_rates.c.key_id == bindparam("key"))
+    .values(requests_until_us=bindparam("requests"), tokens_until_us=bindparam("tokens"))
+)
+_MOVE_TOKENS = (
+    update(key_rates)
+    .where(key_rates.c.key_id == bindparam("key"))
+    .values(tokens_until_us=key_rates.c.tokens_until_us + bindparam("moved"))
+)
+_INSERT = insert(reservations)
+_SET_AMOUNT = (
+    update(reservations).where(reservations.c.id == bindparam("wanted")).values(amount_pico=bindparam("amount"))
+)
+_DELETE = delete(reservations).where(reservations.c.id == bindparam("wanted"))
 
 
 class Reservation(msgspec.Struct, frozen=True, kw_only=True):
@@ -91,11 +119,9 @@ class ReservationStore:
                 return decision
             rates = change.requests_until_us, change.tokens_until_us
             if rates != (state.requests_until_us, state.tokens_until_us):
-                values = dict(zip(_UNUSED, rates, strict=True))
-                connection.execute(update(key_rates).where(key_rates.c.key_id == wanted.key).values(**values))
+                connection.execute(_SET_RATES, {"key": wanted.key, "requests": rates[0], "tokens": rates[1]})
             if any(one.id == wanted.id for one in running):
-                kept = update(reservations).where(reservations.c.id == wanted.id)
-                connection.execute(kept.values(amount_pico=change.amount_pico))
+                connection.execute(_SET_AMOUNT, {"wanted": wanted.id, "amount": change.amount_pico})
             else:
                 _insert(connection, wanted, change.amount_pico, now + timedelta(seconds=lease_s))
             return decision
@@ -104,13 +130,9 @@ class ReservationStore:
         """The answer is over. tokens_us: so much later than it was said, or earlier, its tokens are used up."""
         with self._engine.begin() as connection:
             hold(connection, _name(reservation.key))
-            connection.execute(delete(reservations).where(reservations.c.id == reservation.id))
+            connection.execute(_DELETE, {"wanted": reservation.id})
             if tokens_us:
-                connection.execute(
-                    update(key_rates)
-                    .where(key_rates.c.key_id == reservation.key)
-                    .values(tokens_until_us=key_rates.c.tokens_until_us + tokens_us)
-                )
+                connection.execute(_MOVE_TOKENS, {"key": reservation.key, "moved": tokens_us})
 
     def renew(self, live: Sequence[Reservation], *, now: datetime, lease_s: float) -> None:
         """Say that these answers still run. One that was taken for dead, as after a clock's jump, is there again."""
@@ -132,13 +154,12 @@ def _name(key: KeyId) -> str:
 
 def _insert(connection: Connection, one: Reservation, amount_pico: int, expires_at: datetime) -> None:
     row = {"id": one.id, "key_id": one.key, "day": one.day, "amount_pico": amount_pico, "expires_at": expires_at}
-    connection.execute(insert(reservations), row)
+    connection.execute(_INSERT, row)
 
 
 def _running(connection: Connection, key: KeyId, alive: Collection[str], now: datetime) -> list[Reservation]:
     """The key's answers, without those of processes that have not said for long that they live."""
-    columns = reservations.c.id, reservations.c.day, reservations.c.amount_pico, reservations.c.expires_at
-    rows = connection.execute(select(*columns).where(reservations.c.key_id == key)).all()
+    rows = connection.execute(_RUNNING, {"key": key}).all()
     dead = {row.id for row in rows if in_utc(row.expires_at) < now} - set(alive)
     for ids in _batched(dead, _AT_ONCE):
         connection.execute(delete(reservations).where(reservations.c.id.in_(ids)))
@@ -149,12 +170,8 @@ def _running(connection: Connection, key: KeyId, alive: Collection[str], now: da
 
 def _state(connection: Connection, wanted: Reservation, reserved: Sequence[Reservation]) -> KeyState:
     first, after = _month(wanted.day)
-    days = select(key_spending.c.day, key_spending.c.spent_pico).where(
-        key_spending.c.key_id == wanted.key, key_spending.c.day >= first, key_spending.c.day < after
-    )
-    spent = connection.execute(days).all()
-    rates = select(key_rates.c.requests_until_us, key_rates.c.tokens_until_us).where(key_rates.c.key_id == wanted.key)
-    found = connection.execute(rates).one_or_none()
+    spent = connection.execute(_SPENT, {"key": wanted.key, "first": first, "after": after}).all()
+    found = connection.execute(_RATES, {"key": wanted.key}).one_or_none()
     if found is None:
         insert_new(connection, key_rates, {"key_id": wanted.key, **_UNUSED})
     requests_until_us, tokens_until_us = (0, 0) if found is None else found
