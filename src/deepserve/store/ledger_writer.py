@@ -32,13 +32,13 @@ Booking = Callable[[Connection, Sequence[Unwritten]], None]
 
 _MAX_ROWS_PER_COMMIT: Final = 1_000
 _MAX_ROWS_PER_STATEMENT: Final = 64
-"""Of 31 values each: SQLite takes 32,766 values at most, and one statement is one wait for Python's lock."""
+"""Of 31 values each: SQLite takes 32,766 values at most."""
 
 _BUSY_MS: Final = 250
 """So long the thread waits for another writer within SQLite, before it looks at what else there is to do."""
 
 _RETRY_S: Final = (0.05, 0.1, 0.25, 0.5, 1.0)
-_REFUSALS: Final = (IntegrityError, DataError, OverflowError, ValueError)
+_REFUSALS: Final = (IntegrityError, DataError, OverflowError, UnicodeEncodeError)
 """What says that the same row will never be taken."""
 
 _LOOK_S: Final = 0.25
@@ -256,7 +256,7 @@ class LedgerWriter:
         if not self._is_sqlite:
             connection.execute(insert(ledger), [msgspec.structs.asdict(row) for row in rows])
             return
-        # Rows of one statement cost a third of rows one by one, and Python's lock is waited for once, not for each.
+        # One statement for many rows gives Python's lock away once, and not with each row.
         for first in range(0, len(rows), _MAX_ROWS_PER_STATEMENT):
             part = rows[first : first + _MAX_ROWS_PER_STATEMENT]
             values = [value for row in part for value in _sqlite_values(row)]
