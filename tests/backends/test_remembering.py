@@ -20,7 +20,7 @@ from deepserve.core.events import Event, PastReasoning, Started
 from deepserve.core.messages import Message, Reasoning, Text, ToolCall, ToolResult
 from deepserve.core.request import Request, Thinking, Tool
 from deepserve.core.tenant import Tenant, TenantId
-from deepserve.dialects.chat.upstream_request import LOST_TRACE
+from deepserve.dialects.upstream_request import LOST_TRACE
 from deepserve.store.database import open_database
 from deepserve.store.turns import TurnLimits, TurnStore
 from tests.backends.upstream.setup import DONE, delta, frame, head, request

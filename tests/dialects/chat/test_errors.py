@@ -6,7 +6,7 @@ import pytest
 
 from deepserve.core import errors
 from deepserve.core.errors import ContextOverflow, DeepserveError, error_classes
-from deepserve.dialects.chat.errors import decode_error, decode_error_value
+from deepserve.dialects.upstream_errors import decode_error, decode_error_value
 from deepserve.dialects.vendor_errors import FORMS, encode_error, form_of
 
 _CLASSES = error_classes()

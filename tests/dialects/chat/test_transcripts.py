@@ -15,8 +15,8 @@ from deepserve.core.errors import DeepserveError
 from deepserve.core.events import BlockClosed, BlockDelta, Event, Failed, Finished, Started, UsageReported
 from deepserve.core.messages import Part, ToolCall
 from deepserve.core.request import Request
-from deepserve.dialects.chat.errors import decode_error
 from deepserve.dialects.chat.upstream_answer import AnswerDecoder
+from deepserve.dialects.upstream_errors import decode_error
 from deepserve.outgoing.event_stream import EventStreamReader
 from tests.dialects.chat.decoding import decode
 from tests.dialects.chat.exchange import answer_of, events_of, play

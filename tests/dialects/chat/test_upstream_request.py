@@ -21,7 +21,8 @@ from deepserve.dialects.chat.upstream_flavour import (
     UPSTREAM_FLAVOURS,
     UpstreamFlavour,
 )
-from deepserve.dialects.chat.upstream_request import LOST_TRACE, UpstreamRequest, encode_upstream_request
+from deepserve.dialects.chat.upstream_request import encode_upstream_request
+from deepserve.dialects.upstream_request import LOST_TRACE, UpstreamRequest
 from tests.dialects.chat.decoding import WEATHER, body, decode
 
 Json = Any

@@ -7,10 +7,10 @@ import math
 import msgspec
 
 from deepserve.backends.upstream.estimate import estimate_prompt_tokens, estimate_tokens
+from deepserve.backends.upstream.wire import AnswerDecoder
 from deepserve.core.events import BlockDelta, BlockOpened, Event, ReasoningBlock, Started, UsageReported
 from deepserve.core.request import Request
 from deepserve.core.usage import Usage
-from deepserve.dialects.chat.upstream_answer import AnswerDecoder
 
 
 class Account:

@@ -10,13 +10,13 @@ from datetime import UTC, datetime
 from deepserve.backends.upstream.caller import UpstreamCaller
 from deepserve.backends.upstream.estimate import estimate_prompt_tokens
 from deepserve.backends.upstream.limits import UpstreamLimits
+from deepserve.backends.upstream.wires import wire_of
 from deepserve.catalog.providers import Provider
 from deepserve.core.errors import BackendFailure, DeepserveError
 from deepserve.core.events import Event
 from deepserve.core.provider import ServedBy, ServedModel
 from deepserve.core.request import Request
-from deepserve.dialects.chat.upstream_flavour import UPSTREAM_FLAVOURS
-from deepserve.dialects.chat.upstream_models import ListedModel, decode_models
+from deepserve.dialects.upstream_models import ListedModel, decode_models
 from deepserve.outgoing.errors import OutgoingError
 from deepserve.outgoing.origin_client import OriginClient
 from deepserve.prompt.decoder import mint_call_id
@@ -53,12 +53,12 @@ class UpstreamBackend:
         call_id: Callable[[int], str] = mint_call_id,
     ) -> None:
         self._provider = provider
-        self._flavour = UPSTREAM_FLAVOURS[provider.flavour]
+        self._wire = wire_of(provider, call_id=call_id)
         self._client = client
         self._limits = limits or UpstreamLimits()
         self._learns_models = learns_models
         self._listed: Mapping[str, ListedModel] = {}
-        self._caller = UpstreamCaller(provider, client=client, key=key, limits=self._limits, now=now, call_id=call_id)
+        self._caller = UpstreamCaller(provider, client=client, key=key, limits=self._limits, now=now, wire=self._wire)
         self._sleep = sleep
         self._learning: asyncio.Task[None] | None = None
         self._is_ready = False
@@ -102,7 +102,7 @@ class UpstreamBackend:
         return True
 
     async def _learn_models(self) -> None:
-        answer = await self._client.call("/models", headers=self._caller.headers("application/json"))
+        answer = await self._client.call(self._wire.models_path, headers=self._caller.headers("application/json"))
         try:
             if answer.status != 200:
                 told = f"the status is {answer.status}"

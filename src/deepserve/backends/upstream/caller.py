@@ -14,15 +14,13 @@ from deepserve.backends.upstream.patience import Patience
 from deepserve.backends.upstream.plain_request import plain_request
 from deepserve.backends.upstream.retries import REPEATABLE_STATUSES, read_retry_after
 from deepserve.backends.upstream.users import upstream_user
+from deepserve.backends.upstream.wire import AnswerDecoder, UpstreamWire
 from deepserve.catalog.providers import Provider
 from deepserve.core.errors import BackendFailure, CapacityError, DeepserveError, RequestTimedOut, UnsupportedFeature
 from deepserve.core.events import Event, Failed
-from deepserve.core.provider import ServedBy
 from deepserve.core.request import Request
-from deepserve.dialects.chat.errors import decode_error
-from deepserve.dialects.chat.upstream_answer import AnswerDecoder
-from deepserve.dialects.chat.upstream_flavour import UPSTREAM_FLAVOURS
-from deepserve.dialects.chat.upstream_request import UpstreamRequest, encode_upstream_request
+from deepserve.dialects.upstream_errors import decode_error
+from deepserve.dialects.upstream_request import UpstreamRequest
 from deepserve.outgoing.errors import AddressRefused, NotConnected, OutgoingError, OutgoingTimedOut
 from deepserve.outgoing.event_stream import EventStreamReader
 from deepserve.outgoing.origin_client import OriginAnswer, OriginClient
@@ -44,15 +42,14 @@ class UpstreamCaller:
         key: str | None,
         limits: UpstreamLimits,
         now: Callable[[], datetime],
-        call_id: Callable[[int], str],
+        wire: UpstreamWire,
     ) -> None:
         self._provider = provider
-        self._flavour = UPSTREAM_FLAVOURS[provider.flavour]
         self._client = client
         self._key = key
         self._limits = limits
         self._now = now
-        self._call_id = call_id
+        self._wire = wire
         self._lingering: set[asyncio.Task[None]] = set()
 
     async def ask(self, request: Request) -> AsyncGenerator[Event]:
@@ -66,14 +63,7 @@ class UpstreamCaller:
             answer = await self._opened(asked, patience)
             if answer.status != 200:
                 raise await self._refusal(answer)
-            decoder = AnswerDecoder(
-                provider=self._provider.id,
-                title=self._provider.title,
-                call_id=self._call_id,
-                num_results=request.num_results,
-                stop=request.stop,
-                served_by=self._named_server(answer),
-            )
+            decoder = self._wire.decoder(request, served_by=answer.headers.get("x-deepserve-served-by"))
             left_out = tuple(f"{name} (not taken by {self._provider.title})" for name in asked.left_out)
             account = Account(request, decoder, left_out)
             try:
@@ -107,13 +97,7 @@ class UpstreamCaller:
         return request.is_whole and most_tokens is not None and most_tokens <= self._limits.whole_tokens
 
     def _encoded(self, request: Request, *, is_stream: bool) -> UpstreamRequest:
-        asked = encode_upstream_request(
-            plain_request(request),
-            self._flavour,
-            model=self._provider.models[request.model],
-            user=upstream_user(request),
-            is_stream=is_stream,
-        )
+        asked = self._wire.encode(plain_request(request), user=upstream_user(request), is_stream=is_stream)
         if asked.left_out and request.provider.require_parameters:
             raise UnsupportedFeature(
                 f"{self._provider.title} does not take {', '.join(asked.left_out)}.",
@@ -136,8 +120,7 @@ class UpstreamCaller:
             raise self._too_late(patience) from error
 
     def headers(self, accepted: str) -> dict[str, str]:
-        key = {} if self._key is None else {"Authorization": f"Bearer {self._key}"}
-        return {"Accept": accepted, **key}
+        return {"Accept": accepted, **self._wire.headers(self._key)}
 
     async def _refusal(self, answer: OriginAnswer) -> DeepserveError:
         """Why a status other than 200 came, in words."""
@@ -225,13 +208,6 @@ class UpstreamCaller:
         await asyncio.gather(*self._lingering, return_exceptions=True)
 
     # Words
-
-    def _named_server(self, answer: OriginAnswer) -> ServedBy | None:
-        named = answer.headers.get("x-deepserve-served-by") if self._flavour.names_server else None
-        if not named:
-            return None
-        provider, _, model = named.partition("/")
-        return ServedBy(provider=provider, model=model, fingerprint="")
 
     def _too_late(self, patience: Patience) -> RequestTimedOut:
         return RequestTimedOut(

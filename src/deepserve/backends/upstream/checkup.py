@@ -11,8 +11,9 @@ import msgspec
 
 from deepserve.backends.kinds import Opening
 from deepserve.backends.upstream.opening import open_client
+from deepserve.backends.upstream.wires import wire_of
 from deepserve.core.errors import DeepserveError
-from deepserve.dialects.chat.upstream_models import decode_models
+from deepserve.dialects.upstream_models import decode_models
 from deepserve.outgoing.errors import OutgoingError
 from deepserve.outgoing.origin_client import OriginAnswer
 
@@ -44,8 +45,9 @@ async def check_upstream(
     try:
         async with asyncio.timeout(_MAX_WAIT_S):
             began_at = clock()
-            key = {} if opening.key is None else {"Authorization": f"Bearer {opening.key}"}
-            answer = await client.call("/models", headers={"Accept": "application/json", **key})
+            wire = wire_of(opening.provider)
+            headers = {"Accept": "application/json", **wire.headers(opening.key)}
+            answer = await client.call(wire.models_path, headers=headers)
             try:
                 took_s, arrived_at = clock() - began_at, now()
                 found = _judge(answer.status) or await _read_models(answer, opening)

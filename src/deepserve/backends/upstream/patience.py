@@ -7,7 +7,7 @@ from collections.abc import Coroutine
 from typing import Any, TypeVar
 
 from deepserve.backends.upstream.limits import UpstreamLimits
-from deepserve.dialects.chat.upstream_answer import AnswerDecoder
+from deepserve.backends.upstream.wire import AnswerDecoder
 
 Value = TypeVar("Value")
 

@@ -103,7 +103,7 @@ async def probe(
 
     Raises ConfigurationError for a service that cannot be asked like this.
     """
-    if opening.provider.flavour not in UPSTREAM_FLAVOURS:
+    if opening.provider.protocol != "chat":
         raise ConfigurationError(f"{opening.provider.title} does not speak Chat Completions, by which is probed.")
     path, body = _question(opening, model, now())
     client = open_client(opening)

@@ -33,7 +33,6 @@ from deepserve.core.events import (
 )
 from deepserve.core.provider import ServedBy
 from deepserve.core.usage import Usage
-from deepserve.dialects.chat.errors import decode_error_value
 from deepserve.dialects.chat.response import FAILED_WORD, FINISH_WORDS
 from deepserve.dialects.chat.upstream_wire import (
     ReadAnswer,
@@ -47,6 +46,7 @@ from deepserve.dialects.chat.upstream_wire import (
     ReadWords,
 )
 from deepserve.dialects.chat.wire import WireLogprob, WireLogprobs, WireTopLogprob
+from deepserve.dialects.upstream_errors import decode_error_value
 
 _REASONS: Mapping[str, FinishReason] = {
     "stop": "stop",

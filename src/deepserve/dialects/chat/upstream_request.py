@@ -7,35 +7,35 @@ call), named (`left_out`: knobs of sampling), or refused by name where the answe
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TypeVar, assert_never
+from typing import assert_never
 
 import msgspec
 
 from deepserve.core.errors import UnsupportedFeature
-from deepserve.core.messages import Image, Json, Message, Part, Reasoning, Refusal, Text, ToolResult
+from deepserve.core.messages import Json, Message, Reasoning, Text
 from deepserve.core.request import Request, Tool, ToolChoice
 from deepserve.core.sampling import KNOBS, Sampling
 from deepserve.dialects.chat.answer_form import encode_answer_form
 from deepserve.dialects.chat.messages import encode_message
 from deepserve.dialects.chat.tools import encode_tool, encode_tool_choice
 from deepserve.dialects.chat.upstream_flavour import UpstreamFlavour
+from deepserve.dialects.upstream_request import (
+    JSON_ANSWER,
+    LOST_TRACE,
+    ONE_CALL,
+    SEVERAL_RESULTS,
+    UpstreamRequest,
+    demand_in_words,
+    form_in_words,
+    inner_parts,
+    is_object,
+    joined_texts,
+    refuse_everywhere_unsayable,
+    with_words,
+)
 
 _PATH = "/chat/completions"
 _NOTHING_ASKED = Sampling()
-
-LOST_TRACE = "(What was thought here is lost.)"
-"""Stands for a trace that is needed and that nobody has: services refuse none, and an empty one too
-(github.com/BerriAI/litellm/issues/27439)."""
-
-Spoken = TypeVar("Spoken", bound=Part)
-
-
-class UpstreamRequest(msgspec.Struct, frozen=True, kw_only=True):
-    """path: after the service's base address. left_out: what the client asked for and the service does not know."""
-
-    path: str
-    body: bytes
-    left_out: tuple[str, ...] = ()
 
 
 def encode_upstream_request(
@@ -53,7 +53,7 @@ def encode_upstream_request(
     fields: dict[str, Json] = {
         "model": model,
         "messages": [
-            _encode_message(message, request, flavour) for message in _with_words(request.messages, words.sentences)
+            _encode_message(message, request, flavour) for message in with_words(request.messages, words.sentences)
         ],
         **_thinking(request, flavour),
         "max_tokens": request.max_output_tokens,
@@ -76,13 +76,9 @@ def encode_upstream_request(
 
 
 def _refuse_unsayable(request: Request, flavour: UpstreamFlavour) -> None:
-    if request.infill is not None:
-        raise UnsupportedFeature("Plain completions are not passed on to an upstream: send messages.", field="prompt")
-    if request.server_tools:
-        tool = request.server_tools[0].tool
-        raise UnsupportedFeature(f"The server tool `{tool}` is not supported.", field="tools")
+    refuse_everywhere_unsayable(request)
     if request.num_results > 1 and not flavour.has_several_results:
-        raise UnsupportedFeature("The upstream gives one result to a request: ask several times.", field="n")
+        raise UnsupportedFeature(SEVERAL_RESULTS, field="n")
     if request.thinking.budget_tokens is not None and request.thinking.enabled and not flavour.has_budget:
         raise UnsupportedFeature(
             "The upstream takes no budget for thinking: leave it out, or choose an effort.", field="thinking"
@@ -92,22 +88,6 @@ def _refuse_unsayable(request: Request, flavour: UpstreamFlavour) -> None:
             raise UnsupportedFeature(
                 "The upstream cannot continue an answer that was begun for it.", field=f"messages[{index}].prefix"
             )
-        if message.task is not None or message.tools:
-            raise UnsupportedFeature(
-                "Tasks and tools of one turn are not passed on to an upstream.", field=f"messages[{index}]"
-            )
-        if any(isinstance(part, Image) and part.url is None for part in _inner(message.parts)):
-            raise UnsupportedFeature(
-                "Images by the id of a file are not passed on to an upstream: send a URL.", field=f"messages[{index}]"
-            )
-
-
-def _inner(parts: Sequence[Part]) -> list[Part]:
-    found: list[Part] = list(parts)
-    for part in parts:
-        if isinstance(part, ToolResult):
-            found.extend(part.content)
-    return found
 
 
 # What the service is asked in words
@@ -129,32 +109,15 @@ class _Words:
         is_field = form.kind in flavour.forms
         if is_field:
             self.form_fields = encode_answer_form(form)
-        elif form.kind == "json_schema" and "json_object" in flavour.forms and _is_object(form.schema):
+        elif form.kind == "json_schema" and "json_object" in flavour.forms and is_object(form.schema):
             self.form_fields = {"response_format": {"type": "json_object"}}
-        match form.kind:
-            case "json_object":
-                if not is_field or (flavour.needs_json_word and not _says_json(request.messages)):
-                    self.sentences.append("Answer with one JSON object and nothing else.")
-            case "json_schema":
-                if not is_field:
-                    schema = msgspec.json.encode(form.schema).decode()
-                    self.sentences.append(
-                        "Answer with JSON and nothing else: no words around it, no code fence. "
-                        f"It must be valid by this JSON schema:\n{schema}"
-                    )
-                elif flavour.needs_json_word and not _says_json(request.messages):
-                    self.sentences.append("Answer with JSON.")
-            case "regex":
-                if not is_field:
-                    self.sentences.append(
-                        f"Your whole answer must match this regular expression, nothing else:\n{form.pattern}"
-                    )
-            case "choice":
-                if not is_field:
-                    choices = "\n".join(f"- {choice}" for choice in form.choices)
-                    self.sentences.append(f"Your whole answer must be exactly one of these, nothing else:\n{choices}")
-            case _:
-                assert_never(form.kind)
+        needs_word = (
+            flavour.needs_json_word and form.kind in ("json_object", "json_schema") and not _says_json(request.messages)
+        )
+        if not is_field or (needs_word and form.kind == "json_object"):
+            self.sentences += [sentence for sentence in (form_in_words(form),) if sentence]
+        elif needs_word:
+            self.sentences.append(JSON_ANSWER)
 
     def _choice(self, request: Request, flavour: UpstreamFlavour) -> ToolChoice:
         """What is left to be asked for by a field."""
@@ -162,36 +125,19 @@ class _Words:
         if not request.tools or choice.mode == "none":
             return choice
         if not choice.is_parallel and not flavour.has_parallel_switch:
-            self.sentences.append("Call at most one function at a time.")
+            self.sentences.append(ONE_CALL)
             choice = msgspec.structs.replace(choice, is_parallel=True)
         if choice.mode in ("required", "named"):
             can_force = flavour.forces_while_thinking or not request.thinking.enabled
             if choice.mode not in flavour.tool_choices or not can_force:
-                named = f" `{choice.names[0]}`" if choice.mode == "named" else ""
-                self.sentences.append(f"Call the function{named} now." if named else "Call at least one function now.")
+                self.sentences.append(demand_in_words(choice))
                 choice = ToolChoice(names=choice.names, is_parallel=choice.is_parallel)
         return choice
 
 
-def _is_object(schema: Json) -> bool:
-    return isinstance(schema, dict) and schema.get("type") == "object"
-
-
 def _says_json(messages: Sequence[Message]) -> bool:
-    texts = [part.text for message in messages for part in _inner(message.parts) if isinstance(part, Text)]
+    texts = [part.text for message in messages for part in inner_parts(message.parts) if isinstance(part, Text)]
     return "json" in "".join(texts).lower()
-
-
-def _with_words(messages: Sequence[Message], sentences: Sequence[str]) -> Sequence[Message]:
-    """At the beginning, where every service takes them and a cached prefix can hold them."""
-    if not sentences:
-        return messages
-    told = "\n\n".join(sentences)
-    if messages and messages[0].role == "system":
-        first = messages[0]
-        said = Text(f"\n\n{told}" if first.text else told)
-        return (msgspec.structs.replace(first, parts=(*first.parts, said)), *messages[1:])
-    return (Message(role="system", parts=(Text(told),)), *messages)
 
 
 # Fields
@@ -206,10 +152,10 @@ def _encode_message(message: Message, request: Request, flavour: UpstreamFlavour
     if message.role == "tool":
         result = message.tool_results[0]
         message = msgspec.structs.replace(
-            message, parts=(msgspec.structs.replace(result, content=_joined(result.content)),)
+            message, parts=(msgspec.structs.replace(result, content=joined_texts(result.content)),)
         )
     elif len(message.parts) != 1 or not isinstance(message.parts[0], Text):
-        message = msgspec.structs.replace(message, parts=_joined(message.parts))
+        message = msgspec.structs.replace(message, parts=joined_texts(message.parts))
     if (
         flavour.needs_traces
         and request.thinking.enabled
@@ -224,21 +170,6 @@ def _encode_message(message: Message, request: Request, flavour: UpstreamFlavour
     if message.prefix and flavour.prefix == "last":
         del fields["prefix"]
     return fields
-
-
-def _joined(parts: Sequence[Spoken]) -> tuple[Spoken | Text, ...]:
-    """Texts beside each other as one, refusals among them."""
-    joined: list[Spoken | Text] = []
-    for part in parts:
-        if isinstance(part, Text | Refusal):
-            before = joined[-1] if joined else None
-            if isinstance(before, Text):
-                joined[-1] = Text(before.text + part.text)
-            else:
-                joined.append(Text(part.text))
-        else:
-            joined.append(part)
-    return tuple(joined)
 
 
 def _thinking(request: Request, flavour: UpstreamFlavour) -> dict[str, Json]:

@@ -1,4 +1,4 @@
-"""Errors of other services of this dialect, read back; how our own are written is `vendor_errors`'s.
+"""Errors of other services, whatever their dialect, read back; how our own are written is `vendor_errors`'s.
 
 What our clients can mend, they are told in the service's words. What only the operator can (a key, an account, an
 address), they are told in ours: whose key it is, and what it is called, is not for them.
