@@ -9,6 +9,7 @@ import asyncio
 import hashlib
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
+from functools import partial
 from uuid import UUID, uuid4
 
 import msgspec
@@ -109,12 +110,11 @@ class Background:
         with self._lines.open(key) as line:
             await self.submit(draft)
             followed = draft.exchange.follow(draft.head)
-            labels = {served.id: served.served_by.label for served in site.gateway.models()}
             delivery = Delivery(
                 followed,
                 draft.head,
                 line.events(site.tasks, key),
-                served_by=labels.get(followed.request.model, "none"),
+                served_by=partial(site.label_of, followed.request.model),
                 headers=draft.headers,
                 settings=site.settings,
                 closing=site.closing,

@@ -60,7 +60,7 @@ class Delivery:
     """Delivers one answer. `run` raises DeepserveError only while nothing has been sent, and Cancelled for a client
     that has left or does not read.
 
-    served_by  the label to announce when headers must leave before the back end has said a word
+    served_by  gives the label to announce when headers must leave before the back end has said a word
     clock      monotonic seconds
     opening    frames of a stream that leave before the first event
     """
@@ -75,7 +75,7 @@ class Delivery:
         head: AnswerHead,
         events: AsyncGenerator[Event],
         *,
-        served_by: str,
+        served_by: Callable[[], str],
         headers: HeaderList,
         settings: Settings,
         closing: Closing,
@@ -262,7 +262,7 @@ class Delivery:
 
     def _kind_headers(self, num_bytes: int | None) -> HeaderList:
         started = self._started
-        served_by = self._served_by if started is None else started.served_by.label
+        served_by = self._served_by() if started is None else started.served_by.label
         past = (None if started is None else started.past_reasoning) or self._exchange.past_reasoning
         headers = answer_headers(served_by, past, () if started is None else started.relaxed)
         if started is not None and started.route is not None:

@@ -78,7 +78,7 @@ class Endpoint:
                 exchange,
                 claim.head,
                 claim.events,
-                served_by=self._label_of(exchange.request.model),
+                served_by=partial(site.label_of, exchange.request.model),
                 headers=headers + self._announce(claim.head),
                 settings=site.settings,
                 closing=site.closing,
@@ -91,10 +91,6 @@ class Endpoint:
         digest = hashlib.sha256(f"{self._name} {request.is_strict} {request.routing}\n".encode())
         digest.update(raw)
         return digest.digest()
-
-    def _label_of(self, model: str) -> str:
-        served = (served for served in self._site.gateway.models() if served.id == model)
-        return next((one.served_by.label for one in served), "none")
 
 
 def arrival_of(site: Site, scope: Scope) -> Arrival:

@@ -50,3 +50,8 @@ class Site(msgspec.Struct, frozen=True, kw_only=True):
     def settings(self) -> Settings:
         """In force at this moment: taken once by whoever works for a request."""
         return self.live.current
+
+    def label_of(self, model: str) -> str:
+        """Who answers for a model, as far as that is known before it answers."""
+        served = (served for served in self.gateway.models() if served.id == model)
+        return next((one.served_by.label for one in served), "none")

@@ -140,12 +140,11 @@ class TaskEndpoint:
 
     async def _deliver(self, inference: Inference, visit: Visit, receive: Receive, send: Send) -> None:
         site, request = self._site, inference.request
-        served = {model.id: model.served_by.label for model in site.gateway.models()}
         delivery = Delivery(
             StreamedTask(inference),
             AnswerHead(id=str(visit.id), created_at=request.arrived_at, model=request.model),
             site.gateway.answer(request),
-            served_by=served.get(request.model, "none"),
+            served_by=partial(site.label_of, request.model),
             headers=[],
             settings=site.settings,
             closing=site.closing,
