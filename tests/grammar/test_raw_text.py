@@ -12,6 +12,7 @@ import pytest
 from deepserve.core.formats import FORMATS
 from deepserve.core.schema import check_schema
 from deepserve.grammar.example_text import FORMAT_EXAMPLES, example, examples_in
+from deepserve.grammar.raw_text import is_readable, pattern_terminal
 from tests.grammar.answers import admits, arguments_of, at_random, calls_form, compiler, json_form, read, tool, written
 
 
@@ -91,3 +92,31 @@ def test_blanks_mean_the_same_in_json() -> None:
     for code in (9, 32, 0x85, 0xA0, 0x2003, 0x3000, 0xFEFF, 0x61):
         text = json.dumps(chr(code), ensure_ascii=code < 32)
         assert admits(form, text) is (check_schema(schema, chr(code)).verdict == "valid"), hex(code)
+
+
+@pytest.mark.parametrize(
+    "pattern",
+    [
+        *(
+            "[A-Z]{3}-[0-9]{4,8}",
+            "^a",
+            "a$",
+            "^(a|b)$",
+            "",
+            "^$",
+            r"\d+\s\w",
+            r"\p{L}+",
+            "a/b",
+            "[/]",
+            r"a\/b",
+            "x{2,}",
+        ),
+        *("(^a|b)$", "(^a|b$)", "(a$|b)", "a^b", "a$b", "^a|b$", r"\^a\$", "[^$]$", r"\Aab", r"ab\z", r"\bx", "a(?!b)"),
+        *("(?i)abc", "(?<n>a)", r"(a)\1", "𝒳+", r"\n", "\n", '"', r"\"", r"\\", r"\\/", "[^a]", "(?:a|b)?"),
+    ],
+)
+def test_a_pattern_of_a_tool_that_is_not_strict_is_kept_where_raw_text_can_follow_it(pattern: str) -> None:
+    """However that is found out: as JSON some expressions can be followed that cannot be as raw text."""
+    lenient = tool(type="object", properties={"x": {"type": "string", "pattern": pattern}}, is_strict=False)
+    relaxed = compiler().compile(calls_form(lenient)).relaxed
+    assert bool(relaxed) is not is_readable(pattern_terminal(pattern))

@@ -3,6 +3,7 @@ both at once; here it is taken apart."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cache
 from typing import Final
@@ -12,6 +13,7 @@ import msgspec
 from deepserve.core.errors import UnsupportedFeature
 from deepserve.core.formats import FORMATS
 from deepserve.core.messages import Json
+from deepserve.grammar.mask_compiler import problem_with
 from deepserve.grammar.raw_text import ANY_TEXT, choice_terminal, is_possible, is_readable, pattern_terminal
 
 OF_OBJECTS: Final = frozenset(
@@ -27,6 +29,9 @@ UNKNOWN_HERE: Final = OF_OBJECTS | {"not", "if", "then", "else", "$dynamicRef", 
 
 _OTHER_TYPES: Final = ("number", "boolean", "null", "array", "object")
 _MAX_CHARACTERS: Final = 100_000
+
+_SIMPLE: Final = re.compile(r"\^?(?:[^\\^$]|\\[dDsSwW.*+?()\[\]{}|/-])*\$?")
+"""Anchors at its ends only: the mask compiler knows all of such an expression as raw text if it does as JSON."""
 
 
 class _Part(msgspec.Struct, frozen=True):
@@ -98,7 +103,7 @@ class ParameterValues:
                 return self._checked(_any_of(ways) if keyword == "anyOf" else _one_of(ways), at)
             case "pattern":
                 terminal = pattern_terminal(argument)
-                if is_readable(terminal):
+                if _is_readable(argument, terminal):
                     return terminal
                 self._note(at, keyword)
             case "format" if argument in FORMATS:
@@ -180,6 +185,13 @@ def _too_large(at: str) -> UnsupportedFeature:
         f"The schema at `{at}` is too large once its references are written out: define fewer alternatives inside "
         "each other."
     )
+
+
+def _is_readable(pattern: str, terminal: str) -> bool:
+    """Whether the mask compiler knows all of a pattern, which is asked as JSON first: that is answered much sooner."""
+    if _SIMPLE.fullmatch(pattern) and problem_with({"type": "string", "pattern": pattern}) is None:
+        return True
+    return is_readable(terminal)
 
 
 def _all_of(terminals: Iterable[str | None]) -> str | None:
