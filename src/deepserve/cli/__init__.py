@@ -14,6 +14,7 @@ _GROUPS = {
     "Answer": {
         "serve": "Answer the DeepSeek V4 API on this machine.",
         "chat": "Talk to the model in this terminal.",
+        "batch": "Answer every question of a file.",
         "models": "List the model ids that are served, and by what.",
         "launch": "Print or run the command that starts a cluster.",
     },

@@ -1,0 +1,1 @@
+"""Many questions from a file: reading them, asking them, and keeping their answers."""
