@@ -37,6 +37,9 @@ _MAX_ROWS_PER_STATEMENT: Final = 64
 _BUSY_MS: Final = 250
 """So long the thread waits for another writer within SQLite, before it looks at what else there is to do."""
 
+_LOG_PAGES: Final = 4_000
+"""Of SQLite's log, 16 MB, before they are copied into its file: less work for each row than at the usual 1,000."""
+
 _RETRY_S: Final = (0.05, 0.1, 0.25, 0.5, 1.0)
 _REFUSALS: Final = (IntegrityError, DataError, OverflowError, UnicodeEncodeError)
 """What says that the same row will never be taken."""
@@ -307,6 +310,7 @@ class LedgerWriter:
             if self._is_sqlite:
                 connection = connection.execution_options(isolation_level="AUTOCOMMIT")
                 connection.exec_driver_sql(f"PRAGMA busy_timeout={_BUSY_MS}")
+                connection.exec_driver_sql(f"PRAGMA wal_autocheckpoint={_LOG_PAGES}")
                 connection.exec_driver_sql(f"PRAGMA synchronous={'FULL' if self._is_power_safe else 'NORMAL'}")
                 connection.rollback()
             self._connection = connection
