@@ -18,6 +18,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -66,7 +67,7 @@ def _as_user() -> dict[str, Any]:  # Any: arguments of Popen
 
 
 def _end_with_parent() -> None:
-    """So that tests that are killed leave no server behind."""
+    """So that tests that are killed leave no server behind. The parent is the thread that begins it: the main one."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_SIGNAL_AT_PARENTS_DEATH, signal.SIGINT)
 
@@ -100,6 +101,7 @@ class PostgresServer:
         )
 
     def start(self) -> None:
+        assert threading.current_thread() is threading.main_thread()
         settings = [part for name, value in _SETTINGS.items() for part in ("-c", f"{name}={value}")]
         with (self._folder / "log").open("ab") as log:
             self._process = subprocess.Popen(

@@ -226,7 +226,7 @@ def test_a_result_waits_for_a_database_that_is_away_and_is_not_computed_again(
                 with pytest.raises(StoreUnavailable):
                     await runner.find(ALICE.id, "one")
             finally:
-                await asyncio.to_thread(postgres_server.start)
+                postgres_server.start()  # in this thread: the server ends with the one that began it
             await until(lambda: len(receiver.received) == 1)
             assert (await ended(runner)).result == b"WAIT"
             assert performer.performed == ["one"]
