@@ -11,6 +11,7 @@ from deepserve.dialects.openrouter.ids import generation_id
 from deepserve.dialects.openrouter.skin import with_routing
 from deepserve.server.delivery import HeaderList
 from deepserve.server.endpoint import Endpoint
+from deepserve.server.live_settings import LimitedDecode
 from deepserve.server.messages import messages_routes
 from deepserve.server.openrouter_account import account_routes
 from deepserve.server.openrouter_directory import directory_of
@@ -21,10 +22,11 @@ BASE = "/api/v1"
 
 
 def routes(site: Site) -> list[BaseRoute]:
-    limits = site.settings.limits
     directory = directory_of(site)
-    decode = openrouter_decoder(directory=directory, limits=limits)
-    decode_plain = openrouter_completions_decoder(directory=directory, limits=limits)
+    decode = LimitedDecode(site.live, lambda limits: openrouter_decoder(directory=directory, limits=limits))
+    decode_plain = LimitedDecode(
+        site.live, lambda limits: openrouter_completions_decoder(directory=directory, limits=limits)
+    )
     chat = Endpoint(site, decode, name="openrouter chat", announce=_announce)
     completions = Endpoint(site, decode_plain, name="openrouter completions", announce=_announce)
 

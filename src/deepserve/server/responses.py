@@ -40,7 +40,7 @@ _MAX_PAGE = 100
 def routes(site: Site) -> list[BaseRoute]:
     sealer = site.sealer
     decoders = Decoders(
-        names=site.names, limits=site.settings.limits, memory=site.responses, sealing=sealer, now=site.now
+        names=site.names, limits=lambda: site.settings.limits, memory=site.responses, sealing=sealer, now=site.now
     )
     background = Background(site, decoders)
     telling = msgspec.structs.replace(decoders, tells_cost=True)

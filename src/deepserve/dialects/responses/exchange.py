@@ -141,19 +141,20 @@ class CompactExchange(msgspec.Struct, frozen=True, kw_only=True):
 class Decoders(msgspec.Struct, frozen=True, kw_only=True):
     """How bodies are read. Both block while they look up a response that is continued.
 
-    tells_cost: for a service whose answers say what they cost
+    limits: in force at the moment. tells_cost: for a service whose answers say what they cost
     """
 
     names: Names
-    limits: Limits
+    limits: Callable[[], Limits]
     memory: ResponseMemory
     sealing: Sealing
     now: Callable[[], datetime]
     tells_cost: bool = False
 
     def response(self, raw: bytes, arrival: Arrival) -> ResponsesExchange:
-        keeper = Keeper(self.memory, self.sealing, arrival.tenant.id, max_bytes=self.limits.body_bytes)
-        asked = decode_request(raw, arrival, names=self.names, limits=self.limits, keeper=keeper)
+        limits = self.limits()
+        keeper = Keeper(self.memory, self.sealing, arrival.tenant.id, max_bytes=limits.body_bytes)
+        asked = decode_request(raw, arrival, names=self.names, limits=limits, keeper=keeper)
         return ResponsesExchange(asked=asked, keeper=keeper, now=self.now, tells_cost=self.tells_cost)
 
     def compaction(self, raw: bytes, arrival: Arrival) -> CompactExchange:
