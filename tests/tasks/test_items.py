@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Coroutine
-from pathlib import Path
 from secrets import token_hex
 from typing import Any
 
@@ -14,12 +13,25 @@ from typing_extensions import override
 
 from deepserve.core.errors import BackendFailure, DeepserveError, Overloaded
 from deepserve.core.task import TaskState
-from deepserve.store.database import Database, open_database, open_memory_database
+from deepserve.store.database import Database, open_memory_database
 from deepserve.store.tasks import TaskStore
 from deepserve.tasks.performer import Announce
 from deepserve.tasks.runner import TaskRunner
 from tests.outgoing.receiver import Receiver
-from tests.tasks.setup import ALICE, LETTERS, NOON, PATIENCE_S, Scripted, ended, new_task, running, until
+from tests.tasks.setup import (
+    ALICE,
+    LETTERS,
+    NOON,
+    PATIENCE_S,
+    Scripted,
+    ended,
+    fresh_database,
+    new_task,
+    running,
+    until,
+)
+
+pytestmark = pytest.mark.usefixtures("both_kinds")
 
 
 def run(coroutine: Coroutine[Any, Any, None]) -> None:
@@ -108,19 +120,24 @@ def test_without_a_receiver_items_are_noted_and_nobody_is_called() -> None:
     run(scenario())
 
 
-def test_what_was_announced_stands_in_the_next_attempt_and_is_not_announced_again(tmp_path: Path) -> None:
+def test_what_was_announced_stands_in_the_next_attempt_and_is_not_announced_again() -> None:
     """The second attempt would have written every letter in another way."""
 
     async def scenario() -> None:
         async with Receiver() as receiver:
             first = LetterByLetter()
-            known: dict[str, Any] = {"allowed": (receiver.host,), "webhooks": LETTERS, "new_hex": token_hex}
-            async with running(first, state_dir=tmp_path, **known) as runner:
+            known: dict[str, Any] = {
+                "database": fresh_database(),
+                "new_hex": token_hex,
+                "allowed": (receiver.host,),
+                "webhooks": LETTERS,
+            }
+            async with running(first, **known) as runner:
                 await runner.submit(new_task(body=b"ab-cd", webhook_url=receiver.url))
                 await until(lambda: len(receiver.received) == 2)
             second = LetterByLetter(changed=bytes)
             second.go_on.set()
-            async with running(second, state_dir=tmp_path, **known) as runner:
+            async with running(second, **known) as runner:
                 assert (await ended(runner)).result == b"ABcd"
                 await until(lambda: len(by_id(receiver)) == 4)
             assert second.known == [b"AB"]
@@ -223,8 +240,8 @@ def test_an_item_and_its_call_are_written_together_or_not_at_all(caplog: pytest.
     assert "it is announced later" in caplog.text
 
 
-def test_who_has_lost_a_task_announces_nothing_of_it(tmp_path: Path) -> None:
-    database = open_database(tmp_path)
+def test_who_has_lost_a_task_announces_nothing_of_it() -> None:
+    database = fresh_database()
     store, key = claimed(database), (ALICE.id, "one")
     assert store.advance(key, owner="b", result=b"theirs") is None
     assert store.advance(key, owner="a", result=b"ours") == []
