@@ -28,6 +28,7 @@ _GROUPS = {
     "Look into it": {
         "usage": "Show what has been answered, and what it cost.",
         "ledger": "Check and export the record of every attempt.",
+        "cache": "Say why a prefix was not cached, and what that cost.",
         "cost": "Say what a piece of work would cost, everywhere.",
         "route": "Show which model the rules choose, and why.",
         "tasks": "Show tasks that are answered later.",
