@@ -230,7 +230,7 @@ class Gateway:
     async def count(self, request: Request) -> int:
         """Prompt tokens the request would be billed for; where the choice of the model is open, in its usual lane."""
         self.check(request)
-        return await self._count(request)
+        return await self._count(msgspec.structs.replace(request, is_count=True))
 
     async def _count(self, request: Request) -> int:
         if self._router is not None:

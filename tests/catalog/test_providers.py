@@ -9,14 +9,17 @@ from deepserve.catalog.models import load_models
 from deepserve.catalog.providers import Provider, find_provider, load_providers
 from deepserve.core.errors import ConfigurationError
 from deepserve.dialects.chat.upstream_flavour import UPSTREAM_FLAVOURS
+from deepserve.dialects.messages.upstream_flavour import MESSAGES_FLAVOURS
 
 _PROVIDERS = load_providers()
+_FLAVOURS = {"chat": UPSTREAM_FLAVOURS, "messages": MESSAGES_FLAVOURS}
+"""Of protocols whose services differ."""
 _KNOWN = {model.id for model in load_models().models}
 
 
 @pytest.mark.parametrize("provider", _PROVIDERS.values(), ids=list(_PROVIDERS))
 def test_every_row_can_be_spoken_to_and_says_where_it_is_from(provider: Provider) -> None:
-    assert provider.flavour in UPSTREAM_FLAVOURS
+    assert provider.flavour in _FLAVOURS.get(provider.protocol, {"": None})
     assert provider.models
     assert set(provider.models) <= _KNOWN
     assert provider.source
@@ -26,7 +29,9 @@ def test_every_row_can_be_spoken_to_and_says_where_it_is_from(provider: Provider
 
 
 def test_every_flavour_is_some_rows() -> None:
-    assert {provider.flavour for provider in _PROVIDERS.values()} == set(UPSTREAM_FLAVOURS)
+    for protocol, flavours in _FLAVOURS.items():
+        spoken = {provider.flavour for provider in _PROVIDERS.values() if provider.protocol == protocol}
+        assert spoken == set(flavours)
 
 
 @pytest.mark.parametrize(
@@ -36,6 +41,7 @@ def test_every_flavour_is_some_rows() -> None:
         ("DeepSeek", "deepseek", "https://api.deepseek.com"),
         ("http://10.0.0.7:8000/v1", "openai", "http://10.0.0.7:8000/v1"),
         ("https://host/v1?a=b", "openai", "https://host/v1?a=b"),
+        ("anthropic=http://10.0.0.7:8000", "anthropic", "http://10.0.0.7:8000"),
         ("vllm=http://10.0.0.7:8000/v1", "vllm", "http://10.0.0.7:8000/v1"),
         ("openrouter=https://eu.openrouter.ai/api/v1", "openrouter", "https://eu.openrouter.ai/api/v1"),
     ],
@@ -46,7 +52,8 @@ def test_an_upstream_is_a_name_an_address_or_both(wanted: str, kind: str, addres
 
 
 @pytest.mark.parametrize(
-    ("wanted", "said"), [("deepsek", "deepseek, openrouter"), ("vllm", "add its address"), ("", "no upstream")]
+    ("wanted", "said"),
+    [("deepsek", "deepseek-anthropic, openrouter"), ("vllm", "add its address"), ("", "no upstream")],
 )
 def test_an_upstream_that_is_not_known_is_refused_with_what_is(wanted: str, said: str) -> None:
     with pytest.raises(ConfigurationError, match=said):

@@ -47,10 +47,10 @@ class Opening(msgspec.Struct, frozen=True, kw_only=True):
         return self.provider.base_url or ""
 
 
-def _open_chat(opening: Opening) -> Backend:
-    from deepserve.backends.upstream.opening import open_chat
+def _open_answering(opening: Opening) -> Backend:
+    from deepserve.backends.upstream.opening import open_answering
 
-    return open_chat(opening)
+    return open_answering(opening)
 
 
 def _open_cluster(opening: Opening) -> Backend:
@@ -63,7 +63,8 @@ TOKENS: Final = "tokens"
 """The protocol of servers that are given token ids; theirs for whom the operator names a tokenizer."""
 
 KINDS: Final[Mapping[str, Callable[[Opening], Backend]]] = {
-    "chat": _open_chat,
+    "chat": _open_answering,
+    "messages": _open_answering,
     TOKENS: _open_cluster,
 }
 """Protocol -> how a back end that speaks it is made, not yet started. Each raises SetupError."""

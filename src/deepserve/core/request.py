@@ -134,6 +134,7 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
                     compiling them brings
     routing         what the client says about who is to answer, where `model` leaves it open
     is_whole        the client gets the answer when it is complete, so that nobody has to hear of it piece by piece
+    is_count        only the number of its prompt tokens is wanted, as exactly as whoever would answer can tell it
     is_strict       reproduce the vendor's refusals instead of serving what can be served
     arrived_at      the instant that decides the price
     """
@@ -165,4 +166,5 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
     schema_fields: Mapping[str, str] = {}
     routing: RoutingWishes = RoutingWishes()
     is_whole: bool = False
+    is_count: bool = False
     is_strict: bool = False

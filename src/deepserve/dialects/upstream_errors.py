@@ -32,11 +32,16 @@ _STATUS_OF_TYPE: Mapping[str, int] = {
     "invalid_request_error": 400,
     "authentication_error": 401,
     "permission_error": 403,
+    "not_found_error": 404,
+    "request_too_large": 413,
+    "billing_error": 402,
     "rate_limit_reached_error": 429,
     "rate_limit_error": 429,
     "service_unavailable_error": 503,
     "overloaded_error": 503,
+    "timeout_error": 504,
     "server_error": 500,
+    "api_error": 500,
 }
 """For errors inside an answer, where the status has long been sent."""
 
@@ -51,7 +56,11 @@ _OVERFLOW = re.compile(
     r"maximum context length is (\d+) tokens\. However, you requested \d+ tokens "
     r"\((\d+) in the messages, (\d+) in the completion\)"
 )
-"""The vendor's words, which most servers of the dialect share."""
+"""The vendor's words, which most servers that speak Chat share."""
+
+_LONG_PROMPT = re.compile(r"prompt is too long: (\d+) tokens > (\d+) maximum")
+_LONG_ANSWER = re.compile(r"input length and `max_tokens` exceed context limit: (\d+) \+ (\d+) > (\d+)")
+"""Anthropic's, and those of servers that speak Messages."""
 
 
 def decode_error(status: int, body: bytes, *, title: str, retry_after_s: float | None = None) -> DeepserveError:
@@ -89,10 +98,9 @@ def _built(status: int | None, value: Json, title: str, retry_after_s: float | N
     error: DeepserveError
     match status:
         case 400 | 422:
-            overflow = _OVERFLOW.search(words)
+            overflow = _overflow(words)
             if overflow is not None:
-                limit, prompt, requested = (int(number) for number in overflow.groups())
-                return ContextOverflow(limit_tokens=limit, prompt_tokens=prompt, requested_tokens=requested)
+                return overflow
             error = (InvalidField if members.get("param") else RequestError)(words or f"{title} refused the request.")
             error.field = members["param"] if isinstance(members.get("param"), str) else None
             return error
@@ -118,6 +126,19 @@ def _built(status: int | None, value: Json, title: str, retry_after_s: float | N
             return RequestError(words or f"{title} refused the request with status {status}.")
         case _:
             return BackendFailure(f"{title} {failed}{quoted}")
+
+
+def _overflow(words: str) -> ContextOverflow | None:
+    if (found := _OVERFLOW.search(words)) is not None:
+        limit, prompt, requested = (int(number) for number in found.groups())
+    elif (found := _LONG_PROMPT.search(words)) is not None:
+        prompt, limit = (int(number) for number in found.groups())
+        requested = 0
+    elif (found := _LONG_ANSWER.search(words)) is not None:
+        prompt, requested, limit = (int(number) for number in found.groups())
+    else:
+        return None
+    return ContextOverflow(limit_tokens=limit, prompt_tokens=prompt, requested_tokens=requested)
 
 
 def _is_moderation(members: Mapping[str, Json]) -> bool:

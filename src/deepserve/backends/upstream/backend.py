@@ -59,6 +59,7 @@ class UpstreamBackend:
         self._learns_models = learns_models
         self._listed: Mapping[str, ListedModel] = {}
         self._caller = UpstreamCaller(provider, client=client, key=key, limits=self._limits, now=now, wire=self._wire)
+        self._may_count = self._wire.counts
         self._sleep = sleep
         self._learning: asyncio.Task[None] | None = None
         self._is_ready = False
@@ -76,7 +77,7 @@ class UpstreamBackend:
             context_tokens=context_tokens,
             max_output_tokens=listed.max_output_tokens or self._provider.max_output_tokens or context_tokens,
             note=f"Answers come from {self._provider.title}.",
-            counts_by_estimate=True,
+            counts_by_estimate=not self._may_count,
         )
 
     async def start(self) -> None:
@@ -134,8 +135,17 @@ class UpstreamBackend:
         return {}
 
     async def count(self, request: Request) -> int:
-        """An estimate, which `models` says."""
-        return estimate_prompt_tokens(request)
+        """By the service itself where it counts and a client wants to know, else an estimate.
+
+        `models` says of the service whether it counts. What this server wants to know for itself is no reason to call.
+        """
+        if not self._may_count or not request.is_count:
+            return estimate_prompt_tokens(request)
+        counted = await self._caller.count(request)
+        if counted is None:
+            self._may_count = False
+            return estimate_prompt_tokens(request)
+        return counted
 
     def answer(self, request: Request) -> AsyncGenerator[Event]:
         """Asks once. Who may be asked again, and when, is decided by the fleet that this is a member of."""

@@ -29,6 +29,7 @@ _log = logging.getLogger(__name__)
 
 _STREAM_BEGINNINGS = (b":", b"data:", b"event:", b"id:", b"retry:")
 _MAX_REFUSAL_BYTES = 64 * 1024
+_NO_SUCH_ADDRESS = frozenset((404, 405, 501))
 
 
 class UpstreamCaller:
@@ -91,6 +92,27 @@ class UpstreamCaller:
             patience.close()
             if answer is not None:
                 (self._linger if is_complete else OriginAnswer.close)(answer)
+
+    async def count(self, request: Request) -> int | None:
+        """Prompt tokens as the service counts them; None: it has no such address. Raises DeepserveError."""
+        asked = self._wire.encode_count(plain_request(request))
+        patience = Patience(self._limits, is_whole=False)
+        answer: OriginAnswer | None = None
+        try:
+            answer = await self._opened(asked, patience)
+            if answer.status in _NO_SUCH_ADDRESS:
+                return None
+            if answer.status != 200:
+                raise await self._refusal(answer)
+            return self._wire.decode_count(await patience.wait(answer.read(), patience.first_event_at))
+        except OutgoingError as error:
+            raise self._explained(error) from error
+        except TimeoutError as error:
+            raise self._too_late(patience) from error
+        finally:
+            patience.close()
+            if answer is not None:
+                answer.close()
 
     def _is_asked_whole(self, request: Request) -> bool:
         most_tokens = request.max_output_tokens or request.default_output_tokens

@@ -17,6 +17,7 @@ class ChatWire:
     """Implements `backends.upstream.wire.UpstreamWire`."""
 
     models_path = "/models"
+    counts = False
 
     def __init__(self, provider: Provider, *, call_id: Callable[[int], str]) -> None:
         self._provider = provider
@@ -40,8 +41,8 @@ class ChatWire:
             served_by=named_server(served_by, is_believed=self._flavour.names_server),
         )
 
-    def encode_count(self, request: Request, *, user: str | None) -> None:
-        """The dialect has no address for it."""
+    def encode_count(self, request: Request) -> UpstreamRequest:  # noqa: ARG002 - the protocol's
+        raise AssertionError("the dialect has no address for it")
 
     def decode_count(self, body: bytes) -> int:  # noqa: ARG002 - the protocol's
-        raise AssertionError("no question for a count is ever asked")
+        raise AssertionError("no such question is asked")

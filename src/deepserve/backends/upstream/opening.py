@@ -1,4 +1,4 @@
-"""Upstreams that speak Chat Completions."""
+"""Upstreams that are sent conversations and send answers."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from deepserve.outgoing.errors import OutgoingError
 from deepserve.outgoing.origin_client import OriginClient
 
 
-def open_chat(opening: Opening) -> UpstreamBackend:
+def open_answering(opening: Opening) -> UpstreamBackend:
     """Raises ConfigurationError."""
     return UpstreamBackend(
         opening.provider,

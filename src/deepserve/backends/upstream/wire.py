@@ -58,6 +58,11 @@ class UpstreamWire(Protocol):
         """Where it lists its models."""
         ...
 
+    @property
+    def counts(self) -> bool:
+        """The protocol has a question for the number of prompt tokens; a service may still not answer it."""
+        ...
+
     def headers(self, key: str | None) -> dict[str, str]:
         """That say who asks."""
         ...
@@ -70,8 +75,8 @@ class UpstreamWire(Protocol):
         """served_by: what the header `x-deepserve-served-by` says."""
         ...
 
-    def encode_count(self, request: Request, *, user: str | None) -> UpstreamRequest | None:
-        """A question for the number of prompt tokens; None: the service answers none. Raises UnsupportedFeature."""
+    def encode_count(self, request: Request) -> UpstreamRequest:
+        """That question. Raises UnsupportedFeature."""
         ...
 
     def decode_count(self, body: bytes) -> int:

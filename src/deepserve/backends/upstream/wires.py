@@ -6,11 +6,12 @@ from collections.abc import Callable, Mapping
 from typing import Final
 
 from deepserve.backends.upstream.chat_wire import ChatWire
+from deepserve.backends.upstream.messages_wire import MessagesWire
 from deepserve.backends.upstream.wire import UpstreamWire
 from deepserve.catalog.providers import Provider
 from deepserve.prompt.decoder import mint_call_id
 
-_WIRES: Final[Mapping[str, Callable[..., UpstreamWire]]] = {"chat": ChatWire}
+_WIRES: Final[Mapping[str, Callable[..., UpstreamWire]]] = {"chat": ChatWire, "messages": MessagesWire}
 
 
 def wire_of(provider: Provider, *, call_id: Callable[[int], str] = mint_call_id) -> UpstreamWire:

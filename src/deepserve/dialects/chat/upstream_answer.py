@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from decimal import Decimal
 
 import msgspec
 
@@ -39,6 +38,7 @@ from deepserve.dialects.chat.upstream_wire import (
     ReadCall,
     ReadChoice,
     ReadCompletionDetails,
+    ReadCostDetails,
     ReadFunction,
     ReadMessage,
     ReadPromptDetails,
@@ -46,6 +46,7 @@ from deepserve.dialects.chat.upstream_wire import (
     ReadWords,
 )
 from deepserve.dialects.chat.wire import WireLogprob, WireLogprobs, WireTopLogprob
+from deepserve.dialects.upstream_cost import stated_cost
 from deepserve.dialects.upstream_errors import decode_error_value
 
 _REASONS: Mapping[str, FinishReason] = {
@@ -335,22 +336,12 @@ class AnswerDecoder:
             cache_write_tokens=min(max(written, 0), prompt - hit),
             is_estimated=not is_sound,
         )
-        self._cost = _cost(read)
+        details = read.cost_details or ReadCostDetails()
+        self._cost = stated_cost(read.cost, details.upstream_inference_prompt_cost)
 
 
 def _piece(index: int, result: _Result, text: str, logprobs: Sequence[WireLogprob] | None) -> BlockDelta:
     return BlockDelta(index=result.num_blocks - 1, text=text, logprobs=_logprobs(logprobs), result=index)
-
-
-def _cost(read: ReadUsage) -> Cost | None:
-    """What the service says it charges; how that parts is only known where it says so."""
-    total = read.cost
-    if total is None or not total.is_finite() or total < 0:
-        return None
-    prompt = None if read.cost_details is None else read.cost_details.upstream_inference_prompt_cost
-    if prompt is None or not prompt.is_finite() or not 0 <= prompt <= total:
-        prompt = Decimal(0)
-    return Cost(miss_usd=prompt, output_usd=total - prompt, source="provider", stated_usd=total)
 
 
 def _logprobs(tokens: Sequence[WireLogprob] | None) -> tuple[TokenLogprob, ...]:
