@@ -13,7 +13,6 @@ import msgspec
 
 from deepserve.core.messages import Json
 
-
 NOTHING: Final = msgspec.Raw(b"null")
 
 
