@@ -4,25 +4,29 @@ from __future__ import annotations
 
 import re
 import string
+from functools import lru_cache
 from uuid import UUID
 
 from deepserve.core.request import RequestId
 from deepserve.dialects.exchange import AnswerHead
 
 _DIGITS = string.digits + string.ascii_uppercase + string.ascii_lowercase
+_PAIRS = [first + second for first in _DIGITS for second in _DIGITS]
 _FORM = re.compile(r"gen-\d{1,12}-([0-9A-Za-z]{22})", re.ASCII)
 
 
+@lru_cache(maxsize=256)
 def generation_id(head: AnswerHead) -> str:
+    """Asked for by the header and by the body of each answer."""
     return spell(head.created, UUID(head.id))
 
 
 def spell(created: int, id: UUID) -> str:  # noqa: A002 - what it is
-    number, letters = id.int, ""
-    for _ in range(22):
-        number, digit = divmod(number, len(_DIGITS))
-        letters = _DIGITS[digit] + letters
-    return f"gen-{created}-{letters}"
+    number, pairs = id.int, []
+    for _ in range(11):
+        number, pair = divmod(number, len(_PAIRS))
+        pairs.append(_PAIRS[pair])
+    return f"gen-{created}-{''.join(reversed(pairs))}"
 
 
 def request_id_of(generation: str) -> RequestId | None:
