@@ -154,7 +154,10 @@ class FleetBackend:
     async def count(self, request: Request) -> int:
         """By the first who may answer."""
         member, lane = self._offers(request)[0]
-        return await member.backend.count(_asked_of(request, lane.model))
+        num_tokens = await member.backend.count(_asked_of(request, lane.model))
+        if request.is_count:
+            self.look_again()  # whether it counts or estimates is known only now
+        return num_tokens
 
     # Around it
 
