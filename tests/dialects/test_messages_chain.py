@@ -146,6 +146,18 @@ def test_counts_are_those_of_the_server_behind(origin: LiveServer, own_front: Li
     assert told.hit_tokens + told.miss_tokens == counted[1].json()["input_tokens"]
 
 
+def test_the_models_are_those_of_the_server_behind(origin: LiveServer, own_front: LiveServer) -> None:
+    """With their limits, and with who really answers there."""
+
+    def listed(server: LiveServer) -> list[tuple[object, ...]]:
+        models = server.get("/v1/models", authorization=f"Bearer {KEYS[0]}").json()["data"]
+        members = ("id", "context_window", "max_output_tokens", "served_by")
+        return [tuple(model[name] for name in members) for model in models if model["id"] == "deepseek-v4-flash"]
+
+    assert listed(own_front) == listed(origin)
+    assert listed(origin)
+
+
 def test_the_server_that_really_answers_is_named(own_front: LiveServer) -> None:
     answer = httpx.post(
         f"{own_front.address}/v1/chat/completions",

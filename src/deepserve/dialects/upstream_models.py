@@ -7,6 +7,7 @@ from collections.abc import Mapping
 import msgspec
 
 from deepserve.core.errors import BackendFailure
+from deepserve.core.messages import Json
 from deepserve.core.provider import ServedBy
 
 
@@ -19,13 +20,17 @@ class ListedModel(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class _Item(msgspec.Struct, frozen=True):
-    """context_window: DeepSeek's word; max_model_len: vLLM's and SGLang's; context_length: OpenRouter's and Oxen's."""
+    """context_window: DeepSeek's word; max_model_len: vLLM's and SGLang's; context_length: OpenRouter's and Oxen's;
+    max_input_tokens and max_tokens: Anthropic's.
+    """
 
     id: str
     context_window: int | None = None
     max_model_len: int | None = None
     context_length: int | None = None
     max_output_tokens: int | None = None
+    max_input_tokens: Json = None
+    max_tokens: Json = None
     served_by: ServedBy | None = None
 
 
@@ -41,13 +46,15 @@ def decode_models(body: bytes, *, title: str) -> Mapping[str, ListedModel]:
         raise BackendFailure(f"{title} sent a list of models that cannot be read: {error}") from error
     return {
         item.id: ListedModel(
-            context_tokens=_sensible(item.context_window or item.max_model_len or item.context_length),
-            max_output_tokens=_sensible(item.max_output_tokens),
+            context_tokens=_sensible(
+                item.context_window or item.max_model_len or item.context_length or item.max_input_tokens
+            ),
+            max_output_tokens=_sensible(item.max_output_tokens or item.max_tokens),
             served_by=item.served_by,
         )
         for item in listing.data
     }
 
 
-def _sensible(tokens: int | None) -> int | None:
-    return tokens if tokens is not None and tokens > 0 else None
+def _sensible(tokens: Json) -> int | None:
+    return tokens if isinstance(tokens, int) and tokens > 0 else None
