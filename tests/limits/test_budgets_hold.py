@@ -8,6 +8,7 @@ from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from decimal import Decimal
 
+import msgspec
 import pytest
 
 from deepserve.core.cost import pico_usd
@@ -15,12 +16,13 @@ from deepserve.core.errors import BudgetExhausted, RateLimited
 from deepserve.core.events import BlockDelta, BlockOpened, Event, Finished, Started, TextBlock, UsageReported
 from deepserve.core.provider import ServedBy
 from deepserve.core.request import Request
+from deepserve.core.tenant import Grant
 from deepserve.core.usage import Usage
 from deepserve.limits.tariff import Tariff
 from deepserve.limits.turnstile import Turnstile
 from deepserve.store.database import Database
 from deepserve.store.spending import Settlement, read_spending, write_spending
-from tests.limits.setup import KEY, NOON, Time, budget, request, turnstile
+from tests.limits.setup import KEY, NOON, Time, budget, limited, request, thousand, turnstile
 
 _TARIFF = Tariff(hit_pico=3_625, miss_pico=435_000, output_pico=870_000)
 _SERVED_BY = ServedBy(provider="deepserve", model="mini-pro", fingerprint="f")
@@ -112,3 +114,50 @@ def test_budgets_are_never_exceeded_by_answers_that_run_at_the_same_time(databas
     assert ended["whole"] > 10
     assert ended["refused"] > 10
     assert sum(ended.values()) == 120
+
+
+def test_with_a_budget_an_answer_is_asked_for_piece_by_piece_though_its_client_wants_it_whole(
+    database: Database,
+) -> None:
+    heard: list[bool] = []
+
+    async def answer(asked: Request) -> AsyncGenerator[Event]:
+        heard.append(asked.is_whole)
+        yield Finished(reason="stop")
+
+    async def ask(grant: Grant) -> None:
+        gate, asked = turnstile(database), msgspec.structs.replace(request(grant), is_whole=True)
+        async with gate.admit(asked, thousand) as permit:
+            await _heard_out(permit.watch(answer, asked))
+        gate.close()
+
+    asyncio.run(ask(budget("1")))
+    asyncio.run(ask(limited(concurrent=1)))
+    assert heard == [False, True]
+
+
+def test_an_answer_that_is_cut_is_billed_for_no_more_than_it_may_have(database: Database) -> None:
+    async def count(asked: Request) -> int:
+        return 10 if asked.infill is None else 3 * len(asked.infill.prompt.split())
+
+    async def answer(_: Request) -> AsyncGenerator[Event]:
+        yield Started(served_by=_SERVED_BY, prompt_usage=None)
+        yield BlockOpened(index=0, block=TextBlock())
+        yield BlockDelta(index=0, text="word " * 5_900)
+
+    async def ask() -> Usage:
+        gate, asked = turnstile(database), request(budget("0.005"), max_output_tokens=6_000)
+        async with gate.admit(asked, count) as permit:
+            with pytest.raises(BudgetExhausted):
+                await _heard_out(permit.watch(answer, asked))
+            counted = permit.counted
+        gate.close()
+        return counted
+
+    assert asyncio.run(ask()).output_tokens == 6_000
+
+
+async def _heard_out(answer: AsyncGenerator[Event]) -> None:
+    async with aclosing(answer) as events:
+        async for _ in events:
+            pass

@@ -116,6 +116,10 @@ class Permit:
 
         Raises BudgetExhausted, before the first event or in the middle.
         """
+        if self._extend is not None and request.is_whole:
+            # Piece by piece: of an answer that comes at once nobody can say no to the rest, nor knows what a client
+            # that leaves before has cost.
+            request = msgspec.structs.replace(request, is_whole=False)
         await self._begin_round(request)
         async with aclosing(answer(request)) as events:
             async for event in events:
@@ -235,6 +239,9 @@ class _Round:
             tokens = self._uncounted_bytes  # the bound stays
         self._uncounted_bytes = 0
         output = self._usage.answer_tokens + tokens + self._num_blocks * _BLOCK_TOKENS
+        if self._most_tokens is not None:  # estimates may say more than there can be
+            most = max(0, self._most_tokens - self._usage.reasoning_tokens)
+            output = max(self._usage.answer_tokens, min(output, most))
         self._num_blocks = 0
         self._know(msgspec.structs.replace(self._usage, answer_tokens=output, is_estimated=True))
 
