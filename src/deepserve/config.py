@@ -339,6 +339,20 @@ class FleetSettings(msgspec.Struct, frozen=True, kw_only=True):
 
 LogLevel = Literal["debug", "info", "warning", "error"]
 
+LogFormat = Literal["text", "json"]
+
+
+class TelemetrySettings(msgspec.Struct, frozen=True, kw_only=True):
+    """Traces for OpenTelemetry.
+
+    traces_url        where a collector takes them by OTLP over HTTP, as http://localhost:4318/v1/traces; None: where
+                      the environment says (OTEL_EXPORTER_OTLP_ENDPOINT), or nowhere
+    includes_content  what is said to models, and what they answer, stands in them, too
+    """
+
+    traces_url: str | None = None
+    includes_content: bool = False
+
 ProfileName = Literal["0731", "preview", "mini"]
 
 
@@ -355,7 +369,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     keep_alive_s     a waiting client hears something at least this often
     request_timeout_s  an answer without any progress for so long is given up
     shutdown_grace_s running answers may take so long to finish when the server stops; then they are ended
-    log_level        the least that is logged
+    log_level        the least that is logged; `info` has a line for each request
+    log_format       lines for people, or one JSON object each
     backend          embedded: our V4 engine. scripted: a deterministic fake, for testing clients. upstream: others
     model_path       a checkpoint folder; None: the model that ships
     profile          prompt profile of a foreign checkpoint; None: decided from its name
@@ -417,6 +432,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     waiting          requests of keys with limits
     database_limits  use of a PostgreSQL server
     ledger           the record of what answers cost
+    telemetry        traces of requests
     """
 
     host: str = "127.0.0.1"
@@ -429,6 +445,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     request_timeout_s: Seconds = 600.0
     shutdown_grace_s: SecondsOrNone = 10.0
     log_level: LogLevel = "warning"
+    log_format: LogFormat = "text"
 
     backend: Literal["embedded", "scripted", "upstream"] = "embedded"
     model_path: Folder | None = None
@@ -495,6 +512,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     waiting: WaitLimits = WaitLimits()
     database_limits: DatabaseLimits = DatabaseLimits()
     ledger: LedgerLimits = LedgerLimits()
+    telemetry: TelemetrySettings = TelemetrySettings()
 
 
 class Table(msgspec.Struct, frozen=True, kw_only=True):
@@ -520,7 +538,15 @@ all others stand in these, so that a new one needs no second place."""
 
 LIVE: Final = frozenset(
     (
-        *("api_keys", "api_keys_file", "keep_alive_s", "request_timeout_s", "shutdown_grace_s", "log_level"),
+        *(
+            "api_keys",
+            "api_keys_file",
+            "keep_alive_s",
+            "request_timeout_s",
+            "shutdown_grace_s",
+            "log_level",
+            "log_format",
+        ),
         *("is_strict", "answer_checks", "check_retries", "difficulty"),
         *("upstream", "upstream_key_file", "upstream_tokenizer", "upstream_models", "upstreams", "chains", "fleet"),
         *("outgoing_allowed", "outgoing_http", "tool_limits", "limits", "tasks", "sockets", "waiting"),

@@ -8,7 +8,7 @@ The two doors are `answer` and `count`; every dialect goes through them, and not
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import aclosing
 from functools import partial
 from typing import Protocol
@@ -64,6 +64,7 @@ class Gateway:
         router: Router | None = None,
         meter: Meter | None = None,
         turnstile: Turnstile | None = None,
+        enter: Callable[[Request], Request] | None = None,
     ) -> None:
         """sealer: seals the traces that leave and opens those that come back; None: traces are text or nothing.
 
@@ -74,6 +75,8 @@ class Gateway:
         meter: prices answers and records them; None: nobody is told what they cost, and nothing is recorded.
 
         turnstile: lets requests of keys with limits in; None: there are no such keys.
+
+        enter: gives a request its place in a trace; None: nobody here records any.
         """
         self._backend = backend
         self._router = router
@@ -82,6 +85,7 @@ class Gateway:
         self._sealer = sealer
         self._meter = meter or Meter(PriceCatalog(rows=()))
         self._turnstile = turnstile
+        self._enter = enter
         self._num_opened = self._num_refused = 0
 
     def models(self, tenant: Tenant | None = None) -> Sequence[ServedModel]:
@@ -153,6 +157,8 @@ class Gateway:
         route: which rule chose it, where the client did not. bill: of the request that it is for; None: none yet.
         """
         bill = self._meter.open(request) if bill is None else bill
+        if self._enter is not None:
+            request = self._enter(request)
         self._check_model(request)
         opened = self._open_traces(request)
         request = opened.request

@@ -14,6 +14,7 @@ from typing import Any
 import httpx
 
 from deepserve.backends.backend import Backend
+from deepserve.backends.fleet.fleet import FleetBackend
 from deepserve.backends.script import Reply, Rule, Script
 from deepserve.backends.scripted import ScriptedBackend
 from deepserve.catalog.models import load_models
@@ -29,7 +30,9 @@ from deepserve.server.app import create_app
 from deepserve.server.closing import Closing
 from deepserve.server.later import make_task_runner
 from deepserve.server.metrics import Metrics
+from deepserve.server.request_log import RequestLog
 from deepserve.server.run import Server, bind, server_config
+from deepserve.server.telemetry import Telemetry
 from deepserve.store.database import Database
 from deepserve.store.key_record import KeyRecord
 from deepserve.store.ledger import Ledger
@@ -131,11 +134,12 @@ def live_server(
     router: Router | None = None,
     observers: Sequence[Observer] = (),
     database: Database | None = None,
+    telemetry: Telemetry | None = None,
 ) -> Iterator[LiveServer]:
     """Serve for the length of a block; the port is free, whatever the settings say. alive: kept open meanwhile.
 
     database: has the tasks, the ledger and what keys with limits use; None: tasks end with the server, and there is
-    neither of the others.
+    neither of the others. telemetry: closed at the end.
     """
     backend = backend or ScriptedBackend()
     settings = settings or Settings()
@@ -152,7 +156,12 @@ def live_server(
         state_dir, limits = settings.state_dir, settings.ledger
         ledger = None if database is None else Ledger(database, state_dir=state_dir, limits=limits, book=book)
         prices = PriceBook(settings.prices_file)
-        meter = Meter(prices, ledger)
+        meter = Meter(prices, ledger, on_row=metrics.on_row)
+        log = RequestLog(clock=asyncio.get_running_loop().time)
+        traced = () if telemetry is None else (telemetry,)
+        if isinstance(backend, FleetBackend):
+            for observer in (metrics, *traced):
+                backend.tell(observer)
         turnstile = None
         if database is not None:
             tariff_of = Tariffs(meter, backend.models)
@@ -161,12 +170,13 @@ def live_server(
             settings,
             Gateway(
                 backend,
-                observers=(metrics, *observers),
+                observers=(metrics, log, *traced, *observers),
                 sealer=open_sealer(settings.state_dir),
                 tools=ToolLoop(toolbox, settings.tool_limits),
                 router=router,
                 meter=meter,
                 turnstile=turnstile,
+                enter=None if telemetry is None else telemetry.enter,
             ),
             names=load_models(),
             metrics=metrics,
@@ -176,6 +186,7 @@ def live_server(
             ledger=LedgerRecord(database),
             keys=KeyRecord(database),
             prices=prices,
+            log=log,
         )
 
         def on_ready(address: str) -> None:
@@ -189,6 +200,8 @@ def live_server(
                 await server.serve(sockets=[listening])
         await tasks.close()
         await backend.close()
+        if telemetry is not None:
+            await asyncio.to_thread(telemetry.close)
         if turnstile is not None:
             turnstile.close()
         if ledger is not None:

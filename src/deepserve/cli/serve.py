@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import socket
 from collections.abc import Sequence
 from datetime import UTC, datetime
@@ -26,6 +25,7 @@ from deepserve.configuration.configuration import load_configuration
 from deepserve.core.errors import ConfigurationError
 from deepserve.core.provider import ServedModel
 from deepserve.engine.native.shared_library import HOW_TO_GET_IT, find_library
+from deepserve.server.log_format import set_up_logging
 from deepserve.server.reload import Source
 from deepserve.server.run import bind_all
 from deepserve.server.run import serve as run_server
@@ -48,7 +48,7 @@ def serve(**options: Any) -> None:  # Any: the options, as click hands them over
     # From then on the file that was read: should it vanish, that is a fault, and does not mean every default.
     source = Source(configuration=configuration, load=partial(load_configuration, options, file=configuration.file))
     settings = configuration.settings
-    logging.basicConfig(level=settings.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    set_up_logging(settings)
     for note in configuration.notes:
         click.echo(note, err=True)
     if _lacks_core(settings):

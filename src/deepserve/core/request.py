@@ -14,6 +14,7 @@ from deepserve.core.sampling import Sampling
 from deepserve.core.server_tool import ToolKind
 from deepserve.core.tenant import LOCAL_TENANT, Tenant
 from deepserve.core.tool import Tool as Tool
+from deepserve.core.trace import Trace
 
 RequestId = NewType("RequestId", str)
 
@@ -137,6 +138,7 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
     is_count        only the number of its prompt tokens is wanted, as exactly as whoever would answer can tell it
     is_strict       reproduce the vendor's refusals instead of serving what can be served
     arrived_at      the instant that decides the price
+    trace           what links it to requests of others; None: nothing does
     """
 
     id: RequestId
@@ -168,3 +170,4 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
     is_whole: bool = False
     is_count: bool = False
     is_strict: bool = False
+    trace: Trace | None = None

@@ -97,6 +97,7 @@ class Meter:
     price_providers  upstream's name -> whose price rows are its own, where these are not called the same
     clock            monotonic seconds
     prefix           begins the ids of this process's attempts, and is no other's
+    on_row           hears of every attempt when it is over
     """
 
     def __init__(
@@ -107,11 +108,13 @@ class Meter:
         price_providers: Mapping[str, str] | None = None,
         clock: Callable[[], float] = time.monotonic,
         prefix: str | None = None,
+        on_row: Callable[[LedgerRow], None] = lambda _: None,
     ) -> None:
         self._prices = prices
         self.ledger = ledger
         self._price_providers = price_providers or {}
         self.clock = clock
+        self.on_row = on_row
         # In the order of time, for processes too.
         self._prefix = prefix or f"{time.time_ns() // 1_000_000:012x}{secrets.token_hex(4)}"
         self._numbers = itertools.count(1)
@@ -208,6 +211,7 @@ class Bill:
         )
 
     def add(self, row: LedgerRow) -> None:
+        self._meter.on_row(row)
         self._pending.append(row)
 
     def note_tool_calls(self, num_calls: int) -> None:

@@ -10,7 +10,7 @@ import asyncio
 import socket
 import ssl
 import zlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any, Final
@@ -30,6 +30,7 @@ _NEXT_ADDRESS_S = 0.25
 """So long one address of a name is waited for before the next is tried beside it (RFC 8305)."""
 _MOST_HEADS: Final = 64
 _INFLATED_AT_ONCE: Final = 1024 * 1024
+_NO_HEADERS: Final[Mapping[str, str]] = {}
 
 
 class OriginAnswer:
@@ -136,9 +137,21 @@ class OriginClient:
         self._asked: set[OriginConnection] = set()
         self._tidying: asyncio.TimerHandle | None = None
 
-    async def call(self, path: str, *, body: bytes | None = None, headers: Mapping[str, str]) -> OriginAnswer:
-        """A POST of the body, or a GET. Any status is an answer, a redirect too. Raises OutgoingError."""
+    async def call(
+        self,
+        path: str,
+        *,
+        body: bytes | None = None,
+        headers: Mapping[str, str],
+        once: Mapping[str, str] = _NO_HEADERS,
+    ) -> OriginAnswer:
+        """A POST of the body, or a GET. Any status is an answer, a redirect too. Raises OutgoingError.
+
+        once: headers of this call, which the next will have otherwise.
+        """
         head = self._head("GET" if body is None else "POST", path, headers)
+        if once:
+            head += _lines([f"{name}: {value}" for name, value in once.items()])
         if body is not None:
             head += b"Content-Length: %d\r\n" % len(body)
         connection = self._taken() or await self._connected()
@@ -253,9 +266,15 @@ class OriginClient:
             }
             target = self._url.with_path(self._url.path.rstrip("/") + path).raw_path
             lines = [f"{method} {target} HTTP/1.1", *(f"{name}: {value}" for name, value in fields.items())]
-            if any("\r" in line or "\n" in line or "\0" in line for line in lines):
-                raise InvalidUrl("A field of the request has a line break in it.")
+            written = _lines(lines)
             if len(self._heads) >= _MOST_HEADS:
                 self._heads.clear()
-            head = self._heads[key] = "".join(f"{line}\r\n" for line in lines).encode()
+            head = self._heads[key] = written
         return head
+
+
+def _lines(lines: Sequence[str]) -> bytes:
+    """Raises InvalidUrl."""
+    if any("\r" in line or "\n" in line or "\0" in line for line in lines):
+        raise InvalidUrl("A field of the request has a line break in it.")
+    return "".join(f"{line}\r\n" for line in lines).encode()

@@ -50,6 +50,7 @@ from deepserve.server.metrics import Metrics
 from deepserve.server.models import Models
 from deepserve.server.openapi import OpenApi
 from deepserve.server.replay import ReplayMemory
+from deepserve.server.request_log import RequestLog
 from deepserve.server.site import Site
 from deepserve.server.upstreams import UpstreamMetrics
 from deepserve.server.visit import visit_of
@@ -86,6 +87,7 @@ def create_app(
     ledger: LedgerRecord | None = None,
     keys: KeyRecord | None = None,
     prices: PriceBook | None = None,
+    log: RequestLog | None = None,
     new_id: Callable[[], UUID] | None = None,
     now: Callable[[], datetime] = lambda: datetime.now(UTC),
     clock: Callable[[], float] = time.monotonic,
@@ -98,6 +100,7 @@ def create_app(
     kept: None keeps responses in memory only. ledger: None has no record of answers, keys: None none of keys.
     replays: where several servers keep answers for repeated requests. sealer: None is that of the state directory.
     prices: None reads those of the settings.
+    log: must also observe the gateway; None: answers are not logged.
     tasks: to be started by the caller once the application is made, for that registers what carries them out.
     """
     live = live or LiveSettings(settings)
@@ -148,7 +151,15 @@ def create_app(
     routes = [*messages.routes(site), *routes]  # first: it shares addresses, which headers tell apart
     routes.append(Route("/openapi.json", OpenApi(site, routes).show))
     paths = [route.path for route in routes if isinstance(route, Route) and "{" not in route.path]
-    door = Middleware(Door, live=live, access=site.access, new_id=new_id or FreshIds(), on_status=metrics.on_status)
+    door = Middleware(
+        Door,
+        live=live,
+        access=site.access,
+        new_id=new_id or FreshIds(),
+        on_status=metrics.on_status,
+        log=log or RequestLog(clock=clock),
+        paths=frozenset(paths),
+    )
     app = Starlette(
         routes=[KnownPaths(routes), *routes],
         middleware=[door, Middleware(StraightToEndpoints, routes=routes)],

@@ -1,6 +1,7 @@
 """The outermost layer: every request gets an id and an identity here, every failure a body.
 
 Answers carry the id as `x-request-id`, as `x-ds-trace-id`, the vendor's name for it, and as `request-id`, Anthropic's.
+A client that sends an `x-request-id` of its own gets that one back; records have both, and ids are never a client's.
 """
 
 from __future__ import annotations
@@ -8,10 +9,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping
 from uuid import UUID
 
-from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from deepserve.core.errors import (
@@ -23,12 +23,15 @@ from deepserve.core.errors import (
     MethodNotAllowed,
     RateLimited,
 )
+from deepserve.core.request import RequestId
+from deepserve.core.trace import read_trace
 from deepserve.dialects.exchange import Caller
 from deepserve.server.access import Access
 from deepserve.server.error_shapes import error_codec
 from deepserve.server.limit_headers import limit_headers, style_of_errors
 from deepserve.server.live_settings import LiveSettings
-from deepserve.server.visit import Visit, abort, remember
+from deepserve.server.request_log import RequestLog
+from deepserve.server.visit import Visit, abort, fields_of, remember
 
 _log = logging.getLogger(__name__)
 
@@ -47,20 +50,27 @@ class Door:
         access: Access,
         new_id: Callable[[], UUID],
         on_status: Callable[[int], None],
+        log: RequestLog,
+        paths: Collection[str],
     ) -> None:
+        """paths: addresses that may be told to the log. Any other may hold what a client said."""
         self._app = app
         self._live = live
         self._access = access
         self._new_id = new_id
         self._on_status = on_status
+        self._log = log
+        self._paths = paths
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        visit = Visit(id=self._new_id(), is_strict=self._live.current.is_strict)
+        link = read_trace(fields_of(scope))
+        visit = Visit(id=self._new_id(), is_strict=self._live.current.is_strict, trace=link)
         remember(scope, visit)
         trace = visit.id.hex.encode()
+        shown = trace if link is None or link.given_id is None else link.given_id.encode()
         has_started = has_read_all = False
 
         async def receive_counted() -> Message:
@@ -76,7 +86,7 @@ class Door:
                 self._on_status(message["status"])
                 message["headers"] = [
                     *message.get("headers", ()),
-                    (b"x-request-id", trace),
+                    (b"x-request-id", shown),
                     (b"x-ds-trace-id", trace),
                     (b"request-id", trace),
                     (b"x-content-type-options", b"nosniff"),
@@ -85,15 +95,17 @@ class Door:
 
         try:
             tenant = await self._access.admit(scope)
-            is_strict = _is_strict(Headers(scope=scope), is_usual=self._live.current.is_strict)
-            visit = Visit(id=visit.id, tenant=tenant, is_strict=is_strict)
+            is_strict = _is_strict(fields_of(scope), is_usual=self._live.current.is_strict)
+            visit = Visit(id=visit.id, tenant=tenant, is_strict=is_strict, trace=link)
             remember(scope, visit)
             await self._app(scope, receive_counted, send_marked)
         except Cancelled:
             abort(scope)  # nobody is there to be told
         except DeepserveError as error:
             assert not has_started, "after its first byte an answer carries its own errors"
-            has_more = not has_read_all and _has_body(Headers(scope=scope))
+            path = scope["path"] if scope["path"] in self._paths else "other"
+            self._log.on_refused(RequestId(visit.id.hex), link, visit.tenant.id, path, error)
+            has_more = not has_read_all and _has_body(fields_of(scope))
             await _send_error(error, visit, scope, send_marked, receive if has_more else None)
         except Exception:  # the last boundary: logged in full, shown in general
             _log.exception("Request %s met a fault of the server", visit.id.hex)
@@ -103,7 +115,7 @@ class Door:
             await _send_error(fault, visit, scope, send_marked, None)
 
 
-def _is_strict(headers: Headers, *, is_usual: bool) -> bool:
+def _is_strict(headers: Mapping[str, str], *, is_usual: bool) -> bool:
     value = headers.get("x-deepserve-strict")
     if value is None:
         return is_usual
@@ -116,7 +128,7 @@ def _is_strict(headers: Headers, *, is_usual: bool) -> bool:
             raise InvalidField("The header x-deepserve-strict is 1 or 0.", field="x-deepserve-strict")
 
 
-def _has_body(headers: Headers) -> bool:
+def _has_body(headers: Mapping[str, str]) -> bool:
     return headers.get("content-length", "0") != "0" or "transfer-encoding" in headers
 
 
@@ -130,7 +142,7 @@ async def _send_error(error: DeepserveError, visit: Visit, scope: Scope, send: S
     """unread: where the rest of the request comes from. It is read and dropped after the answer is out, because a
     client that is still sending would otherwise see a reset connection instead of the answer."""
     codec = error_codec(_path_of(scope))
-    caller = Caller(tenant=visit.tenant, headers=dict(Headers(scope=scope)))
+    caller = Caller(tenant=visit.tenant, headers=fields_of(scope))
     body = codec.encode(error, request_id=visit.id.hex, is_strict=visit.is_strict, caller=caller)
     headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
     if isinstance(error, CapacityError):

@@ -64,7 +64,7 @@ class Endpoint:
         exchange = await (asyncio.to_thread(decode) if self._may_block(raw) else work_on(raw, decode))
         head = AnswerHead(id=str(visit.id), created_at=arrival.at, model=exchange.model.id)
         headers = headers_of(exchange, site.gateway.toolbox.lacking(exchange.request))
-        start = partial(self._answer, exchange.request)
+        start = partial(self._answer, visit.linked(exchange.request))
         claiming: AbstractAsyncContextManager[Claim]
         if key is None:
             claiming = nullcontext(Claim(head=head, events=start()))

@@ -1,4 +1,6 @@
-"""What Prometheus reads. Labels come from closed sets: served models, outcomes of the core, HTTP statuses."""
+"""What Prometheus reads. Labels come from closed sets: served models, dialects, the operator's upstreams, outcomes of
+the core, HTTP statuses. Of names that others choose the first few are told, and the rest is `other`.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +12,7 @@ from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 from typing_extensions import override
 
+from deepserve.backends.fleet.attempt import Attempt
 from deepserve.core.errors import DeepserveError
 from deepserve.core.events import (
     BlockDelta,
@@ -25,8 +28,13 @@ from deepserve.core.request import Request, RequestId
 from deepserve.core.server_tool import ToolFault
 from deepserve.core.usage import Usage
 from deepserve.server.tallies import DurationTally, Tally
+from deepserve.store.ledger_row import LedgerRow
 
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 600)
+_PICO = 10**12
+_MOST_PROVIDERS = 64
+"""That are told apart: an upstream may say who stands behind it, and say so many names."""
+
 _TOKEN_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5)
 
 
@@ -105,6 +113,44 @@ class Metrics:
             ("model",),
             bounds=_TOKEN_SECONDS,
         )
+        self._durations = DurationTally(
+            "deepserve_request_duration_seconds",
+            "From acceptance to the end of an answer.",
+            ("model",),
+            bounds=_SECONDS,
+        )
+        self._dialects = Tally(
+            "deepserve_dialect_requests", "Requests that a back end was asked to answer, by dialect.", ("dialect",)
+        )
+        self._providers: set[str] = set()
+        self._cost = Tally(
+            "deepserve_cost_usd",
+            "US dollars that attempts at answers cost, by who answered.",
+            ("provider", "model"),
+            parts=_PICO,
+        )
+        self._provider_tokens = Tally(
+            "deepserve_provider_tokens",
+            "Tokens of attempts at answers, by who answered.",
+            ("provider", "model", "kind"),
+        )
+        self._upstream_requests = Tally(
+            "deepserve_upstream_requests",
+            "Attempts at an upstream that are over, by how they ended.",
+            ("upstream", "model", "outcome"),
+        )
+        self._upstream_first_token = DurationTally(
+            "deepserve_upstream_time_to_first_token_seconds",
+            "From asking an upstream to the first piece of its answer.",
+            ("upstream", "model"),
+            bounds=_SECONDS,
+        )
+        self._upstream_durations = DurationTally(
+            "deepserve_upstream_duration_seconds",
+            "From asking an upstream to the end of the attempt.",
+            ("upstream", "model"),
+            bounds=_SECONDS,
+        )
         self._tool_calls = Tally(
             "deepserve_server_tool_calls",
             "Calls of tools that the server runs, by how they ended.",
@@ -113,7 +159,8 @@ class Metrics:
         self._responses = Tally("deepserve_http_responses", "HTTP responses by status.", ("status",))
         for collector in (
             *(self._requests, self._tokens, _RunningGauges(self._running), self._first_token, self._per_token),
-            *(self._tool_calls, self._responses),
+            *(self._tool_calls, self._responses, self._durations, self._dialects, self._cost, self._provider_tokens),
+            *(self._upstream_requests, self._upstream_first_token, self._upstream_durations),
         ):
             self._registry.register(collector)
 
@@ -163,6 +210,8 @@ class Metrics:
             return
         model, usage = self._label(request), running.usage
         self._requests.add(model, running.outcome if error is None else error.code)
+        self._dialects.add(request.dialect or "none")
+        self._durations.add(model, seconds=self._clock() - running.accepted_at)
         self._tokens.add(model, "hit", count=usage.hit_tokens)
         self._tokens.add(model, "miss", count=usage.miss_tokens)
         self._tokens.add(model, "reasoning", count=usage.reasoning_tokens)
@@ -171,5 +220,34 @@ class Metrics:
             elapsed = self._clock() - running.first_token_at
             self._per_token.add(model, seconds=elapsed / (usage.output_tokens - 1))
 
+    def on_row(self, row: LedgerRow) -> None:
+        """An attempt is over, and this is what the ledger has of it."""
+        labels = self._provider(row.provider), self._model(row.answered_model)
+        self._cost.add(*labels, count=row.total_pico_usd)
+        for kind, count in (
+            *(("hit", row.hit_tokens), ("miss", row.miss_tokens)),
+            *(("reasoning", row.reasoning_tokens), ("answer", row.answer_tokens)),
+        ):
+            self._provider_tokens.add(*labels, kind, count=count)
+
+    def on_settled(self, attempt: Attempt, error: DeepserveError | None) -> None:
+        """As an observer of the fleet."""
+        labels = attempt.member.id, attempt.lane.model
+        outcome = error.code if error is not None else "answered" if attempt.watch.has_finished else "called_off"
+        self._upstream_requests.add(*labels, outcome)
+        self._upstream_durations.add(*labels, seconds=attempt.elapsed_s)
+        if attempt.first_content_s is not None:
+            self._upstream_first_token.add(*labels, seconds=attempt.first_content_s)
+
     def _label(self, request: Request) -> str:
-        return request.model if request.model in self._models else "other"
+        return self._model(request.model)
+
+    def _model(self, model: str) -> str:
+        return model if model in self._models else "other"
+
+    def _provider(self, name: str) -> str:
+        if name not in self._providers:
+            if len(self._providers) >= _MOST_PROVIDERS:
+                return "other"
+            self._providers.add(name)
+        return name or "none"

@@ -38,10 +38,13 @@ from deepserve.server.app import create_app
 from deepserve.server.closing import Closing
 from deepserve.server.later import addresses_of, make_task_runner
 from deepserve.server.live_settings import LiveSettings
+from deepserve.server.log_format import set_up_logging
 from deepserve.server.metrics import Metrics
 from deepserve.server.protocol import limited_http
 from deepserve.server.refit import refit_of
 from deepserve.server.reload import Reloader, Source
+from deepserve.server.request_log import RequestLog
+from deepserve.server.telemetry_opening import open_telemetry
 from deepserve.server.worker_metrics import WorkerMetrics
 from deepserve.server.workers import Worker
 from deepserve.store.database import Database, clock_difference_s, is_shared
@@ -221,9 +224,11 @@ async def _serve(
     has_others = database is not None and (worker is not None or is_shared(database))
     if database is not None:
         _compare_clocks(database, settings)
+    telemetry = open_telemetry(settings, os.environ)
     await backend.start()
     try:
         async with tools:
+            log = RequestLog(clock=time.monotonic)
             metrics = Metrics(
                 [model.id for model in backend.models()], clock=time.monotonic, gauges=lambda: gateway.gauges()
             )
@@ -235,7 +240,12 @@ async def _serve(
                 else Ledger(database, state_dir=settings.state_dir, limits=settings.ledger, book=book)
             )
             fleet = backend if isinstance(backend, FleetBackend) else None
-            meter = Meter(prices, ledger, price_providers=None if fleet is None else fleet.price_providers)
+            meter = Meter(
+                prices,
+                ledger,
+                price_providers=None if fleet is None else fleet.price_providers,
+                on_row=metrics.on_row,
+            )
             turnstile = (
                 None
                 if database is None
@@ -245,13 +255,18 @@ async def _serve(
             router = Router(prices, presets=names.presets, estimator=make_estimator(settings.difficulty))
             gateway = Gateway(
                 backend,
-                observers=(metrics, *observers),
+                observers=(metrics, log, *(() if telemetry is None else (telemetry,)), *observers),
                 sealer=sealer,
                 tools=tool_loop,
                 router=router,
                 meter=meter,
                 turnstile=turnstile,
+                enter=None if telemetry is None else telemetry.enter,
             )
+            if fleet is not None:
+                fleet.tell(metrics)
+                if telemetry is not None:
+                    fleet.tell(telemetry)
             kept = ResponseStore(database, limits=ShelfLimits.of(settings), now=_now, is_shared=has_others)
             replays = None
             if database is not None and has_others:
@@ -280,6 +295,7 @@ async def _serve(
                 ledger=LedgerRecord(database),
                 keys=KeyRecord(database),
                 prices=prices,
+                log=log,
             )
             server = Server(
                 server_config(app, settings, live),
@@ -295,7 +311,7 @@ async def _serve(
                     turnstile.take(after.waiting)
                 metrics.know(model.id for model in backend.models())
                 server.grace_s = after.shutdown_grace_s
-                logging.getLogger().setLevel(after.log_level.upper())
+                set_up_logging(after)
 
             live.follow(take)
             live.refit_with(refit_of(backend, settings))
@@ -329,6 +345,8 @@ async def _serve(
                     await asyncio.to_thread(ledger.close)
     finally:
         await backend.close()
+        if telemetry is not None:
+            await asyncio.to_thread(telemetry.close)
 
 
 def _compare_clocks(database: Database, settings: Settings) -> None:

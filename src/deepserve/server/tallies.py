@@ -17,9 +17,10 @@ from typing_extensions import override
 
 
 class Tally(Collector):
-    """How often something happened, by labels."""
+    """How often something happened, or how much there was of it, by labels. parts: of which one is counted."""
 
-    def __init__(self, name: str, text: str, labels: Sequence[str]) -> None:
+    def __init__(self, name: str, text: str, labels: Sequence[str], *, parts: int = 1) -> None:
+        self._parts = parts
         self._name = name
         self._text = text
         self._labels = labels
@@ -32,7 +33,7 @@ class Tally(Collector):
     def collect(self) -> Iterable[Metric]:
         family = CounterMetricFamily(self._name, self._text, labels=self._labels)
         for labels, count in self._counts.items():
-            family.add_metric(labels, count)
+            family.add_metric(labels, count if self._parts == 1 else count / self._parts)
         yield family
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Literal
+from typing import Literal, get_args
 
 import msgspec
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
@@ -13,6 +13,7 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 from typing_extensions import override
 
+from deepserve.backends.fleet.lane import LaneState
 from deepserve.backends.fleet.member import UpstreamStatus
 from deepserve.core.errors import PermissionDenied, RouteNotFound
 from deepserve.gateway import Gateway
@@ -102,6 +103,15 @@ class UpstreamMetrics(Collector):
             running.add_metric(labels, float(one.running))
         yield in_rotation
         yield running
+        states = GaugeMetricFamily(
+            "deepserve_upstream_state",
+            "1 for the state it is in, 0 for the others: failing and degraded are what its breakers say.",
+            labels=(*_LABELS, "state"),
+        )
+        for one in statuses:
+            for state in get_args(LaneState):
+                states.add_metric((one.id, one.model, state), float(one.state == state))
+        yield states
         attempts = CounterMetricFamily(
             "deepserve_upstream_attempts",
             "Times it was asked: all; failed; bad: the answer was empty, endless or unfit; rejected: with 429.",

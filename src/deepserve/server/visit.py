@@ -9,7 +9,9 @@ from uuid import UUID
 import msgspec
 from starlette.types import Scope
 
+from deepserve.core.request import Request
 from deepserve.core.tenant import LOCAL_TENANT, Tenant
+from deepserve.core.trace import Trace
 
 _KEY = "deepserve.visit"
 _FIELDS = "deepserve.fields"
@@ -17,11 +19,19 @@ _ABORT = "deepserve.abort"
 
 
 class Visit(msgspec.Struct, frozen=True, kw_only=True):
-    """id is new for each request; its hex form is the trace id, its dashed form the id of the answer."""
+    """id is new for each request; its hex form is the trace id, its dashed form the id of the answer.
+
+    trace: what the client says that links the request to others.
+    """
 
     id: UUID
     tenant: Tenant = LOCAL_TENANT
     is_strict: bool = False
+    trace: Trace | None = None
+
+    def linked(self, request: Request) -> Request:
+        """The request, with what its client says that links it to others."""
+        return request if self.trace is None else msgspec.structs.replace(request, trace=self.trace)
 
 
 def set_abort(scope: MutableMapping[str, Any], abort: Callable[[], None]) -> None:  # Any: ASGI's own type

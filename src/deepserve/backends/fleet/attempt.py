@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import secrets
+from collections.abc import Callable, Sequence
 from datetime import datetime
+from typing import Protocol
 
 import msgspec
 
@@ -26,6 +28,14 @@ from deepserve.core.events import Event, Started
 from deepserve.core.request import Request
 
 
+class AttemptObserver(Protocol):
+    """Hears of attempts; must not raise and must not wait."""
+
+    def on_settled(self, attempt: Attempt, error: DeepserveError | None) -> None:
+        """It is over, with this error or none."""
+        ...
+
+
 class Attempt:
     """`begin`, then the rest of `events`; in the end `settle` and `close`. Its place in the lane is taken already.
 
@@ -41,10 +51,15 @@ class Attempt:
         max_repeated: int,
         clock: Callable[[], float],
         now: Callable[[], datetime],
+        observers: Sequence[AttemptObserver] = (),
     ) -> None:
         self.member = member
         self.lane = lane
         self.request = request if request.model == lane.model else msgspec.structs.replace(request, model=lane.model)
+        trace = request.trace
+        if trace is not None and trace.is_recorded:
+            self.request = msgspec.structs.replace(self.request, trace=trace.child(secrets.token_hex(8)))
+        self._observers = observers
         self.opening: list[Event] = []
         self.watch = AnswerWatch(
             request.num_results,
@@ -118,7 +133,18 @@ class Attempt:
             usage = watch.usage
             output = 0 if usage is None else usage.output_tokens
             lane.time_answer(self._content_at - self._started_at, output, self._clock() - self._content_at)
+        for observer in self._observers:
+            observer.on_settled(self, error)
         return began
+
+    @property
+    def elapsed_s(self) -> float:
+        return self._clock() - self._started_at
+
+    @property
+    def first_content_s(self) -> float | None:
+        """From its beginning to its first content; None: there was none."""
+        return None if self._content_at is None else self._content_at - self._started_at
 
     def failed(self, error: DeepserveError) -> FailedAttempt:
         """For the record."""

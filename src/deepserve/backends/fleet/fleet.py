@@ -15,7 +15,7 @@ from datetime import UTC, datetime
 
 import msgspec
 
-from deepserve.backends.fleet.attempt import Attempt
+from deepserve.backends.fleet.attempt import Attempt, AttemptObserver
 from deepserve.backends.fleet.line import WaitingLine
 from deepserve.backends.fleet.member import Member, UpstreamStatus, status_of
 from deepserve.backends.fleet.roster import Offer, Roster
@@ -83,6 +83,7 @@ class FleetBackend:
         self._counts = dict.fromkeys(("requests", "retries", "failures", "hedges"), 0)
         self._leaving: set[asyncio.Task[None]] = set()
         self._looking: asyncio.Task[None] | None = None
+        self._observers: tuple[AttemptObserver, ...] = ()
         self._is_started = False
         self.price_providers: dict[str, str] = {}
         """Who answers, as `ServedBy` names it -> under which name price tables know it."""
@@ -173,6 +174,10 @@ class FleetBackend:
         member.drain(is_drained)
         _log.warning("%s is %s", id_, "drained" if is_drained else "in rotation again")
         return True
+
+    def tell(self, observer: AttemptObserver) -> None:
+        """Of every attempt from now on."""
+        self._observers = (*self._observers, observer)
 
     @property
     def settings(self) -> FleetSettings:
@@ -300,6 +305,7 @@ class FleetBackend:
             max_repeated=self._settings.max_repeated_characters,
             clock=self._clock,
             now=self._now,
+            observers=self._observers,
         )
 
     def _settle(self, attempt: Attempt, error: DeepserveError | None, *, is_over: bool = False) -> None:

@@ -10,6 +10,7 @@ from datetime import datetime
 
 from deepserve.backends.upstream.account import Account
 from deepserve.backends.upstream.limits import UpstreamLimits
+from deepserve.backends.upstream.links import links_of
 from deepserve.backends.upstream.patience import Patience
 from deepserve.backends.upstream.plain_request import plain_request
 from deepserve.backends.upstream.retries import REPEATABLE_STATUSES, read_retry_after
@@ -61,7 +62,7 @@ class UpstreamCaller:
         answer: OriginAnswer | None = None
         is_complete = False
         try:
-            answer = await self._opened(asked, patience)
+            answer = await self._opened(request, asked, patience)
             if answer.status != 200:
                 raise await self._refusal(answer)
             decoder = self._wire.decoder(request, served_by=answer.headers.get("x-deepserve-served-by"))
@@ -99,7 +100,7 @@ class UpstreamCaller:
         patience = Patience(self._limits, is_whole=False)
         answer: OriginAnswer | None = None
         try:
-            answer = await self._opened(asked, patience)
+            answer = await self._opened(request, asked, patience)
             if answer.status in _NO_SUCH_ADDRESS:
                 return None
             if answer.status != 200:
@@ -127,11 +128,12 @@ class UpstreamCaller:
             )
         return asked
 
-    async def _opened(self, asked: UpstreamRequest, patience: Patience) -> OriginAnswer:
+    async def _opened(self, request: Request, asked: UpstreamRequest, patience: Patience) -> OriginAnswer:
         headers = {"Content-Type": "application/json", **self.headers("text/event-stream, application/json")}
         try:
             return await patience.wait(
-                self._client.call(asked.path, body=asked.body, headers=headers), patience.first_event_at
+                self._client.call(asked.path, body=asked.body, headers=headers, once=links_of(request)),
+                patience.first_event_at,
             )
         except OutgoingError as error:
             _log.warning("%s: %s", self._provider.id, error.message)

@@ -86,7 +86,7 @@ class TaskEndpoint:
                     "No API key was sent: use the header Authorization, or begin with an authentication task."
                 )
             tenant = await self._site.access.tenant_of(keys[0])
-            visit = Visit(id=visit.id, tenant=tenant, is_strict=visit.is_strict)
+            visit = msgspec.structs.replace(visit, tenant=tenant)
             remember(scope, visit)
             in_header = keys[0]
         if in_header and any(not hmac.compare_digest(key.encode(), in_header.encode()) for key in keys):
@@ -143,7 +143,7 @@ class TaskEndpoint:
         delivery = Delivery(
             StreamedTask(inference),
             AnswerHead(id=str(visit.id), created_at=request.arrived_at, model=request.model),
-            site.gateway.answer(request),
+            site.gateway.answer(visit.linked(request)),
             served_by=partial(site.label_of, request.model),
             headers=[],
             settings=site.settings,
