@@ -130,6 +130,19 @@ def test_a_probe_finds_how_many_are_taken_at_once() -> None:
     assert receiver.received[0].headers["authorization"] == f"Bearer {KEY}"
 
 
+def test_a_service_that_speaks_messages_is_probed_in_its_own_dialect() -> None:
+    body = {"content": [{"type": "text", "text": "H"}], "stop_reason": "max_tokens"}
+    said = json.dumps({**body, "usage": {"input_tokens": 9, "output_tokens": 1}}).encode()
+    with upstream(answer(200, body=said)) as receiver:
+        address = f"anthropic=http://{receiver.host}"
+        code, output = run("probe", address, "--most", "2", "--yes", DEEPSERVE_UPSTREAM_KEY=KEY)
+    assert code == 0, output
+    assert "Used: 27 prompt tokens and 3 of answers." in output
+    assert receiver.received[0].target == "/v1/messages"
+    assert receiver.received[0].headers["x-api-key"] == KEY
+    assert json.loads(receiver.received[0].body)["max_tokens"] == 1
+
+
 def test_a_probe_that_is_never_refused_says_so() -> None:
     with upstream(Narrow(99)) as receiver:
         code, output = probe(receiver, "--most", "4", "--yes", agreed="")
@@ -165,9 +178,9 @@ def test_the_price_of_a_known_service_is_told_before_anything_is_sent() -> None:
     ("given", "said"),
     [
         (answer(401, body=f"no: {KEY}".encode()), "it answered with the status 401: no: …"),
-        (answer(200, body=b"<html>"), "it answered with no answer of Chat"),
-        (answer(200, body=b'{"choices":'), "it answered with no answer of Chat"),
-        (answer(200, body=b"[" * 100_000), "it answered with no answer of Chat"),
+        (answer(200, body=b"<html>"), "it answered with no answer"),
+        (answer(200, body=b'{"choices":'), "it answered with no answer"),
+        (answer(200, body=b"[" * 100_000), "it answered with no answer"),
         (answer(500), "it answered with the status 500: nothing else"),
         (answer(429, "Retry-After: soon"), "it refused with the status 429"),
         (b"garbage\r\n\r\n", "127.0.0.1"),
@@ -193,7 +206,7 @@ def test_a_body_that_never_ends_is_not_read_for_ever() -> None:
     with upstream(endless) as receiver:
         code, output = probe(receiver)
     assert code == 1
-    assert "it answered with no answer of Chat" in output
+    assert "it answered with no answer" in output
 
 
 def test_what_cannot_be_probed_is_said(tmp_path: Path) -> None:

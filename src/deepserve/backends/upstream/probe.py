@@ -17,11 +17,12 @@ import msgspec
 from deepserve.backends.kinds import Opening
 from deepserve.backends.upstream.opening import open_client
 from deepserve.backends.upstream.retries import read_retry_after
-from deepserve.core.errors import ConfigurationError
+from deepserve.backends.upstream.wire import UpstreamWire
+from deepserve.backends.upstream.wires import wire_of
+from deepserve.core.errors import DeepserveError
 from deepserve.core.messages import Message, Text
 from deepserve.core.request import Request, RequestId, Thinking
-from deepserve.dialects.chat.upstream_flavour import UPSTREAM_FLAVOURS
-from deepserve.dialects.chat.upstream_request import encode_upstream_request
+from deepserve.core.usage import Usage
 from deepserve.outgoing.errors import OutgoingError
 from deepserve.outgoing.origin_client import OriginAnswer, OriginClient
 
@@ -101,13 +102,11 @@ async def probe(
 ) -> LearntLimits:
     """model: one of ours that the upstream has. most: of requests side by side. clock: monotonic seconds.
 
-    Raises ConfigurationError for a service that cannot be asked like this.
+    Raises ConfigurationError for an impossible address.
     """
-    if opening.provider.protocol != "chat":
-        raise ConfigurationError(f"{opening.provider.title} does not speak Chat Completions, by which is probed.")
-    path, body = _question(opening, model, now())
+    wire, request = wire_of(opening.provider), _question(model, now())
     client = open_client(opening)
-    one = _One(client, opening, path, body, clock, now, patience_s)
+    one = _One(client, opening.key, wire, request, clock, now, patience_s)
     steps: list[Step] = []
     told: list[_Told] = []
     reason = ""
@@ -142,8 +141,8 @@ async def probe(
     )
 
 
-def _question(opening: Opening, model: str, at: datetime) -> tuple[str, bytes]:
-    request = Request(
+def _question(model: str, at: datetime) -> Request:
+    return Request(
         id=RequestId("probe"),
         model=model,
         arrived_at=at,
@@ -151,9 +150,6 @@ def _question(opening: Opening, model: str, at: datetime) -> tuple[str, bytes]:
         thinking=Thinking(enabled=False),
         max_output_tokens=OUTPUT_TOKENS,
     )
-    flavour = UPSTREAM_FLAVOURS[opening.provider.flavour]
-    asked = encode_upstream_request(request, flavour, model=opening.provider.models[model], is_stream=False)
-    return asked.path, asked.body
 
 
 def _used_up(told: Sequence[_Told], size: int) -> str:
@@ -170,28 +166,32 @@ class _One:
     def __init__(
         self,
         client: OriginClient,
-        opening: Opening,
-        path: str,
-        body: bytes,
+        key: str | None,
+        wire: UpstreamWire,
+        request: Request,
         clock: Callable[[], float],
         now: Callable[[], datetime],
         patience_s: float,
     ) -> None:
         self._client = client
-        self._key = opening.key
-        self._path = path
-        self._body = body
+        self._key = key
+        self._wire = wire
+        self._request = request
+        self._asked = wire.encode(request, user=None, is_stream=False)
         self._clock = clock
         self._now = now
         self._patience_s = patience_s
 
     async def ask(self) -> _Told:
         began_at = self._clock()
-        key = {} if self._key is None else {"Authorization": f"Bearer {self._key}"}
-        headers = {"Content-Type": "application/json", "Accept": "application/json", **key}
+        headers = {
+            "Content-Type": "application/json",
+            "Accept": "application/json",
+            **self._wire.headers(self._key),
+        }
         try:
             async with asyncio.timeout(self._patience_s):
-                answer = await self._client.call(self._path, body=self._body, headers=headers)
+                answer = await self._client.call(self._asked.path, body=self._asked.body, headers=headers)
                 try:
                     raw = await _read(answer)
                 finally:
@@ -217,10 +217,25 @@ class _One:
             said = self._shown(raw.decode("utf-8", "replace"))
             reason = f"it answered with the status {answer.status}: {said or 'nothing else'}"
             return _Told(outcome="failed", took_s=took_s, reason=reason, headers=limits)
-        usage = _usage_of(raw)
+        usage = self._usage_of(raw)
         if usage is None:
-            return _Told(outcome="failed", took_s=took_s, reason="it answered with no answer of Chat", headers=limits)
-        return _Told(outcome="answered", took_s=took_s, headers=limits, prompt_tokens=usage[0], output_tokens=usage[1])
+            return _Told(outcome="failed", took_s=took_s, reason="it answered with no answer", headers=limits)
+        return _Told(
+            outcome="answered",
+            took_s=took_s,
+            headers=limits,
+            prompt_tokens=usage.prompt_tokens,
+            output_tokens=usage.output_tokens,
+        )
+
+    def _usage_of(self, raw: bytes) -> Usage | None:
+        """None for what is no answer; the usual where an answer does not say."""
+        decoder = self._wire.decoder(self._request, served_by=None)
+        try:
+            decoder.whole(raw)
+        except DeepserveError:
+            return None
+        return decoder.usage or Usage(miss_tokens=PROMPT_TOKENS, answer_tokens=OUTPUT_TOKENS)
 
     def _shown(self, text: str) -> str:
         """Somebody else's text in a terminal: short, printable, without our key."""
@@ -234,23 +249,3 @@ async def _read(answer: OriginAnswer) -> bytes:
     while len(content) < _MAX_BYTES and (piece := await answer.piece()):
         content += piece
     return bytes(content[:_MAX_BYTES])
-
-
-class _Usage(msgspec.Struct):
-    prompt_tokens: int = 0
-    completion_tokens: int = 0
-
-
-class _Answer(msgspec.Struct):
-    choices: list[msgspec.Raw]
-    usage: _Usage | None = None
-
-
-def _usage_of(raw: bytes) -> tuple[int, int] | None:
-    """Tokens of the prompt and of the answer; None for what is no answer."""
-    try:
-        answer = msgspec.json.decode(raw, type=_Answer)
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
-        return None
-    usage = answer.usage or _Usage(PROMPT_TOKENS, OUTPUT_TOKENS)
-    return usage.prompt_tokens, usage.completion_tokens
