@@ -396,6 +396,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     kept_responses_s and how long each is kept; 0: none are
     kept_turns_bytes most that turns with tools may take in the state directory for one tenant, compressed,
     kept_turns_s     and how long each is kept, for clients that do not send thinking traces back; 0: none
+    explains_cache   the last requests of each tenant are remembered, contents included, so that it can be told why they
+                     found little in the prefix cache; in memory only
     is_strict        reproduce the vendor's refusals for every request
     answer_checks    what to do about answers whose form the back end does not enforce; None: as suits the back end
     check_retries    how often such an answer may be asked for again
@@ -474,6 +476,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     kept_turns_bytes: Count = 64 * 1024 * 1024
     kept_turns_s: SecondsOrNone = 7 * 86_400.0
 
+    explains_cache: bool = False
     is_strict: bool = False
     answer_checks: CheckPolicy | None = None
     check_retries: Count = 1

@@ -15,7 +15,7 @@ from typing import Protocol
 
 import msgspec
 
-from deepserve.backends.backend import Backend
+from deepserve.backends.backend import Backend, RenderingBackend
 from deepserve.backends.fleet.fleet import FleetBackend
 from deepserve.catalog.prices import PriceCatalog
 from deepserve.core.errors import BackendFailure, DeepserveError, EngineFailure, UnknownModel
@@ -243,6 +243,18 @@ class Gateway:
             request = self._router.in_usual_lane(request)
         self._check_model(request)
         return await self._backend.count(self._tools.prepare(self._open_traces(request).request).request)
+
+    async def rendered(self, request: Request) -> tuple[Request, list[int]] | None:
+        """The request as the model reads it, and the prompt's tokens; None where somebody else writes prompts."""
+        if self._router is not None:
+            request = self._router.in_usual_lane(request)
+        self._check_model(request)
+        members = [self._backend] if self.fleet is None else [one.backend for one in self.fleet.members]
+        serving = [one for one in members if any(model.id == request.model for model in one.models())]
+        # The first is the one that is usually asked; among several, the prefixes of another may be written otherwise.
+        if not serving or not isinstance(serving[0], RenderingBackend):
+            return None
+        return await serving[0].rendered(self._tools.prepare(self._open_traces(request).request).request)
 
     def offered(self) -> Sequence[ServedModel]:
         """What may answer at this moment, each model as often as there are providers of it."""

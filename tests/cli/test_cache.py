@@ -79,3 +79,14 @@ def test_a_body_that_no_server_would_take_is_named(tmp_path: Path) -> None:
     assert "other.json is not a request" in output
     assert "temperature" in output
     assert compare(tmp_path, "{", CHAT)[0] == 1
+
+
+def test_the_page_shows_what_is_printed(tmp_path: Path) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "cache-explained.md").read_text()
+    shown = page.split("second.json\n", 1)[1].split("…", 1)[0]
+    user = {"role": "user", "content": "hi"}
+    one, other = (
+        {**CHAT, "messages": [{"role": "system", "content": f"You are kind. Now: {moment}. Be brief."}, user]}
+        for moment in ("2026-05-01 10:00:03", "2026-05-01 10:00:07")
+    )
+    assert compare(tmp_path, one, other)[1].startswith(shown)

@@ -227,3 +227,8 @@ def test_in_messages_the_system_text_stands_beside_the_messages() -> None:
     one, other = ask(dialect="messages"), ask(*LOOP[:1], say("user", "Hi"), dialect="messages")
     assert part(one, other).path == "messages[0].content"
     assert part(one, msgspec.structs.replace(CAUSES["a timestamp"][0], dialect="messages")).path == "system"
+
+
+def test_tools_without_arguments_are_pieces_too() -> None:
+    bare = Tool(name="weather", description="d")
+    assert part(ask(tools=(bare,)), ask(tools=(Tool(name="weather", description="e"),))).path == "tools[0]"

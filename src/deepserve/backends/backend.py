@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Mapping
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from deepserve.core.events import Event
 from deepserve.core.provider import ServedModel
@@ -41,4 +41,13 @@ class Backend(Protocol):
 
     async def count(self, request: Request) -> int:
         """Prompt tokens the request would be billed for, without answering it."""
+        ...
+
+
+@runtime_checkable
+class RenderingBackend(Protocol):
+    """One that writes prompts itself, down to their tokens."""
+
+    async def rendered(self, request: Request) -> tuple[Request, list[int]]:
+        """The request with what is put back into it, and the tokens of its prompt. Raises RequestError."""
         ...

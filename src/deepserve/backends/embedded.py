@@ -140,6 +140,9 @@ class EmbeddedBackend:
     async def count(self, request: Request) -> int:
         return await self._composer.count(request, context_tokens=self._context_tokens)
 
+    async def rendered(self, request: Request) -> tuple[Request, list[int]]:
+        return await self._composer.rendered(request, context_tokens=self._context_tokens)
+
     async def answer(self, request: Request) -> AsyncGenerator[Event]:
         work = await self._composer.compose(request, context_tokens=self._context_tokens)
         writers = self._composer.writers(work)

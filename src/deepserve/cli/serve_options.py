@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from deepserve.cli.setting_option import Function, options, setting_option
-from deepserve.cli.settings import ANSWERS, ENGINE, model_options, prices_option, storage_options
+from deepserve.cli.settings import ANSWERS, ENGINE, STORAGE, model_options, prices_option, storage_options
 from deepserve.cli.tool_options import tool_options
 from deepserve.cli.upstream_options import upstream_options
 
@@ -60,6 +60,13 @@ def serve_options(function: Function) -> Function:
             group=ANSWERS,
             help="How deepseek-v4-auto tells hard requests: by signs in the question, or by asking the model, which "
             "costs.",
+        ),
+        setting_option(
+            "explains_cache",
+            "--explain-cache",
+            group=STORAGE,
+            help="Remember each tenant's last requests, in memory only, to tell why they missed the prefix cache: "
+            "`deepserve cache explain`.",
         ),
         setting_option("is_strict", "--strict", group=ANSWERS, help="Reproduce every refusal of the vendor's API."),
         prices_option,

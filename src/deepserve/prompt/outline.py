@@ -58,7 +58,9 @@ def outline(request: Request) -> tuple[Section, ...]:
             Section(
                 "tool",
                 f"tools[{index}]",
-                write_json({"name": tool.name, "description": tool.description, "parameters": dict(tool.parameters)}),
+                write_json(
+                    {"name": tool.name, "description": tool.description, "parameters": dict(tool.parameters or {})}
+                ),
                 tool.name,
             )
             for index, tool in enumerate(request.tools)

@@ -28,6 +28,7 @@ from deepserve.gateway import Gateway
 from deepserve.limits.scopes import check_admin
 from deepserve.server import (
     balance,
+    cache_explained,
     catalog,
     completions,
     deepseek_tools,
@@ -39,6 +40,7 @@ from deepserve.server import (
     upstreams,
 )
 from deepserve.server.access import Access, ConfiguredKeys, KeyLookup, is_loopback
+from deepserve.server.cache_watch import CacheWatch
 from deepserve.server.closing import Closing
 from deepserve.server.door import Door
 from deepserve.server.endpoint import Endpoint
@@ -104,13 +106,14 @@ def create_app(
     tasks: to be started by the caller once the application is made, for that registers what carries them out.
     """
     live = live or LiveSettings(settings)
+    prices = prices or PriceBook(settings.prices_file, clock=clock)
     site = Site(
         live=live,
         gateway=gateway,
         access=Access(lookups),
         names=names,
         listings=load_listings(),
-        prices=prices or PriceBook(settings.prices_file, clock=clock),
+        prices=prices,
         ledger=ledger or LedgerRecord(None),
         keys=keys or KeyRecord(None),
         closing=closing or Closing(),
@@ -118,6 +121,7 @@ def create_app(
         sealer=sealer or open_sealer(settings.state_dir),
         responses=kept or ResponseStore(None, limits=ShelfLimits.of(settings), now=now),
         tasks=tasks,
+        misses=CacheWatch(gateway, prices, is_on=settings.explains_cache),
         now=now,
         clock=clock,
     )
@@ -142,6 +146,7 @@ def create_app(
     routes += balance.routes(site)
     routes += catalog.routes(site)
     routes += upstreams.routes(site)
+    routes += cache_explained.routes(site)
     routes += completions.routes(site)
     routes += responses.routes(site)
     routes += deepseek_tools.routes(site)

@@ -74,12 +74,16 @@ class Endpoint:
         async with claiming as claim:
             if claim.is_replay:
                 headers.append((b"idempotent-replayed", b"true"))
+            sent = headers + self._announce(claim.head)
+            events = claim.events
+            if site.misses.is_on and not claim.is_replay:
+                events = await site.misses.watch(exchange.request, events, sent, arrival.headers)
             delivery = Delivery(
                 exchange,
                 claim.head,
-                claim.events,
+                events,
                 served_by=partial(site.label_of, exchange.request.model),
-                headers=headers + self._announce(claim.head),
+                headers=sent,
                 settings=site.settings,
                 closing=site.closing,
                 clock=site.clock,

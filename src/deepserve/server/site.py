@@ -13,6 +13,7 @@ from deepserve.catalog.price_book import PriceBook
 from deepserve.config import Settings
 from deepserve.gateway import Gateway
 from deepserve.server.access import Access
+from deepserve.server.cache_watch import CacheWatch
 from deepserve.server.closing import Closing
 from deepserve.server.live_settings import LiveSettings
 from deepserve.server.replay import ReplayMemory
@@ -42,6 +43,7 @@ class Site(msgspec.Struct, frozen=True, kw_only=True):
     sealer: Sealer
     responses: ResponseStore
     tasks: TaskRunner
+    misses: CacheWatch
     keys: KeyRecord
     now: Callable[[], datetime]
     clock: Callable[[], float]

@@ -129,10 +129,14 @@ class Composer:
         return {"turns_remembered": self._memory.num_turns, "turns_recalled": self._memory.num_recalled}
 
     async def count(self, request: Request, *, context_tokens: int) -> int:
+        return len((await self.rendered(request, context_tokens=context_tokens))[1])
+
+    async def rendered(self, request: Request, *, context_tokens: int) -> tuple[Request, list[int]]:
+        """The request with what is put back into it, and the tokens of its prompt. Raises RequestError."""
         await self._memory.recall(request)
         restored, _, replays = self._memory.restore(request)
         ids, _, _ = await self._encode(restored, replays, context_tokens)
-        return len(ids)
+        return restored, ids
 
     async def compose(self, request: Request, *, context_tokens: int, skips_ahead: bool = True) -> Work:
         """Raises RequestError for what cannot be served.
