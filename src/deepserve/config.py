@@ -353,6 +353,7 @@ class TelemetrySettings(msgspec.Struct, frozen=True, kw_only=True):
     traces_url: str | None = None
     includes_content: bool = False
 
+
 ProfileName = Literal["0731", "preview", "mini"]
 
 
