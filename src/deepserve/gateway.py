@@ -84,6 +84,8 @@ class Gateway:
         self._observers = observers
         self._sealer = sealer
         self._meter = meter or Meter(PriceCatalog(rows=()))
+        if self.fleet is not None:
+            self._meter.abandoned = self.fleet.abandoned
         self._turnstile = turnstile
         self._enter = enter
         self._num_opened = self._num_refused = 0

@@ -28,7 +28,7 @@ from deepserve.backends.upstream.estimate import estimate_prompt_tokens, estimat
 from deepserve.catalog.prices import VENDOR, PriceCatalog, Prices, pico_usd_of_tokens
 from deepserve.core.attempt import FailedAttempt
 from deepserve.core.cost import Cost, pico_usd, usd_of
-from deepserve.core.errors import BudgetExhausted, DeepserveError, ServingError
+from deepserve.core.errors import BudgetExhausted, Cancelled, DeepserveError, ServingError
 from deepserve.core.events import (
     BlockDelta,
     Checked,
@@ -40,7 +40,7 @@ from deepserve.core.events import (
     worst_check,
 )
 from deepserve.core.provider import ServedBy
-from deepserve.core.request import Request
+from deepserve.core.request import Request, RequestId
 from deepserve.core.usage import Usage
 from deepserve.metering.plausible import implausible, repaired
 from deepserve.store.ledger import Ledger, LedgerRow
@@ -114,6 +114,8 @@ class Meter:
         self.ledger = ledger
         self._price_providers = price_providers or {}
         self.clock = clock
+        self.abandoned: Callable[[RequestId], Sequence[FailedAttempt]] = lambda _: ()
+        """Who was asked for a request whose client left before anything came."""
         self.on_row = on_row
         # In the order of time, for processes too.
         self._prefix = prefix or f"{time.time_ns() // 1_000_000:012x}{secrets.token_hex(4)}"
@@ -385,7 +387,15 @@ class Attempt:
     # Rows.
 
     def _note_unbegun(self, error: DeepserveError | None) -> None:
-        """An attempt of which no event came. Who refused a request as it is has done nothing for it."""
+        """An attempt of which no event came. Who refused a request as it is has done nothing for it.
+
+        Who was asked when the client left has read the prompt: it is paid for, that nobody asks for free.
+        """
+        if error is None:
+            prompt = Usage(miss_tokens=estimate_prompt_tokens(self._request), is_estimated=True)
+            for one in self._meter.abandoned(self._request.id):
+                is_left = one.code == Cancelled.code
+                self._note_earlier((one,), prompt=prompt if is_left and one.usage is None else None)
         if isinstance(error, ServingError) and not error.earlier:
             self._bill.add(
                 self._row(
@@ -404,12 +414,16 @@ class Attempt:
             self._noted = error
             self._note_earlier(error.earlier)
 
-    def _note_earlier(self, attempts: Sequence[FailedAttempt]) -> None:
-        """What others did before this one; it costs what they say they took, and nothing where they say nothing."""
+    def _note_earlier(self, attempts: Sequence[FailedAttempt], *, prompt: Usage | None = None) -> None:
+        """What others did before this one; it costs what they say they took, and nothing where they say nothing.
+
+        prompt: what an attempt took whose client left before anybody said anything
+        """
         for one in attempts:
-            usage = one.usage or Usage()
+            usage = prompt or one.usage or Usage()
             charge = None
-            if one.usage is not None and not usage.is_estimated and implausible(usage, self._request) is None:
+            is_said = one.usage is not None and not usage.is_estimated and implausible(usage, self._request) is None
+            if is_said or prompt is not None:
                 charge = self._charge_of(one.provider, one.model, usage, None)
             if charge is not None:
                 self.earlier = (*self.earlier, charge)
@@ -419,7 +433,7 @@ class Attempt:
                     answered_model=one.model,
                     usage=usage,
                     charge=charge,
-                    outcome=one.code,
+                    outcome="client_left" if prompt is not None else one.code,
                     ended_at=max(one.ended_at, self._request.arrived_at),
                     is_earlier=True,
                 )

@@ -23,6 +23,7 @@ from deepserve.backends.fleet.search import Search
 from deepserve.backends.fleet.wishes import PriceOf, choose_offers, wishes_nothing
 from deepserve.backends.tokens.turn_memory import TurnMemory
 from deepserve.config import FleetSettings
+from deepserve.core.attempt import FailedAttempt
 from deepserve.core.errors import (
     BackendFailure,
     Cancelled,
@@ -33,12 +34,13 @@ from deepserve.core.errors import (
 )
 from deepserve.core.events import Event, Failed, UsageReported
 from deepserve.core.provider import ServedModel
-from deepserve.core.request import Request
+from deepserve.core.request import Request, RequestId
 from deepserve.store.turns import TurnStore
 
 _log = logging.getLogger(__name__)
 
 _LOOK_EVERY_S = 10.0
+_MOST_ABANDONED = 1_000
 
 
 def _no_price(_kind: str, _model: str, _at: datetime) -> None:
@@ -81,6 +83,7 @@ class FleetBackend:
         self._chains = chains or {}
         self._line = WaitingLine(self._settings.max_waiting)
         self._counts = dict.fromkeys(("requests", "retries", "failures", "hedges"), 0)
+        self._abandoned: dict[RequestId, tuple[FailedAttempt, ...]] = {}
         self._leaving: set[asyncio.Task[None]] = set()
         self._looking: asyncio.Task[None] | None = None
         self._observers: tuple[AttemptObserver, ...] = ()
@@ -161,6 +164,10 @@ class FleetBackend:
         return num_tokens
 
     # Around it
+
+    def abandoned(self, request: RequestId) -> tuple[FailedAttempt, ...]:
+        """Who was asked for a request whose client left before an answer had begun. Told once."""
+        return self._abandoned.pop(request, ())
 
     def upstreams(self) -> tuple[UpstreamStatus, ...]:
         """How each does, by the operator's order."""
@@ -260,7 +267,14 @@ class FleetBackend:
             sleep=self._sleep,
             jitter=self._jitter,
         )
-        attempt = await self._begun(request, search)
+        try:
+            attempt = await self._begun(request, search)
+        except asyncio.CancelledError:
+            if search.earlier:
+                self._abandoned[request.id] = search.earlier
+            while len(self._abandoned) > _MOST_ABANDONED:  # nobody wants to know
+                del self._abandoned[next(iter(self._abandoned))]
+            raise
         watch, is_over = attempt.watch, False
         try:
             for event in attempt.opening:
@@ -332,6 +346,7 @@ class FleetBackend:
             search.failed(attempt, error)
             return None
         except BaseException:
+            search.note_left(attempt)
             await self._leave(attempt)
             raise
         return attempt
@@ -379,7 +394,8 @@ class FleetBackend:
                     search.note(lost, Cancelled(f"{attempt.member.id} was faster."))
                 return attempt
         finally:
-            await self._called_off(running)
+            for attempt in await self._called_off(running):
+                search.note_left(attempt)
 
     async def _called_off(self, running: dict[asyncio.Task[None], Attempt]) -> list[Attempt]:
         """End what is not needed any more; its members hear of it at once."""

@@ -146,6 +146,13 @@ class Search:
         elif isinstance(error, TooManyRequests):
             attempt.lane.rest(_USUAL_REST_S)
 
+    def note_left(self, attempt: Attempt) -> None:
+        """For the record: the client has left before this attempt came to anything. Our own engine says at once where
+        it has begun to work; others may have done so for long before they say anything.
+        """
+        if attempt.member.upstream is not None:
+            self.note(attempt, Cancelled("The client left."))
+
     def failed(self, attempt: Attempt, error: DeepserveError) -> None:
         """Go on without it. Raises the error where nobody else may be asked."""
         choice = self._tried[attempt.lane]
