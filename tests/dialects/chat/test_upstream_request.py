@@ -230,6 +230,13 @@ def test_texts_beside_each_other_are_one_for_services_that_take_no_lists() -> No
     assert json.loads(_encode(request, DEEPSEEK).body)["messages"][2]["content"] == "ab"
 
 
+def test_a_budget_for_thinking_is_sent_or_named() -> None:
+    asked = decode(body(reasoning={"max_tokens": 5})).request
+    assert _encode(asked, DEEPSEEK).left_out == ("thinking.budget_tokens",)
+    assert json.loads(_encode(asked, DEEPSERVE).body)["thinking_budget"] == 5
+    assert _encode(asked, DEEPSERVE).left_out == ()
+
+
 def test_an_answer_that_was_begun_goes_to_the_address_that_goes_on() -> None:
     begun = Message(role="assistant", parts=(Text("Once"),), prefix=True)
     encoded = _encode(_conversation(ASKED, begun), DEEPSEEK)
@@ -246,7 +253,6 @@ def _refusals() -> list[tuple[Request, str]]:
         (replace(plain, infill=Infill(prompt="p")), "prompt"),
         (replace(plain, server_tools=(ServerTool(tool="web_search", name="s"),)), "tools"),
         (replace(plain, num_results=2), "n"),
-        (decode(body(reasoning={"max_tokens": 5})).request, "thinking"),
         (_conversation(ASKED, Message(role="assistant", parts=(Text("x"),), prefix=True)), "messages[1].prefix"),
         (_conversation(msgspec.structs.replace(ASKED, task="title")), "messages[0]"),
         (_conversation(Message(role="user", parts=(Image(file_id="f"),))), "messages[0]"),

@@ -1,7 +1,7 @@
 """Requests as other services want to be asked: `core.Request` to a body, by what their flavour carries.
 
 Nothing is lost in silence. What a service has no field for is asked for in words (the form of the answer, a demanded
-call), named (`left_out`: knobs of sampling), or refused by name where the answer would be another one.
+call), named (`left_out`: knobs of sampling, a budget for thinking), or refused by name where the answer would be another one.
 """
 
 from __future__ import annotations
@@ -64,6 +64,9 @@ def encode_upstream_request(
         flavour.user_field: user,
     }
     sampling, left_out = _sampling(request, flavour)
+    if request.thinking.enabled and request.thinking.budget_tokens is not None and not flavour.has_budget:
+        # Anthropic's clients always send one, so that a refusal would keep them out.
+        left_out = (*left_out, "thinking.budget_tokens")
     fields |= sampling
     fields |= _tools(request, flavour, words)
     fields |= words.form_fields
@@ -79,10 +82,6 @@ def _refuse_unsayable(request: Request, flavour: UpstreamFlavour) -> None:
     refuse_everywhere_unsayable(request)
     if request.num_results > 1 and not flavour.has_several_results:
         raise UnsupportedFeature(SEVERAL_RESULTS, field="n")
-    if request.thinking.budget_tokens is not None and request.thinking.enabled and not flavour.has_budget:
-        raise UnsupportedFeature(
-            "The upstream takes no budget for thinking: leave it out, or choose an effort.", field="thinking"
-        )
     for index, message in enumerate(request.messages):
         if message.prefix and flavour.prefix == "none":
             raise UnsupportedFeature(
