@@ -1,7 +1,8 @@
 """Requests as other services want to be asked: `core.Request` to a body, by what their flavour carries.
 
 Nothing is lost in silence. What a service has no field for is asked for in words (the form of the answer, a demanded
-call), named (`left_out`: knobs of sampling, a budget for thinking), or refused by name where the answer would be another one.
+call), named (`left_out`: knobs of sampling, a budget for thinking), or refused by name where the answer would be
+another one.
 """
 
 from __future__ import annotations
