@@ -142,7 +142,7 @@ class BatchRun:
         self.outcome.num_failed += 1
 
     def _wait_s(self, attempt: int, reply: Reply | None) -> float:
-        own_s = min(_LONGEST_WAIT_S, _FIRST_WAIT_S * 2**attempt) * (0.5 + 0.5 * self._jitter())
+        own_s = min(_LONGEST_WAIT_S, _FIRST_WAIT_S * 2.0**attempt) * (0.5 + 0.5 * self._jitter())
         return max(own_s, 0.0 if reply is None else _told_wait_s(reply))
 
 
