@@ -71,6 +71,16 @@ def test_a_trace_that_is_sent_is_left_alone_even_when_it_is_empty(sent: str) -> 
     assert not replays
 
 
+def test_a_trace_that_the_client_only_named_is_repeated_and_counts_as_restored() -> None:
+    memory = TurnMemory()
+    memory.remember(request_of("q"), turn_of("because", call("x")), call_ids=["x"], text="")
+    named = Reasoning(text="because", is_recalled=True)
+    restored, counts, replays = memory.restore(after(request_of("q"), named, call("x")))
+    assert restored.messages[1].parts == (named, call("x"))
+    assert counts == PastReasoning(restored=1)
+    assert set(replays) == {"x"}
+
+
 def test_a_trace_that_is_sent_unchanged_is_replayed() -> None:
     memory = TurnMemory()
     memory.remember(request_of("q"), turn_of("because", call("x")), call_ids=["x"], text="")

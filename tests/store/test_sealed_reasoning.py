@@ -70,6 +70,13 @@ def test_a_seal_that_is_not_ours_is_as_if_nothing_had_been_sent(seal: str) -> No
     assert counts(opened) == (0, 0, 1)
 
 
+def test_a_seal_that_the_server_kept_is_opened_and_not_counted_again() -> None:
+    """Whoever counts turns takes what was kept here for restored already."""
+    opened = open_traces(SEALER, request_with(Reasoning(sealed=SEAL, is_recalled=True), Text("A")))
+    assert opened.request.messages[1].reasoning == "because"
+    assert counts(opened) == (0, 1, 0)
+
+
 def test_an_empty_trace_without_a_seal_is_a_trace() -> None:
     opened = open_traces(SEALER, request_with(Reasoning(text=""), Text("A")))
     assert opened.request.messages[1].reasoning == ""

@@ -59,8 +59,9 @@ class File(msgspec.Struct, frozen=True, kw_only=True, tag="file"):
 class Reasoning(msgspec.Struct, frozen=True, kw_only=True, tag="reasoning"):
     """A thinking trace.
 
-    signature  opaque text that a client got with the trace and sends back
-    sealed     the trace in a form only its issuer can open; text may then be empty
+    signature    opaque text that a client got with the trace and sends back
+    sealed       the trace in a form only its issuer can open; text may then be empty
+    is_recalled  this server kept it: the client sent its name, or that of the response it was part of
     """
 
     text: str = ""
@@ -68,6 +69,7 @@ class Reasoning(msgspec.Struct, frozen=True, kw_only=True, tag="reasoning"):
     signature: str | None = None
     sealed: str | None = None
     format: str | None = None
+    is_recalled: bool = False
 
 
 class ToolCall(msgspec.Struct, frozen=True, kw_only=True, tag="tool_call"):
@@ -151,6 +153,12 @@ class Message(msgspec.Struct, frozen=True, kw_only=True):
         """The thinking trace, None when the message carries none (an empty trace is a trace)."""
         traces = [part.text for part in self.parts if isinstance(part, Reasoning)]
         return "".join(traces) if traces else None
+
+    @property
+    def is_reasoning_recalled(self) -> bool:
+        """Whether it carries a trace, no part of which the client sent."""
+        traces = [part.is_recalled for part in self.parts if isinstance(part, Reasoning)]
+        return bool(traces) and all(traces)
 
     @property
     def tool_calls(self) -> tuple[ToolCall, ...]:

@@ -9,7 +9,10 @@ from deepserve.core.messages import Message
 
 
 def count_traces(messages: Sequence[Message], *, is_needed: bool) -> PastReasoning:
-    """Turns whose trace the client sent, and turns that lack one although the prompt would show it."""
+    """Turns whose trace the client sent or named, and turns that lack one although the prompt would show it."""
     turns = [message for message in messages if message.role == "assistant" and not message.prefix]
-    num_sent = sum(turn.reasoning is not None for turn in turns)
-    return PastReasoning(sent=num_sent, missing=len(turns) - num_sent if is_needed else 0)
+    num_there = sum(turn.reasoning is not None for turn in turns)
+    num_named = sum(turn.is_reasoning_recalled for turn in turns)
+    return PastReasoning(
+        sent=num_there - num_named, restored=num_named, missing=len(turns) - num_there if is_needed else 0
+    )

@@ -14,7 +14,7 @@ from deepserve.store.sealing import Sealer
 class OpenedTraces(msgspec.Struct, frozen=True, kw_only=True):
     """A request whose sealed traces are text again.
 
-    num_turns    turns whose trace came back in a seal alone
+    num_turns    turns whose trace the client sent in a seal alone
     num_opened   traces that were opened
     num_refused  seals that are not ours, or no longer whole: their traces count as not sent
     """
@@ -46,7 +46,7 @@ def open_traces(sealer: Sealer, request: Request) -> OpenedTraces:
                 parts.append(msgspec.structs.replace(part, text=text))
         if len(parts) != len(message.parts) or opened:
             sends_text = any(isinstance(part, Reasoning) and part.text for part in message.parts)
-            num_turns += opened > 0 and not sends_text and not message.prefix
+            num_turns += opened > 0 and not sends_text and not message.prefix and not message.is_reasoning_recalled
             num_opened += opened
             message = msgspec.structs.replace(message, parts=tuple(parts))
         messages.append(message)

@@ -13,11 +13,11 @@ const { traces, fetch } = watchedFetch();
 const apiKey = 'sk-local';
 const openai = createOpenAI({ baseURL: `${SERVER}/v1`, apiKey, fetch });
 
-// What each does with a trace: sends it, names the item that has it, or drops it and gets it restored.
+// What each does with a trace: sends it; or drops it, or names the item that has it, and gets it restored.
 const SENT = 'sent=1 restored=0 missing=0';
 const RESTORED = 'sent=0 restored=1 missing=0';
 const models = {
-  'openai, Responses': [openai(MODEL), SENT],
+  'openai, Responses': [openai(MODEL), RESTORED],
   'openai, chat': [openai.chat(MODEL), RESTORED],
   anthropic: [createAnthropic({ baseURL: `${SERVER}/anthropic/v1`, apiKey, fetch })(MODEL), SENT],
   compatible: [

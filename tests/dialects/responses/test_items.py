@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 
 from deepserve.config import Limits
+from deepserve.core.events import PastReasoning
 from deepserve.core.messages import Message, Reasoning, ServerToolCall, ServerToolResult, Text, ToolCall
 from deepserve.core.server_tool import CodeOutput, SearchHit, SearchResults, ToolFault
 from deepserve.core.tenant import LOCAL_TENANT
@@ -253,6 +254,27 @@ def test_references_lead_to_sent_and_to_answered_items() -> None:
     asked = decode(body(input=items), shelf=shelf)
     assert [message.text for message in asked.request.messages] == ["hi", "answer of 1"]
     assert [item["type"] for item in asked.items] == ["message", "message"]
+
+
+@pytest.mark.parametrize(
+    "trace", [{"content": [{"type": "reasoning_text", "text": "why"}]}, {"encrypted_content": "x"}]
+)
+@pytest.mark.parametrize("names_response", [True, False])
+def test_a_trace_that_is_named_counts_as_restored_and_not_as_sent(
+    trace: dict[str, Any], *, names_response: bool
+) -> None:
+    shelf = Shelf()
+    name = f"rs_{'1' * 32}_0"
+    output = [{"id": name, "type": "reasoning", "summary": [], **trace}, {"id": f"fc_{'1' * 32}_1", **CALL}]
+    shelf.put({"id": ONE, "status": "completed", "output": output}, [])
+    if names_response:
+        asked = decode(body(previous_response_id=ONE, input=[RESULT], tools=[WEATHER]), shelf=shelf)
+    else:
+        items = [{"type": "item_reference", "id": name}, CALL, RESULT]
+        asked = decode(body(input=items, tools=[WEATHER]), shelf=shelf)
+    assert asked.past_reasoning == PastReasoning(restored=1)
+    sent = decode(body(input=[{"type": "reasoning", "summary": [], **trace}, CALL, RESULT], tools=[WEATHER]))
+    assert sent.past_reasoning == PastReasoning(sent=1)
 
 
 def test_a_few_references_cannot_bring_in_more_than_a_body_may_hold() -> None:

@@ -189,7 +189,9 @@ class TurnMemory:
                 messages.append(message)
                 continue
             turn = self._find(shelf, request.user_id, message, before)
-            if message.reasoning is not None:
+            if message.is_reasoning_recalled:
+                restored += 1
+            elif message.reasoning is not None:
                 sent += 1
             elif turn is not None and turn.reasoning is not None:
                 restored += 1

@@ -70,7 +70,7 @@ def decode_conversation(
     if instructions is not None and instructions.string():
         turns.messages.append(Message(role="system", parts=(Text(instructions.string()),)))
     for node in Node(reading.root.body, list(past), ("previous_response_id",)).items():
-        turns.add(node)
+        turns.add(node, is_recalled=True)
     given = _given(reading)
     if not given and not past and not turns.messages:
         raise (reading.root.missing("input") if "input" not in reading.root.mapping() else _empty_input())
@@ -115,8 +115,11 @@ class _Turns:
         self._open_calls: list[str] = []
         self._has_begun = False
 
-    def add(self, node: Node) -> dict[str, Json]:
-        """Read one item; returns it in full: with its type, with content as a list, a reference replaced."""
+    def add(self, node: Node, *, is_recalled: bool = False) -> dict[str, Json]:
+        """Read one item; returns it in full: with its type, with content as a list, a reference replaced.
+
+        is_recalled  the item was kept here, and named by the client
+        """
         kind = _kind_of(node)
         if kind == "item_reference":
             return self._refer(node)
@@ -126,7 +129,7 @@ class _Turns:
             case "message":
                 return self._message(node)
             case "reasoning":
-                self._reason(node)
+                self._reason(node, is_recalled=is_recalled)
             case "function_call" | "custom_tool_call":
                 self._call(node, kind)
             case "function_call_output" | "custom_tool_call_output":
@@ -150,7 +153,7 @@ class _Turns:
         item = self._keeper.find_item(wanted.string())
         if item is None:
             raise InvalidField(f"Item with id '{wanted.string()[:100]}' not found.", field=wanted.field)
-        return self.add(Node(node.body, item, node.path))
+        return self.add(Node(node.body, item, node.path), is_recalled=True)
 
     def _message(self, node: Node) -> dict[str, Json]:
         role = node.required("role").variant(_ROLES)
@@ -187,7 +190,7 @@ class _Turns:
             self._close_turn()
         self._turn.extend(parts)
 
-    def _reason(self, node: Node) -> None:
+    def _reason(self, node: Node, *, is_recalled: bool) -> None:
         has_called = any(isinstance(part, ToolCall) for part in self._turn)
         if not has_called and any(not isinstance(part, Reasoning) for part in self._turn):
             self._close_turn()
@@ -203,6 +206,7 @@ class _Turns:
                 text="".join(texts or ()),
                 id=None if name is None else name.string(),
                 sealed=None if sealed is None else sealed.string(),
+                is_recalled=is_recalled,
             )
         )
 
