@@ -351,6 +351,20 @@ def test_tokens_are_counted_for_those_alone_who_may_ask(site: Site) -> None:
     assert site.ask(key, "messages", path=path, model="deepseek-v4-pro").status_code == 200
 
 
+def test_a_repetition_is_for_those_alone_who_may_ask(site: Site) -> None:
+    """Answers are kept for the tenant, of which another key may have asked first."""
+    may, may_not = site.key(), site.key(models=frozenset(("deepseek-v4-pro",)))
+
+    def ask(key: NewKey) -> httpx.Response:
+        headers = {"authorization": f"Bearer {key.secret}", "idempotency-key": "the same"}
+        return httpx.post(f"{site.live.address}/v1/chat/completions", json=_CHAT, headers=headers, timeout=PATIENCE_S)
+
+    assert ask(may).status_code == 200
+    assert ask(may).headers["idempotent-replayed"] == "true"
+    refused = ask(may_not)
+    assert (refused.status_code, _kind("chat", refused)) == (403, "permission_error")
+
+
 def test_work_for_later_is_refused_when_it_is_handed_in(site: Site) -> None:
     key = site.key(models=frozenset(("deepseek-v4-pro",)))
     assert site.ask(key, "responses", background=True).status_code == 403

@@ -69,6 +69,7 @@ class Endpoint:
         if key is None:
             claiming = nullcontext(Claim(head=head, events=start()))
         else:
+            site.gateway.check(exchange.request)  # another key of the tenant may be allowed what this one is not
             digest = await work_on(raw, partial(self._digest, raw, exchange.request))
             claiming = site.replays.claim(visit.tenant.id, key, digest=digest, head=head, start=start)
         async with claiming as claim:
