@@ -67,7 +67,7 @@ def test_what_cannot_be_used_is_said_before_the_server_starts(settings: dict[str
         opened(**settings)
 
 
-@pytest.mark.parametrize("key", ["", " ", "two words", "x" * 600, "schlüssel", "a\x00b"])
+@pytest.mark.parametrize("key", ["", " ", "two words", "x" * 5000, "schlüssel", "a\x00b"])
 def test_a_key_that_is_none_is_refused_without_being_shown(key: str) -> None:
     with pytest.raises(ConfigurationError) as refused:
         opened({"TAVILY_API_KEY": key}, search_service="tavily")
