@@ -11,9 +11,10 @@ import pytest
 
 from deepserve.backends.fleet.opening import named_upstreams
 from deepserve.backends.kinds import open_upstream
-from deepserve.catalog.providers import load_providers
+from deepserve.catalog.providers import find_provider, load_providers
 from deepserve.cli import main
 from deepserve.configuration.configuration import load_configuration
+from deepserve.core.errors import ConfigurationError
 
 PAGE = (Path(__file__).parents[2] / "docs" / "gateway.md").read_text()
 BLOCKS = re.findall(r"```toml\n(.*?)```", PAGE, re.DOTALL)
@@ -63,3 +64,18 @@ def test_every_command_is_one(line: str) -> None:
 def test_the_page_is_reached_from_the_readme() -> None:
     assert "docs/gateway.md" in (Path(__file__).parents[2] / "README.md").read_text()
     assert len(COMMANDS) >= 3
+
+
+@pytest.mark.parametrize(
+    ("wanted", "words"),
+    [
+        ("deepsek", "Did you mean deepseek?"),
+        ("vllm", "vllm=http://"),
+        ("vllm=10.0.0.7:8000/v1", "write vllm=http://10.0.0.7:8000/v1"),
+        ("10.0.0.7:8000", "write http://10.0.0.7:8000/v1"),
+    ],
+)
+def test_what_newcomers_get_wrong_is_put_right(wanted: str, words: str) -> None:
+    with pytest.raises(ConfigurationError) as raised:
+        find_provider(wanted, load_providers())
+    assert words in raised.value.message

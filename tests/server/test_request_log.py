@@ -113,6 +113,7 @@ def test_the_format_can_change_while_the_server_runs(monkeypatch: pytest.MonkeyP
         set_up_logging(Settings(log_format="json", log_level="info"))
         assert isinstance(handler.formatter, JsonLines)
         assert root.level == logging.INFO
+        assert not logging.getLogger("alembic.runtime").isEnabledFor(logging.INFO)
         set_up_logging(Settings(log_level="error"))
         assert isinstance(handler.formatter, TextLines)
         assert root.handlers == [handler]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import difflib
+import re
 import tomllib
 from collections.abc import Collection, Mapping
 from importlib import resources
@@ -47,6 +49,10 @@ def load_providers() -> Mapping[str, Provider]:
     return {row.id: row for row in msgspec.convert(tomllib.loads(text)["provider"], list[Provider])}
 
 
+_HOST = re.compile(r"[\w.-]+:\d{1,5}", re.ASCII)
+"""What people write for an address."""
+
+
 def find_provider(wanted: str, providers: Mapping[str, Provider]) -> Provider:
     """What an operator means by `openrouter`, by an address, or by `deepserve=http://10.0.0.7:8000/v1`.
 
@@ -57,14 +63,26 @@ def find_provider(wanted: str, providers: Mapping[str, Provider]) -> Provider:
         kind, address = (GENERIC, wanted) if "://" in wanted else (wanted, "")
     provider = providers.get(kind.strip().lower())
     if provider is None:
+        if _HOST.fullmatch(wanted.strip()):
+            raise ConfigurationError(
+                f"{wanted!r} lacks the beginning of an address: write http://{wanted.strip()}/v1, or https://… for one "
+                "with TLS."
+            )
+        near = difflib.get_close_matches(kind.strip().lower(), providers, n=1)
         raise ConfigurationError(
             f"{kind!r} is no upstream that is known: {', '.join(providers)}. "
+            f"{f'Did you mean {near[0]}? ' if near else ''}"
             "Name one of these, an address (https://…/v1), or what stands at an address (vllm=http://…/v1)."
         )
     address = address.strip() or provider.base_url or ""
     if not address:
         raise ConfigurationError(
             f"{provider.id} stands nowhere of its own: add its address, as in {provider.id}=http://10.0.0.7:8000/v1."
+        )
+    if "://" not in address:
+        raise ConfigurationError(
+            f"The address {address!r} of {provider.id} lacks its beginning: write {provider.id}=http://{address}, or "
+            "https:// for one with TLS."
         )
     return msgspec.structs.replace(provider, base_url=address)
 

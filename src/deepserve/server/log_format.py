@@ -53,6 +53,8 @@ def set_up_logging(settings: Settings) -> None:
     for handler in root.handlers:
         handler.setFormatter(formatter)
     root.setLevel(settings.log_level.upper())
+    # At `info` it tells of every table that it makes.
+    logging.getLogger("alembic").setLevel(logging.WARNING if settings.log_level == "info" else logging.NOTSET)
 
 
 def formatter_of(name: LogFormat) -> logging.Formatter:
