@@ -28,8 +28,8 @@ _START_TIMEOUT_S = 90.0
 _NO_HOST = "http://127.0.0.1:9"
 
 
-def find_litellm() -> Path | None:
-    """A Python that has LiteLLM in the version compared with; installed if need be, None if that fails."""
+def installed_litellm() -> Path | None:
+    """A Python that has LiteLLM in the version compared with; None where there is none yet."""
     named = os.environ.get(OVERRIDE)
     if named:
         version = _version(Path(named))
@@ -37,8 +37,15 @@ def find_litellm() -> Path | None:
             raise SystemExit(f"{OVERRIDE} names {named}, which has LiteLLM {version}, not {VERSION}.")
         return Path(named)
     home = _HOME / "bin" / "python"
-    if _version(home) == VERSION:
-        return home
+    return home if _version(home) == VERSION else None
+
+
+def find_litellm() -> Path | None:
+    """The same; installed if need be, None if that fails."""
+    found = installed_litellm()
+    if found is not None:
+        return found
+    home = _HOME / "bin" / "python"
     print(f"Installing LiteLLM {VERSION} into {_HOME.name}; a minute or two, once.", file=sys.stderr)
     venv.create(_HOME, with_pip=True)
     command = [

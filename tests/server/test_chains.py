@@ -37,7 +37,7 @@ _WEATHER = "weather"
 _PARAMETERS = {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}
 _TEXT, _THOUGHT = "Grüße — 你好, all well.", "I should greet."
 
-_SCRIPT = Script(
+SCRIPT = Script(
     rules=(
         Rule(
             when=When(contains=_WEATHER),
@@ -105,7 +105,7 @@ def _base(provider: Provider) -> str:
 @pytest.fixture(scope="module")
 def origin() -> Iterator[tuple[LiveServer, Bills]]:
     bills = Bills()
-    with live_server(ScriptedBackend(_SCRIPT), observers=(bills,)) as live:
+    with live_server(ScriptedBackend(SCRIPT), observers=(bills,)) as live:
         yield live, bills
 
 
@@ -235,7 +235,7 @@ def _runware(live: LiveServer, question: str, is_stream: bool, model: str) -> Se
     )
 
 
-_DIALECTS: Mapping[str, Callable[[LiveServer, str, bool, str], Seen]] = {
+DIALECTS: Mapping[str, Callable[[LiveServer, str, bool, str], Seen]] = {
     "chat": _chat_at("/v1/chat/completions"),
     "openrouter": _chat_at("/api/v1/chat/completions"),
     "oxen": _chat_at("/api/ai/chat/completions"),
@@ -246,7 +246,7 @@ _DIALECTS: Mapping[str, Callable[[LiveServer, str, bool, str], Seen]] = {
 
 
 @pytest.mark.parametrize("kind", list(_KINDS))
-@pytest.mark.parametrize("dialect", list(_DIALECTS))
+@pytest.mark.parametrize("dialect", list(DIALECTS))
 @pytest.mark.parametrize("question", ["hello", f"the {_WEATHER}"])
 def test_any_dialect_through_any_upstream_is_as_without(
     origin: tuple[LiveServer, Bills],
@@ -258,7 +258,7 @@ def test_any_dialect_through_any_upstream_is_as_without(
     behind, theirs = origin
     front, ours = fronts[kind]
     model = min(_KINDS[kind].models)
-    ask = _DIALECTS[dialect]
+    ask = DIALECTS[dialect]
     for is_stream in (False, True):
         direct = ask(behind, question, is_stream, model)
         assert direct.reasoning
