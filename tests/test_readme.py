@@ -50,3 +50,9 @@ def test_every_link_of_the_documentation_leads_somewhere() -> None:
         for link in re.findall(r"\]\(([^)#]+)\)", page.read_text()):
             if not link.startswith("http"):
                 assert (page.parent / link).exists(), f"{page.name}: {link}"
+
+
+def test_every_page_is_reached_from_the_readme() -> None:
+    index = README.partition("## All pages")[2]
+    for page in ROOT.glob("docs/*.md"):
+        assert f"(docs/{page.name})" in index, page.name
