@@ -14,7 +14,7 @@ from alembic.config import Config
 from sqlalchemy import Connection, MetaData, Table, insert, select
 
 from deepserve.core.task import NewTask, TaskState
-from deepserve.core.tenant import Budgets, Grant, KeyId, RateLimits, TenantId
+from deepserve.core.tenant import Budgets, Grant, KeyId, RateLimits, Tenant, TenantId
 from deepserve.store.database import Database
 from deepserve.store.keys import MOST_USD, KeyStore, key_digest
 from deepserve.store.tables import metadata
@@ -201,6 +201,14 @@ def test_a_task_is_done_with_what_its_key_may_do_when_it_is_begun(keys: KeyStore
     keys.revoke(made.id)
     grant = _grant_of(tasks.claim((tenant.id, "two"), owner="o", now=NOON, lease_s=1.0))
     assert grant == Grant(is_admin=True, is_revoked=True)
+
+
+def test_a_task_of_a_key_that_is_not_known_may_do_nothing(database: Database) -> None:
+    tasks, tenant = TaskStore(database), Tenant(id=TenantId("alice"), key=KeyId("key-nobody"))
+    task = NewTask(id="one", kind="k", tenant=tenant, body=b"", arrived_at=NOON, keep_s=1.0)
+    tasks.insert(task, now=NOON, max_unfinished=9, max_bytes=9)
+    grant = _grant_of(tasks.claim((tenant.id, "one"), owner="o", now=NOON, lease_s=1.0))
+    assert grant == Grant(is_revoked=True)
 
 
 def _grant_of(state: TaskState | None) -> Grant | None:
