@@ -7,11 +7,16 @@ from typing import Final
 
 from deepserve.backends.upstream.chat_wire import ChatWire
 from deepserve.backends.upstream.messages_wire import MessagesWire
+from deepserve.backends.upstream.runware_wire import RunwareWire
 from deepserve.backends.upstream.wire import UpstreamWire
 from deepserve.catalog.providers import Provider
 from deepserve.prompt.decoder import mint_call_id
 
-_WIRES: Final[Mapping[str, Callable[..., UpstreamWire]]] = {"chat": ChatWire, "messages": MessagesWire}
+_WIRES: Final[Mapping[str, Callable[..., UpstreamWire]]] = {
+    "chat": ChatWire,
+    "messages": MessagesWire,
+    "runware": RunwareWire,
+}
 
 
 def wire_of(provider: Provider, *, call_id: Callable[[int], str] = mint_call_id) -> UpstreamWire:
