@@ -122,6 +122,7 @@ class FakeServer:
         self._source = source
         self.habits = habits or Habits()
         self.asked: list[dict[str, Any]] = []  # Any: JSON
+        self.headers: list[dict[str, str]] = []
         self.peers: set[object] = set()
         self.num_aborted = 0
         self.is_healthy = True
@@ -267,6 +268,7 @@ class FakeServer:
     async def _read(self, request: web.Request, type_: type[Any]) -> Any:  # Any: one of the public types, or a refusal
         body = await request.read()
         self.asked.append(msgspec.json.decode(body))
+        self.headers.append({name.lower(): value for name, value in request.headers.items()})
         assert request.transport is not None
         self.peers.add(request.transport.get_extra_info("peername"))
         if self.habits.status != 200:

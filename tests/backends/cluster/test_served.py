@@ -120,3 +120,21 @@ def test_clients_get_the_answers_of_our_own_engine(servers: dict[str, LiveServer
 def test_the_server_says_who_answers(servers: dict[str, LiveServer]) -> None:
     models = servers["vllm"].get("/models").json()["data"]
     assert "deepseek-ai/DeepSeek-V4-Flash" in {model["served_by"]["model"] for model in models}
+
+
+def test_a_cluster_is_told_the_requests_id_and_its_place_in_a_trace(shipped: Pair) -> None:
+    parent = f"00-{'a' * 32}-{'b' * 16}-01"
+    with fake_server(shipped.source) as fake:
+        settings = Settings(
+            backend="upstream", upstream=f"vllm=http://{fake.host}/v1", upstream_tokenizer=shipped_folder()
+        )
+        with live_server(select_backend(settings), settings) as live:
+            body = {"model": "deepseek-v4-flash", **BODIES["a question"]}
+            answer = httpx.post(
+                live.address + "/chat/completions", json=body, headers={"traceparent": parent}, timeout=60
+            )
+        assert answer.status_code == 200
+        assert fake.headers
+        for headers in fake.headers:
+            assert headers["traceparent"] == parent
+            assert headers["x-request-id"] == answer.headers["x-ds-trace-id"]

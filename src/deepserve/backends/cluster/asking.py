@@ -39,6 +39,7 @@ class Ask(msgspec.Struct, frozen=True, kw_only=True):
     stop_tokens  end the continuation, and are its last token
     only         the tokens that may be drawn, for servers that can be told them; empty: all
     salt         prompts share cached prefixes only with those of the same salt
+    links        headers by which the server's records can be found from ours
     """
 
     model: str
@@ -50,6 +51,7 @@ class Ask(msgspec.Struct, frozen=True, kw_only=True):
     level: FormLevel = "grammar"
     only: tuple[int, ...] = ()
     salt: str
+    links: Mapping[str, str] = {}
 
 
 class Part(msgspec.Struct, frozen=True, kw_only=True):

@@ -28,6 +28,7 @@ from deepserve.backends.tokens.answer import AnswerWriter
 from deepserve.backends.tokens.composer import Composer, Work, draw_seed
 from deepserve.backends.tokens.knobs import MAX_OUTPUT_TOKENS
 from deepserve.backends.tokens.model import TokenModel
+from deepserve.backends.upstream.links import links_of
 from deepserve.catalog.providers import Provider
 from deepserve.core.errors import DeepserveError
 from deepserve.core.events import Event, Failed, Finished, Started, UsageReported
@@ -165,6 +166,7 @@ class ClusterBackend:
         rules = CourseRules(
             model=self._provider.models[request.model],
             salt=salt,
+            links=links_of(request),
             end_think=tokenizer.special_id(END_THINK),
             mark=self._composer.markup.mark_id,
             end=tokenizer.eos_id,

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import aclosing
 from functools import partial
 from typing import Final, Literal, TypeVar
@@ -59,7 +59,7 @@ class Lost(Exception):
 class CourseRules(msgspec.Struct, frozen=True, kw_only=True):
     """What holds for every result of a request.
 
-    model, salt  as `Ask` has them
+    model, salt, links  as `Ask` has them
     end_think    ends thinking
     mark         begins tool markup
     end          ends an answer
@@ -69,6 +69,7 @@ class CourseRules(msgspec.Struct, frozen=True, kw_only=True):
 
     model: str
     salt: str
+    links: Mapping[str, str]
     end_think: int
     mark: int
     end: int
@@ -208,6 +209,7 @@ class Course:
             level=self._level or self._levels.current,
             only=only,
             salt=self._rules.salt,
+            links=self._rules.links,
         )
 
     def _continued_draw(self) -> Draw:

@@ -114,7 +114,7 @@ class Replica:
         try:
             async with asyncio.timeout_at(first_until):
                 answer = await self._client.call(
-                    self._wire.ask_path, body=body, headers=self._headers("text/event-stream")
+                    self._wire.ask_path, body=body, headers=self._headers("text/event-stream"), once=ask.links
                 )
         except TimeoutError as error:
             raise Lost(self._too_late()) from error
