@@ -46,7 +46,9 @@ SAID = [{"role": "user", "content": "json"}]
 
 def responses_decode() -> Decode:
     memory = ResponseStore(None, limits=ShelfLimits(), now=lambda: NOON)
-    return Decoders(names=NAMES, limits=lambda: LIMITS, memory=memory, sealing=open_sealer(None), now=lambda: NOON).response
+    return Decoders(
+        names=NAMES, limits=lambda: LIMITS, memory=memory, sealing=open_sealer(None), now=lambda: NOON
+    ).response
 
 
 class Dialect:

@@ -48,7 +48,7 @@ class ServedModel(msgspec.Struct, frozen=True, kw_only=True):
     """A model id clients may ask for, and what stands behind it on this server. Limits in tokens.
 
     counts_by_estimate  prompt tokens are estimated when they are asked for, because the tokenizer is elsewhere
-    endpoints           who may answer, in the order in which they are asked; empty: one back end, whose `served_by` says it
+    endpoints           who may answer, in the order in which they are asked; empty: one back end, as `served_by` says
     """
 
     id: str
