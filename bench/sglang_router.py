@@ -1,6 +1,6 @@
 """SGLang's router, written in Rust, as something to compare with: finding or installing it, and a process of it.
 
-It is looked for in .venv-router and installed there if nobody has done so; https://pypi.org/project/sglang-router/.
+It is looked for in .venv-router and installed there if nobody has done so: the package `sglang-router`.
 """
 
 from __future__ import annotations
