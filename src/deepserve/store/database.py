@@ -10,6 +10,7 @@ import logging
 import os
 import sqlite3
 import stat
+import time
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
@@ -39,6 +40,10 @@ HEAD = "0009"
 """The newest migration; a test compares it with the scripts."""
 
 _FILE = "deepserve.db"
+
+_BUSY_S = 5.0
+"""The longest wait for a file that another process writes, looking again after each pause."""
+_BUSY_PAUSE_S = 0.01
 
 _PASSING = frozenset(("BUSY", "LOCKED", "FULL", "IOERR", "CANTOPEN", "READONLY", "NOMEM", "PROTOCOL"))
 """What SQLite says when the same statement may succeed later."""
@@ -199,10 +204,23 @@ def _make_private(state_dir: Path) -> None:
 
 def _configure(connection: Any, _record: Any) -> None:  # Any: the driver's connection, which SQLAlchemy leaves untyped
     # First, so that two processes that open a new file at once wait for each other.
-    connection.execute("PRAGMA busy_timeout=5000")
+    connection.execute(f"PRAGMA busy_timeout={_BUSY_S * 1000:.0f}")
     # WAL survives the death of the process; NORMAL may lose the last commits when power fails, never the file.
-    connection.execute("PRAGMA journal_mode=WAL")
+    _use_write_ahead_log(connection)
     connection.execute("PRAGMA synchronous=NORMAL")
+
+
+def _use_write_ahead_log(connection: Any) -> None:  # Any: as above
+    """Wait here where another process does the same: SQLite's own patience does not hold for this change."""
+    give_up_at = time.monotonic() + _BUSY_S
+    while True:
+        try:
+            connection.execute("PRAGMA journal_mode=WAL")
+            return
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode != sqlite3.SQLITE_BUSY or time.monotonic() > give_up_at:
+                raise
+        time.sleep(_BUSY_PAUSE_S)
 
 
 def _begin_writing(connection: Connection) -> None:
