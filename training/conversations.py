@@ -49,3 +49,5 @@ class Conversation(msgspec.Struct, frozen=True, kw_only=True):
     json_object: bool = False
     json_schema: Mapping[str, Any] | None = None
     """A schema for the answer (any JSON, hence Any); not together with json_object."""
+    facts: tuple[tuple[str, ...], ...] = ()
+    """What a sensible answer says: of each fact one of its spellings. Empty: only the exact answer is right."""

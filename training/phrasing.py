@@ -29,7 +29,7 @@ def phrase(draw: Draw, frames: tuple[str, ...] | list[str], /, **slots: object) 
 
     Only the frame's own words are changed: what stands in a slot must be copied letter by letter.
     """
-    frame = draw.frame(frames)
+    frame = draw.wording(frames)
     if draw.chance(0.12):
         frame = draw.frame(("please ", "Please ", "pls ", "hey, ", "Hi! ", "Could you ", "can you ", "ok, ")) + (
             frame[:1].lower() + frame[1:]

@@ -80,6 +80,17 @@ class Draw:
         """One of the options, whatever the side."""
         return options[self.random.randrange(len(options))]
 
+    def wording(self, frames: Sequence[str]) -> str:
+        """One of several ways to say something.
+
+        One frame in `HELD_OUT_SHARE` is never trained on; evaluation takes such a frame half of the time, where the
+        list has one. A list of a single frame belongs to both sides.
+        """
+        ours = [frame for frame in frames if self.owns(frame)]
+        if not ours or (self.split == "held_out" and self.chance(0.5)):
+            return self.frame(frames)
+        return self.frame(ours)
+
     def between(self, low: int, high: int) -> int:
         """A whole number, both ends included, whatever the side."""
         return self.random.randint(low, high)

@@ -54,6 +54,14 @@ def test_evaluation_never_draws_a_value_that_training_may_draw(kind: str) -> Non
     assert len(unseen) > 10
 
 
+def test_training_never_draws_a_frame_kept_for_evaluation() -> None:
+    frames = [f"Frame number {k} of {{x}}." for k in range(40)]
+    kept = {frame for frame in frames if is_held_out(frame)}
+    train, held_out = Draw(Random(1), "train"), Draw(Random(1), "held_out")
+    assert {train.wording(frames) for _ in range(2000)} == set(frames) - kept
+    assert {held_out.wording(frames) for _ in range(2000)} == set(frames)
+
+
 def test_a_value_is_held_out_in_any_case() -> None:
     draw = Draw(Random(3), "held_out")
     for _ in range(100):
