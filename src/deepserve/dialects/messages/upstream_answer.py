@@ -8,28 +8,25 @@ that says how.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Final, TypeVar
+from typing import Final
 
 import msgspec
+from typing_extensions import override
 
-from deepserve.core.cost import Cost
-from deepserve.core.errors import BackendFailure, DeepserveError
+from deepserve.core.errors import BackendFailure
 from deepserve.core.events import (
     Block,
     BlockClosed,
     BlockDelta,
     BlockOpened,
     Event,
-    Failed,
     Finished,
     FinishReason,
     ReasoningBlock,
     Started,
     TextBlock,
     ToolCallBlock,
-    UsageReported,
 )
-from deepserve.core.messages import Json
 from deepserve.core.provider import ServedBy
 from deepserve.core.usage import Usage
 from deepserve.dialects.messages.content import INVALID_JSON
@@ -45,21 +42,16 @@ from deepserve.dialects.messages.upstream_wire import (
     ReadUsage,
 )
 from deepserve.dialects.upstream_cost import stated_cost
-from deepserve.dialects.upstream_errors import decode_error_value
+from deepserve.dialects.upstream_result import DONE, ResultDecoder
 
 _REASONS: Final[Mapping[str, FinishReason]] = {
     **{word: reason for reason, word in STOP_REASONS.items()},
     "model_context_window_exceeded": "length",
 }
 
-_DONE: Final = b"[DONE]"
-"""Not of this dialect, but some gateways write it at the end of every stream."""
-
 _read_event = msgspec.json.Decoder(ReadEvent).decode
 _read_message = msgspec.json.Decoder(ReadMessage).decode
 _read_usage = msgspec.json.Decoder(ReadUsage | None).decode
-
-Read = TypeVar("Read")
 
 
 class _Open(msgspec.Struct):
@@ -79,51 +71,26 @@ class _Open(msgspec.Struct):
     has_arguments: bool = False
 
 
-class AnswerDecoder:
-    """Reads one answer: `chunk` for the data of each event or `whole` once, then `finish` once.
+class AnswerDecoder(ResultDecoder):
+    """As `ResultDecoder`, besides:
 
-    provider   id of the service, for `ServedBy`; title: its name, for messages
-    call_id    names a call whose own id is missing or not the only one; gets the number of the call
+    provider   id of the service, for `ServedBy`
     served_by  what the service's headers say about who answers; None: what its answer says
     """
 
     def __init__(
         self, *, provider: str, title: str, call_id: Callable[[int], str], served_by: ServedBy | None = None
     ) -> None:
+        super().__init__(title=title, call_id=call_id)
         self._provider = provider
-        self._title = title
-        self._call_id = call_id
         self._served_by = served_by
         self._model = ""
         self._open: _Open | None = None
-        self._num_blocks = 0
-        self._call_ids: set[str] = set()
-        self._num_calls = 0
         self._told = ReadUsage()
-        self._cost: Cost | None = None
-        self._finished: Finished | None = None
-        self._error: DeepserveError | None = None
-        self._has_ended = False
-        self.has_begun = False
-        self.usage: Usage | None = None
-        self.doubt: str | None = None
-        """What was wrong with the usage, which then is an estimate."""
 
-    @property
-    def is_complete(self) -> bool:
-        """Nothing that is to come can matter."""
-        if self._has_ended or self._error is not None:
-            return True
-        return self._finished is not None and self.usage is not None
-
-    @property
-    def has_all_ends(self) -> bool:
-        """What may still come is usage."""
-        return self._finished is not None
-
+    @override
     def chunk(self, value: bytes) -> list[Event]:
-        """The events of one frame's data. Raises DeepserveError for a failure before anything was told."""
-        if value == _DONE:
+        if value == DONE:
             self._has_ended = True
             return []
         read = self._decoded(value, _read_event)
@@ -132,8 +99,8 @@ class AnswerDecoder:
         events = self._tell(read)
         return self._begun(events) if events or self._finished is not None else []
 
+    @override
     def whole(self, body: bytes) -> list[Event]:
-        """The events of a body that is the whole answer, but for those of `finish`."""
         read = self._decoded(body, _read_message)
         if read.error is not None:
             return self._fail(read.error)
@@ -148,44 +115,16 @@ class AnswerDecoder:
         self._has_ended = True
         return self._begun(events)
 
-    def finish(self, error: DeepserveError | None = None) -> list[Event]:
-        """The terminal events. error: why nothing more came, where it was not the service's own end.
-
-        Raises the error instead where nothing was told.
-        """
-        error = self._error or error
-        if not self.has_begun:
-            raise error or BackendFailure(f"{self._title} ended its answer before it began. Please retry.")
-        events: list[Event] = []
-        if self._finished is None and self._has_ended and error is None:
-            # A stream with its terminator is whole, though some services name no reason.
-            events += self._end("end_turn", None)
-        if self.usage is not None:
-            events.append(UsageReported(usage=self.usage, cost=self._cost))
-        if self._finished is not None:
-            return [*events, self._finished]
-        told = f"{self._title} closed the stream before the end of the answer. Please retry."
-        return [*events, Failed(error=error or BackendFailure(told))]
-
-    def _decoded(self, value: bytes, read: Callable[[bytes], Read]) -> Read:
-        try:
-            return read(value)
-        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-            raise BackendFailure(f"{self._title} sent something that cannot be read: {error}") from error
-
-    def _fail(self, error: Json) -> list[Event]:
-        self._error = decode_error_value(error, title=self._title)
-        if not self.has_begun:
-            raise self._error
-        return []
-
-    def _begun(self, events: list[Event]) -> list[Event]:
-        if self.has_begun:
-            return events
-        self.has_begun = True
+    @override
+    def _started(self) -> Started:
         prompt = self._usage_of(self._told)
         served_by = self._served_by or ServedBy(provider=self._provider, model=self._model, fingerprint="")
-        return [Started(served_by=served_by, prompt_usage=prompt if prompt.prompt_tokens else None), *events]
+        return Started(served_by=served_by, prompt_usage=prompt if prompt.prompt_tokens else None)
+
+    @override
+    def _unsaid_end(self) -> list[Event]:
+        # A stream with its terminator is whole, though some services name no reason.
+        return self._end("end_turn", None)
 
     def _tell(self, read: ReadEvent) -> list[Event]:
         if self._finished is not None and read.type.startswith("content_block"):
@@ -241,12 +180,8 @@ class AnswerDecoder:
     def _call(self, current: _Open, read: ReadBlock) -> BlockOpened:
         if not read.name:
             raise BackendFailure(f"{self._title} sent a tool call without a name.")
-        given = read.id
-        id_ = given if given and given not in self._call_ids else self._call_id(self._num_calls)
-        self._call_ids.add(id_)
-        self._num_calls += 1
         current.input = _arguments(bytes(read.input))
-        return self._opened(current, ToolCallBlock(id=id_, name=read.name))
+        return self._begin(current, ToolCallBlock(id=self._new_call_id(read.id), name=read.name))
 
     def _add(self, index: int, read: ReadDelta) -> list[Event]:
         events: list[Event] = []
@@ -279,14 +214,13 @@ class AnswerDecoder:
             return []
         events: list[Event] = []
         if current.block is None:
-            events.append(self._opened(current, ReasoningBlock() if current.kind == "thinking" else TextBlock()))
+            events.append(self._begin(current, ReasoningBlock() if current.kind == "thinking" else TextBlock()))
         events.append(BlockDelta(index=self._num_blocks - 1, text=text))
         return events
 
-    def _opened(self, current: _Open, block: Block) -> BlockOpened:
+    def _begin(self, current: _Open, block: Block) -> BlockOpened:
         current.block = block
-        self._num_blocks += 1
-        return BlockOpened(index=self._num_blocks - 1, block=block)
+        return self._opened(block)
 
     def _leave(self) -> list[Event]:
         current, self._open = self._open, None
@@ -297,7 +231,7 @@ class AnswerDecoder:
             if not current.signature and current.sealed is None:
                 return []
             # What was thought is not shown, but goes back with the next question.
-            events.append(self._opened(current, ReasoningBlock()))
+            events.append(self._begin(current, ReasoningBlock()))
         index = self._num_blocks - 1
         if current.kind == "tool_use" and not current.has_arguments:
             events.append(BlockDelta(index=index, text=current.input or "{}"))
@@ -308,7 +242,7 @@ class AnswerDecoder:
     def _end(self, word: str, stop_string: str | None) -> list[Event]:
         events = self._leave()
         reason = _REASONS.get(word, "stop")
-        if reason == "stop" and self._num_calls:
+        if reason == "stop" and self._call_ids:
             reason = "tool_calls"
         self._finished = Finished(
             reason=reason,

@@ -8,34 +8,31 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from decimal import Decimal
-from typing import Final, TypeVar
+from typing import Final
 
 import msgspec
+from typing_extensions import override
 
-from deepserve.core.cost import Cost
-from deepserve.core.errors import BackendFailure, DeepserveError
+from deepserve.core.errors import BackendFailure
 from deepserve.core.events import (
     Block,
     BlockClosed,
     BlockDelta,
     BlockOpened,
     Event,
-    Failed,
     Finished,
     FinishReason,
     ReasoningBlock,
     Started,
     TextBlock,
     ToolCallBlock,
-    UsageReported,
 )
 from deepserve.core.messages import Json
 from deepserve.core.provider import ServedBy
 from deepserve.core.usage import Usage
 from deepserve.dialects.upstream_cost import stated_cost
-from deepserve.dialects.upstream_errors import decode_error_value
+from deepserve.dialects.upstream_result import DONE, ResultDecoder
 
-_DONE: Final = b"[DONE]"
 _REASONS: Final[Mapping[str, FinishReason]] = {
     "stop": "stop",
     "length": "length",
@@ -104,14 +101,11 @@ class ReadBody(msgspec.Struct):
 _read_item = msgspec.json.Decoder(ReadItem).decode
 _read_body = msgspec.json.Decoder(ReadBody).decode
 
-Read = TypeVar("Read")
 
+class AnswerDecoder(ResultDecoder):
+    """As `ResultDecoder`, besides:
 
-class AnswerDecoder:
-    """Implements `backends.upstream.wire.AnswerDecoder`.
-
-    provider   id of the service, for `ServedBy`; title: its name, for messages; model: its name for the model
-    call_id    names a call whose own id is missing or not the only one; gets the number of the call
+    provider   id of the service, for `ServedBy`; model: its name for the model
     served_by  what the service's headers say about who answers; None: nothing
     """
 
@@ -124,35 +118,15 @@ class AnswerDecoder:
         call_id: Callable[[int], str],
         served_by: ServedBy | None = None,
     ) -> None:
-        self._title = title
+        super().__init__(title=title, call_id=call_id)
         self._served_by = served_by or ServedBy(provider=provider, model=model, fingerprint="")
-        self._call_id = call_id
         self._block: Block | None = None
-        self._num_blocks = 0
         self._call_index: int | None = None
-        self._call_ids: set[str] = set()
         self._has_arguments = False
-        self._cost: Cost | None = None
-        self._finished: Finished | None = None
-        self._error: DeepserveError | None = None
-        self._has_ended = False
-        self.has_begun = False
-        self.usage: Usage | None = None
-        self.doubt: str | None = None
 
-    @property
-    def is_complete(self) -> bool:
-        if self._has_ended or self._error is not None:
-            return True
-        return self._finished is not None and self.usage is not None
-
-    @property
-    def has_all_ends(self) -> bool:
-        return self._finished is not None
-
+    @override
     def chunk(self, value: bytes) -> list[Event]:
-        """The events of one frame's data. Raises DeepserveError for a failure before anything was told."""
-        if value == _DONE:
+        if value == DONE:
             self._has_ended = True
             return []
         read = self._decoded(value, _read_item)
@@ -173,8 +147,8 @@ class AnswerDecoder:
         self._hear_bill(read)
         return self._begun(events) if events or self._finished is not None else []
 
+    @override
     def whole(self, body: bytes) -> list[Event]:
-        """The events of a body that is the whole answer, but for those of `finish`."""
         read = self._decoded(body, _read_body)
         if read.error is not None or read.errors:
             return self._fail((read.errors or [read.error])[0])
@@ -190,43 +164,17 @@ class AnswerDecoder:
         self._has_ended = True
         return self._begun(events)
 
-    def finish(self, error: DeepserveError | None = None) -> list[Event]:
-        """The terminal events. error: why nothing more came, where it was not the service's own end.
+    @override
+    def _started(self) -> Started:
+        return Started(served_by=self._served_by)
 
-        Raises the error instead where nothing was told.
-        """
-        error = self._error or error
-        if not self.has_begun:
-            raise error or BackendFailure(f"{self._title} ended its answer before it began. Please retry.")
-        events: list[Event] = []
-        if self.usage is not None:
-            events.append(UsageReported(usage=self.usage, cost=self._cost))
-        if self._finished is not None:
-            return [*events, self._finished]
-        told = f"{self._title} closed the stream before the end of the answer. Please retry."
-        return [*events, Failed(error=error or BackendFailure(told))]
-
-    def _decoded(self, value: bytes, read: Callable[[bytes], Read]) -> Read:
-        try:
-            return read(value)
-        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-            raise BackendFailure(f"{self._title} sent something that cannot be read: {error}") from error
-
+    @override
     def _fail(self, error: Json) -> list[Event]:
         if isinstance(error, dict):
             code = str(error.get("code"))
             kind = _TYPES.get(code) or ("invalid_request_error" if code.startswith(_CLIENTS) else "server_error")
             error = {"type": kind, "message": error.get("message", code), "param": error.get("parameter")}
-        self._error = decode_error_value(error, title=self._title)
-        if not self.has_begun:
-            raise self._error
-        return []
-
-    def _begun(self, events: list[Event]) -> list[Event]:
-        if self.has_begun:
-            return events
-        self.has_begun = True
-        return [Started(served_by=self._served_by), *events]
+        return super()._fail(error)
 
     # Blocks
 
@@ -235,7 +183,7 @@ class AnswerDecoder:
             return []
         events: list[Event] = []
         if type(self._block) is not type(block):
-            events += [*self._leave(), self._opened(block)]
+            events += [*self._leave(), self._begin(block)]
         return [*events, BlockDelta(index=self._num_blocks - 1, text=text)]
 
     def _hear_call(self, call: ReadToolDelta) -> list[Event]:
@@ -263,15 +211,12 @@ class AnswerDecoder:
         return events
 
     def _open_call(self, given: str | None, name: str) -> BlockOpened:
-        id_ = given if given and given not in self._call_ids else self._call_id(len(self._call_ids))
-        self._call_ids.add(id_)
         self._has_arguments = False
-        return self._opened(ToolCallBlock(id=id_, name=name))
+        return self._begin(ToolCallBlock(id=self._new_call_id(given), name=name))
 
-    def _opened(self, block: Block) -> BlockOpened:
+    def _begin(self, block: Block) -> BlockOpened:
         self._block = block
-        self._num_blocks += 1
-        return BlockOpened(index=self._num_blocks - 1, block=block)
+        return self._opened(block)
 
     def _leave(self) -> list[Event]:
         block, self._block = self._block, None
