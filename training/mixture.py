@@ -5,10 +5,11 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterator, Mapping
 from random import Random
+from typing import Literal
 
 import msgspec
 
-from training.conversations import Conversation, Split, Turn
+from training.conversations import Conversation, Effort, Split, Turn
 from training.skills import copying, counting, dialogue, extraction, memory, tool_use, topics
 from training.values import Draw
 
@@ -63,8 +64,20 @@ def _is_joinable(conversation: Conversation) -> bool:
     )
 
 
-def conversation(draw: Draw, *, skill: str | None = None) -> Conversation:
-    """One conversation of the mixture (or of one skill), with mode, effort and a harmless system prompt drawn."""
+def draw_effort(draw: Draw) -> Effort | None:
+    """How much to think, or not at all."""
+    return draw.frame(("high", "high", "high", "low", "max")) if draw.chance(_THINKING_SHARE) else None
+
+
+def conversation(
+    draw: Draw, *, skill: str | None = None, effort: Effort | Literal["any"] | None = "any"
+) -> Conversation:
+    """One conversation of the mixture (or of one skill), with a harmless system prompt now and then.
+
+    Its effort is drawn, too, unless it is given; None is an answer without thinking. It is set before the skill
+    writes its thoughts, so that they may be as long as it asks for.
+    """
+    draw.effort = draw_effort(draw) if effort == "any" else effort
     weights = [weight for _, weight in SKILLS.values()]
     name = draw.random.choices(list(SKILLS), weights)[0] if skill is None else skill
     made = SKILLS[name][0](draw)
@@ -80,13 +93,14 @@ def conversation(draw: Draw, *, skill: str | None = None) -> Conversation:
     return msgspec.structs.replace(
         made,
         system=system,
-        thinking=draw.chance(_THINKING_SHARE),
-        effort=draw.frame(("high", "high", "high", "low", "max")),
+        thinking=draw.effort is not None,
+        effort=draw.effort or "high",
     )
 
 
 def long_conversation(draw: Draw, *, num_characters: int) -> Conversation:
     """A fact, much small talk, and the fact asked for at the end."""
+    draw.effort = draw_effort(draw)
     key, value = draw.frame(memory.THINGS), memory.fact(draw)
     turns = [
         Turn(role="user", content=f"{draw.frame(('Remember: the', 'Note: the', 'The', 'My'))} {key} is {value}."),
@@ -107,7 +121,12 @@ def long_conversation(draw: Draw, *, num_characters: int) -> Conversation:
         ),
         Turn(role="assistant", content=f"The {key} is {value}.", reasoning=f"The {key}: {value}."),
     ]
-    return Conversation(skill="memory.distant", turns=tuple(turns), thinking=draw.chance(_THINKING_SHARE))
+    return Conversation(
+        skill="memory.distant",
+        turns=tuple(turns),
+        thinking=draw.effort is not None,
+        effort=draw.effort or "high",
+    )
 
 
 def conversations(seed: int, split: Split) -> Iterator[Conversation]:
@@ -121,7 +140,7 @@ def evaluation_set(per_skill: int, seed: int = 2026) -> list[Conversation]:
     """A fixed set from the held-out side, equally many of each skill, thinking and not."""
     draw = Draw(Random(f"evaluation:{seed}"), "held_out")
     return [
-        msgspec.structs.replace(conversation(draw, skill=name), thinking=k % 2 == 0, effort="high")
+        conversation(draw, skill=name, effort="high" if k % 2 == 0 else None)
         for name in SKILLS
         for k in range(per_skill)
     ]

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from random import Random
 from typing import TypeVar
 
-from training.conversations import Split
+from training.conversations import Effort, Split
 from training.phrases import words
 
 HELD_OUT_SHARE = 8
@@ -71,6 +71,8 @@ class Draw:
     def __init__(self, random: Random, split: Split) -> None:
         self.random = random
         self.split = split
+        self.effort: Effort | None = "high"
+        """How long the thought should be; None where nobody reads one. `mixture.conversation` sets it for the skill."""
 
     def chance(self, probability: float) -> bool:
         """True with the given probability."""

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from random import Random
 
 import pytest
-from training.conversations import Conversation, Split
+from training.conversations import Conversation, Effort, Split, Turn
 from training.mixture import SKILLS, conversation, conversations, evaluation_set, fingerprint, long_conversation
 from training.rendering import prompt, transcript
 from training.values import Draw, is_held_out
@@ -143,3 +143,20 @@ def test_a_long_conversation_asks_for_its_first_fact() -> None:
     fact = one.turns[-1].content.removesuffix(".").split(" is ", 1)[1]
     assert fact in one.turns[0].content
     assert sum(len(turn.content) for turn in one.turns) > 4000
+
+
+def test_a_skill_knows_the_effort_that_its_conversation_will_carry(monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[Effort | None] = []
+
+    def listening(draw: Draw) -> Conversation:
+        told.append(draw.effort)
+        return Conversation(skill="listening", turns=(Turn(role="user"), Turn(role="assistant")))
+
+    monkeypatch.setattr("training.mixture.SKILLS", {"listening": (listening, 1.0)})
+    draw = Draw(Random(10), "train")
+    for _ in range(100):
+        one = conversation(draw, skill="listening")
+        assert told[-1] == (one.effort if one.thinking else None)
+    assert set(told) == {"low", "high", "max", None}
+    assert not conversation(draw, skill="listening", effort=None).thinking
+    assert conversation(draw, skill="listening", effort="max").effort == told[-1] == "max"
