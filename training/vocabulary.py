@@ -1,8 +1,9 @@
 """The shipped models' own byte-level BPE vocabulary, learned from generated text.
 
-Two things differ from the usual recipe, both so that a small model can copy: digits stand alone, and a blank joins
-the following word only for a few hundred common words. Any other word is spelled with the same tokens wherever it
-stands, after a blank, a quote or a tag, so filling a slot is repeating tokens.
+Three things differ from the usual recipe, all so that a small model can copy: digits stand alone, so do characters of
+scripts without letter case, and a blank joins the following word only for a few hundred common words that are never a
+value or a key. Any other word is spelled with the same tokens wherever it stands, after a blank, a quote or a tag, so
+filling a slot is repeating tokens.
 
     python -m training.vocabulary --out src/deepserve/models/mini-flash/tokenizer.json
 """
@@ -12,6 +13,7 @@ from __future__ import annotations
 import argparse
 import itertools
 import re
+import typing
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -22,6 +24,7 @@ from deepserve.prompt.segments import Prompt, Text
 from deepserve.prompt.special_tokens import SPECIAL_TOKENS
 from deepserve.prompt.tokenizer import Tokenizer as PromptTokenizer
 from training.mixture import conversations
+from training.phrases import Words, tasks, words
 from training.rendering import transcript
 
 SIZE = 2048
@@ -40,19 +43,32 @@ def corpus(count: int, seed: int = 7) -> Iterator[Prompt]:
         yield transcript(conversation)
 
 
+def copied_words() -> set[str]:
+    """What stands in slots, and so in quotes and tags as well as after blanks: values, keys, parts of tools' names."""
+    pools = [words(kind) for kind in typing.get_type_hints(Words)]
+    for task in tasks():
+        pools += [task.names, task.result_keys, *(slot.keys for slot in task.slots)]
+    return {part for pool in pools for word in pool for part in word.lower().split("_")}
+
+
 def common_words(texts: Sequence[str], count: int) -> list[str]:
-    """The lower-case words that follow a blank in most texts; longest first, so that a pattern prefers them."""
+    """The lower-case words that follow a blank in most texts and are never copied.
+
+    Longest first, so that a pattern prefers them.
+    """
     seen: Counter[str] = Counter()
     for text in texts:
         seen.update(set(re.findall(r"(?<= )[a-z]+", text)))
-    return sorted((word for word, _ in seen.most_common(count)), key=lambda word: (-len(word), word))
+    copied = copied_words()
+    found = [word for word, _ in seen.most_common() if word not in copied][:count]
+    return sorted(found, key=lambda word: (-len(word), word))
 
 
-def word_pattern(words: Sequence[str]) -> str:
-    """The rule that cuts text into words, before any merging."""
+def word_pattern(joined: Sequence[str]) -> str:
+    """The rule that cuts text into words, before any merging; a blank joins the `joined` ones."""
     return (
-        rf" (?:{'|'.join(words)})(?![\p{{L}}\p{{N}}_])"
-        r"|\p{Lu}?\p{Ll}+|\p{Lu}+|[\p{Lo}\p{Lm}\p{Lt}]+|\p{N}| ?[^\s\p{L}\p{N}]+(?: [^\s\p{L}\p{N}]+)*|\n+| +|\s"
+        rf" (?:{'|'.join(joined)})(?![\p{{L}}\p{{N}}_])"
+        r"|\p{Lu}?\p{Ll}+|\p{Lu}+|[\p{Lo}\p{Lm}\p{Lt}]|\p{N}| ?[^\s\p{L}\p{N}]+(?: [^\s\p{L}\p{N}]+)*|\n+| +|\s"
     )
 
 

@@ -11,7 +11,7 @@ from training.conversations import Conversation, Turn
 from training.mixture import conversations
 from training.rendering import transcript
 from training.train import TOKENIZER
-from training.vocabulary import SIZE, Encoder, train_vocabulary
+from training.vocabulary import SIZE, Encoder, common_words, train_vocabulary
 
 from deepserve.prompt.special_tokens import SPECIAL_TOKENS
 
@@ -44,6 +44,11 @@ def test_a_word_is_spelled_alike_after_a_blank_and_inside_a_tag(encoder: Encoder
     assert contains(f"weather in {word}?")
     assert contains(f' string="true">{word}</')
     assert contains(f'{{"name": "{word}", "x": 1}}')
+
+
+def test_no_word_that_fills_slots_is_joined_to_a_blank() -> None:
+    texts = [f"Ask the weather of Oslo: key, code and number {k}" for k in range(50)]
+    assert common_words(texts, 10) == ["and", "the", "of"]
 
 
 def test_text_that_spells_special_tokens_stays_text(encoder: Encoder) -> None:
