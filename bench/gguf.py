@@ -70,10 +70,12 @@ class _Entry(NamedTuple):
     make: Callable[[], NDArray[np.uint8]]
 
 
-def write_gguf(path: Path, config: NetworkConfig, tensors: Mapping[str, RawTensor]) -> None:
-    """tensors: by their published names."""
+def write_gguf(
+    path: Path, config: NetworkConfig, tensors: Mapping[str, RawTensor], *, tokenizer: Mapping[str, bytes] | None = None
+) -> None:
+    """tensors: by their published names. tokenizer: its fields; None: only ids go in and come out."""
     entries = [*_dense_entries(tensors), *_expert_entries(config, tensors)]
-    fields = _fields(config)
+    fields = _fields(config) | (tokenizer if tokenizer is not None else {"tokenizer.ggml.model": _text("none")})
     with path.open("wb") as file:
         file.write(struct.pack("<4sIQQ", b"GGUF", _VERSION, len(entries), len(fields)))
         file.write(b"".join(_encode_string(key) + value for key, value in fields.items()))
@@ -161,16 +163,13 @@ def pack_mxfp4(matrix: RawTensor) -> NDArray[np.uint8]:
 
 
 def _fields(config: NetworkConfig) -> dict[str, bytes]:
-    """Metadata by key, encoded. There is no tokenizer: only ids go in and come out."""
+    """Metadata of the network by key, encoded."""
 
     def number(value: int) -> bytes:
         return struct.pack("<II", _UINT32, value)
 
     def real(value: float) -> bytes:
         return struct.pack("<If", _FLOAT32, value)
-
-    def text(value: str) -> bytes:
-        return struct.pack("<I", _STRING) + _encode_string(value)
 
     layers = config.num_hidden_layers
     clamps = struct.pack(f"<IIQ{layers}f", _ARRAY, _FLOAT32, layers, *[config.swiglu_limit] * layers)
@@ -213,14 +212,17 @@ def _fields(config: NetworkConfig) -> dict[str, bytes]:
     }
     if config.yarn_factor != 1.0:
         own |= {
-            "rope.scaling.type": text("yarn"),
+            "rope.scaling.type": _text("yarn"),
             "rope.scaling.factor": real(config.yarn_factor),
             "rope.scaling.original_context_length": number(config.yarn_original_positions),
             "rope.scaling.yarn_beta_fast": real(config.yarn_beta_fast),
             "rope.scaling.yarn_beta_slow": real(config.yarn_beta_slow),
         }
-    common = {"general.architecture": text("deepseek4"), "tokenizer.ggml.model": text("none")}
-    return common | {f"deepseek4.{key}": value for key, value in own.items()}
+    return {"general.architecture": _text("deepseek4")} | {f"deepseek4.{key}": value for key, value in own.items()}
+
+
+def _text(value: str) -> bytes:
+    return struct.pack("<I", _STRING) + _encode_string(value)
 
 
 def _encode_string(value: str) -> bytes:

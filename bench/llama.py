@@ -28,18 +28,24 @@ class Seconds(NamedTuple):
     wall: float
 
 
-def find_llama() -> Path | None:
-    """A Python that has llama-cpp-python in the version compared with; built if need be, None if that fails."""
+def installed_llama() -> Path | None:
+    """A Python that has llama-cpp-python in the version compared with; None where there is none yet."""
     named = os.environ.get(OVERRIDE)
     if named:
         version = _version(Path(named))
         if version != VERSION:
             raise SystemExit(f"{OVERRIDE} names {named}, which has llama-cpp-python {version}, not {VERSION}.")
         return Path(named)
+    places = (Path(sys.executable), _HOME / "bin" / "python")
+    return next((python for python in places if _version(python) == VERSION), None)
+
+
+def find_llama() -> Path | None:
+    """The same; built if need be, None if that fails."""
+    found = installed_llama()
+    if found is not None:
+        return found
     home = _HOME / "bin" / "python"
-    for python in (Path(sys.executable), home):
-        if _version(python) == VERSION:
-            return python
     print(f"Building llama-cpp-python {VERSION} into {_HOME.name}; ten minutes on two cores, once.", file=sys.stderr)
     venv.create(_HOME, with_pip=True)
     command = [str(home), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]

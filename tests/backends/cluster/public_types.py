@@ -236,7 +236,7 @@ class LlamaRequest(Struct, forbid_unknown_fields=True):
     stop: list[str] = []
     typical_p: float = 1.0
     repeat_penalty: float = 1.1
-    repeat_last_n: int = 64
+    repeat_last_n: Annotated[int, Meta(ge=0)] = 64
     presence_penalty: float = 0.0
     frequency_penalty: float = 0.0
     grammar: str | None = None

@@ -80,7 +80,8 @@ class LlamaCppWire:
             **knobs(draw),
             "top_k": draw.top_k,
             "repeat_penalty": draw.repetition_penalty,
-            "repeat_last_n": -1,
+            # All that there can be: newer servers refuse -1, which once meant that.
+            "repeat_last_n": len(ask.prompt) + ask.max_tokens,
             "samplers": ["penalties", "top_k", "top_p", "min_p", "temperature"],
             "seed": draw.seed & ((1 << _SEED_BITS) - 1),
             "cache_prompt": True,
