@@ -7,7 +7,6 @@ python -m bench.export_gguf model.gguf --model FOLDER       another in bf16 and 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -29,12 +28,9 @@ def export_gguf(folder: Path, path: Path) -> None:
     tokenizer = Tokenizer.from_file(spelled)
     begin, end, pad = map(tokenizer.special_id, (BOS, EOS, PAD))
     fields = tokenizer_fields(spelled, size=checkpoint.config.vocab_size, begin=begin, end=end, pad=pad)
-    write_gguf(path, checkpoint.config, dict(_tensors(checkpoint.tensors.items())), tokenizer=fields)
-
-
-def _tensors(stored: Iterator[tuple[str, StoredTensor]]) -> Iterator[tuple[str, RawTensor]]:
-    for name, tensor in stored:
-        yield name, _raw(tensor)
+    write_gguf(
+        path, checkpoint.config, {name: _raw(tensor) for name, tensor in checkpoint.tensors.items()}, tokenizer=fields
+    )
 
 
 def _raw(tensor: StoredTensor) -> RawTensor:

@@ -75,7 +75,8 @@ def write_gguf(
 ) -> None:
     """tensors: by their published names. tokenizer: its fields; None: only ids go in and come out."""
     entries = [*_dense_entries(tensors), *_expert_entries(config, tensors)]
-    fields = _fields(config) | (tokenizer if tokenizer is not None else {"tokenizer.ggml.model": _text("none")})
+    words = {"tokenizer.ggml.model": _text("none")} if tokenizer is None else tokenizer
+    fields = {**_fields(config), **words}
     with path.open("wb") as file:
         file.write(struct.pack("<4sIQQ", b"GGUF", _VERSION, len(entries), len(fields)))
         file.write(b"".join(_encode_string(key) + value for key, value in fields.items()))
