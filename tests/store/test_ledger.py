@@ -191,7 +191,8 @@ def test_nothing_changes_or_removes_a_row(tmp_path: Path) -> None:
     """Of all that is ever said to the database, in good times and bad ones."""
     engine = open_database(tmp_path)
     said: list[str] = []
-    event.listen(engine, "before_cursor_execute", lambda *of: said.append(of[2]))
+    engine.dispose()
+    event.listen(engine, "connect", lambda connection, _: connection.set_trace_callback(said.append))
 
     async def work() -> None:
         ledger = Ledger(engine, state_dir=tmp_path, limits=SOON)

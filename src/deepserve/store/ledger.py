@@ -52,6 +52,7 @@ class Ledger:
         self._writer = LedgerWriter(engine, self._spill, is_power_safe=self._limits.sync == "full", book=book)
         self._clock = clock
         self._waiting: deque[Batch] = deque()
+        self._gathered: list[Batch] = []
         self._tick: asyncio.TimerHandle | None = None
         self._is_late = self._is_closed = False
         self._num_written = self._num_spilled = 0
@@ -83,8 +84,16 @@ class Ledger:
         elif len(self._waiting) > 64:
             self._forget_settled()
         self._num_written += len(rows)
-        self._writer.put(batch)
+        if not self._gathered:
+            loop.call_soon(self._hand_over)
+        self._gathered.append(batch)
         return batch.future
+
+    def _hand_over(self) -> None:
+        """All that this turn of the loop has brought: waking the writer costs more than a row."""
+        gathered, self._gathered = self._gathered, []
+        if gathered:
+            self._writer.put(gathered)
 
     def gauges(self) -> Mapping[str, float]:
         return {
@@ -102,6 +111,7 @@ class Ledger:
         self._is_closed = True
         if self._tick is not None:
             self._tick.cancel()
+        self._hand_over()
         left = self._writer.close(self._limits.wait_s)
         unsafe = [batch for batch in left if not batch.is_spilled]
         if unsafe:

@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import logging
 import queue
+import sqlite3
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
@@ -23,6 +24,7 @@ from deepserve.core.errors import EngineFailure
 from deepserve.store.database import FAULTS
 from deepserve.store.ledger_row import LedgerRow, read_row
 from deepserve.store.spill import SpillFile, Unwritten
+from deepserve.store.sqlite_driver import REFUSALS, driver_of, spell_instant
 from deepserve.store.tables import ledger
 
 _log = logging.getLogger(__name__)
@@ -41,7 +43,7 @@ _LOG_PAGES: Final = 4_000
 """Of SQLite's log, 16 MB, before they are copied into its file: less work for each row than at the usual 1,000."""
 
 _RETRY_S: Final = (0.05, 0.1, 0.25, 0.5, 1.0)
-_REFUSALS: Final = (IntegrityError, DataError, OverflowError, UnicodeEncodeError)
+_REFUSALS: Final = (IntegrityError, DataError, *REFUSALS)
 """What says that the same row will never be taken."""
 
 _LOOK_S: Final = 0.25
@@ -96,7 +98,7 @@ class LedgerWriter:
         self._is_power_safe = is_power_safe
         self._book = book
         self._is_sqlite = engine.dialect.name == "sqlite"
-        self._queue: queue.SimpleQueue[Batch | None] = queue.SimpleQueue()
+        self._queue: queue.SimpleQueue[Sequence[Batch] | None] = queue.SimpleQueue()
         self._connection: Connection | None = None
         self._closing = threading.Event()
         self._left: Sequence[Batch] = ()
@@ -106,8 +108,8 @@ class LedgerWriter:
         self._thread = threading.Thread(target=self._run, name="deepserve-ledger", daemon=True)
         self._thread.start()
 
-    def put(self, batch: Batch) -> None:
-        self._queue.put(batch)
+    def put(self, batches: Sequence[Batch]) -> None:
+        self._queue.put(batches)
 
     def close(self, timeout_s: float) -> Sequence[Batch]:
         """Write what waits and stop. Returns what the database did not take within this time."""
@@ -120,8 +122,7 @@ class LedgerWriter:
                 item = self._queue.get_nowait()
             except queue.Empty:
                 return left
-            if item is not None:
-                left.append(item)
+            left += item or ()
 
     # The thread.
 
@@ -138,9 +139,8 @@ class LedgerWriter:
                 continue
             num_rows = 0
             while item is not None:
-                if not item.is_spilled:
-                    group.append(item)
-                    num_rows += len(item.rows)
+                group += [batch for batch in item if not batch.is_spilled]
+                num_rows += sum(len(batch.rows) for batch in item)
                 if num_rows >= _MAX_ROWS_PER_COMMIT:
                     break
                 try:
@@ -168,7 +168,7 @@ class LedgerWriter:
             except Exception as error:  # noqa: BLE001 - rows are kept whatever it is; it is logged, and tried again
                 self._disconnect()
                 if self.problem is None:
-                    is_known = isinstance(error, FAULTS)
+                    is_known = isinstance(error, (*FAULTS, sqlite3.OperationalError))
                     reason = _reason(error)
                     _log.error("ledger: rows cannot be written and are kept: %s", reason, exc_info=not is_known)
                 self.problem = _reason(error)
@@ -247,23 +247,25 @@ class LedgerWriter:
         """Of several statements. SQLite's connection is in autocommit mode otherwise."""
         connection = self._connected()
         with connection.begin():
-            if self._is_sqlite:
-                connection.exec_driver_sql("BEGIN IMMEDIATE")
+            driver = driver_of(connection)
+            if driver is not None:
+                driver.execute("BEGIN IMMEDIATE")
             yield connection
-            if self._is_sqlite:
-                connection.exec_driver_sql("COMMIT")
+            if driver is not None:
+                driver.execute("COMMIT")
 
     def _insert(self, connection: Connection, rows: Sequence[LedgerRow]) -> None:
         if not rows:
             return
-        if not self._is_sqlite:
+        driver = driver_of(connection)
+        if driver is None:
             connection.execute(insert(ledger), [msgspec.structs.asdict(row) for row in rows])
             return
         # One statement for many rows gives Python's lock away once, and not with each row.
         for first in range(0, len(rows), _MAX_ROWS_PER_STATEMENT):
             part = rows[first : first + _MAX_ROWS_PER_STATEMENT]
             values = [value for row in part for value in _sqlite_values(row)]
-            connection.exec_driver_sql(_sqlite_insert(len(part)), tuple(values))
+            driver.execute(_sqlite_insert(len(part)), values)
 
     def _load(self) -> None:
         """Bring back what had to wait in the file."""
@@ -374,7 +376,7 @@ def _sqlite_insert(num_rows: int) -> str:
 def _sqlite_values(row: LedgerRow) -> Sequence[Any]:  # Any: what the columns hold
     """As SQLAlchemy stores them there: instants are texts in UTC."""
     values = list(msgspec.structs.astuple(row))
-    values[_ARRIVED] = row.arrived_at.isoformat(" ", "microseconds")[:26]
+    values[_ARRIVED] = spell_instant(row.arrived_at)
     if row.ended_at is not None:
-        values[_ENDED] = row.ended_at.isoformat(" ", "microseconds")[:26]
+        values[_ENDED] = spell_instant(row.ended_at)
     return values

@@ -13,6 +13,7 @@ from sqlalchemy import Connection, Date, DateTime, Engine, bindparam, case, sele
 from deepserve.core.cost import usd_of
 from deepserve.core.tenant import Budgets, KeyId
 from deepserve.store.spill import Unwritten
+from deepserve.store.sqlite_driver import driver_of, spell_instant
 from deepserve.store.tables import key_spending, reservations
 
 
@@ -63,7 +64,7 @@ def write_spending(connection: Connection, settlements: Sequence[Settlement]) ->
         row["last_used_at"] = max(row["last_used_at"], one.at)
     if sums:
         # In one order everywhere: two gateways that write the same rows must not wait for each other.
-        connection.execute(_ADD, [row for _, row in sorted(sums.items(), key=lambda item: item[0])])
+        _add(connection, [row for _, row in sorted(sums.items(), key=lambda item: item[0])])
     taken: dict[str, int] = {}
     for one in settlements:
         if one.reservation is not None:
@@ -77,13 +78,23 @@ def write_spending(connection: Connection, settlements: Sequence[Settlement]) ->
         )
 
 
+def _add(connection: Connection, rows: Sequence[Mapping[str, Any]]) -> None:  # Any: what the columns hold
+    driver = driver_of(connection)
+    if driver is None:
+        connection.execute(_ADD, rows)
+        return
+    spelled = [
+        {**row, "day": row["day"].isoformat(), "last_used_at": spell_instant(row["last_used_at"])} for row in rows
+    ]
+    driver.executemany(_ADDITION, spelled)
+
+
 def _nothing(one: Settlement) -> dict[str, Any]:  # Any: what the columns hold
     zero = dict.fromkeys(("spent_pico", "num_attempts", "tokens"), 0)
     return {"key_id": one.key, "day": one.day, "last_used_at": one.at, **zero}
 
 
-_ADD = text(
-    """
+_ADDITION = """
     INSERT INTO key_spending (key_id, day, spent_pico, num_attempts, tokens, last_used_at)
     VALUES (:key_id, :day, :spent_pico, :num_attempts, :tokens, :last_used_at)
     ON CONFLICT (key_id, day) DO UPDATE SET
@@ -94,9 +105,12 @@ _ADD = text(
             WHEN excluded.last_used_at > key_spending.last_used_at THEN excluded.last_used_at
             ELSE key_spending.last_used_at
         END
-    """
-).bindparams(bindparam("day", type_=Date), bindparam("last_used_at", type_=DateTime(timezone=True)))
+"""
 """As text, which both databases read alike: it belongs to every commit of the ledger, and is put together once."""
+
+_ADD = text(_ADDITION).bindparams(
+    bindparam("day", type_=Date), bindparam("last_used_at", type_=DateTime(timezone=True))
+)
 
 
 class Spending(msgspec.Struct, frozen=True, kw_only=True):
