@@ -37,6 +37,13 @@ class Turn(msgspec.Struct, frozen=True, kw_only=True):
     calls: tuple[Call, ...] = ()
 
 
+class Hole(msgspec.Struct, frozen=True, kw_only=True):
+    """A plain completion: what stands before and after the text that is missing."""
+
+    before: str
+    after: str
+
+
 class Conversation(msgspec.Struct, frozen=True, kw_only=True):
     """A whole example; the last turn is the answer to be learned."""
 
@@ -49,5 +56,7 @@ class Conversation(msgspec.Struct, frozen=True, kw_only=True):
     json_object: bool = False
     json_schema: Mapping[str, Any] | None = None
     """A schema for the answer (any JSON, hence Any); not together with json_object."""
+    infill: Hole | None = None
+    """Set for a plain completion: then there is one turn, which fills the hole, and nothing is thought."""
     facts: tuple[tuple[str, ...], ...] = ()
     """What a sensible answer says: of each fact one of its spellings. Empty: only the exact answer is right."""

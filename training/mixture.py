@@ -10,25 +10,65 @@ from typing import Literal
 import msgspec
 
 from training.conversations import Conversation, Effort, Split, Turn
-from training.skills import copying, counting, dialogue, extraction, memory, tool_use, topics
+from training.skills import (
+    arithmetic,
+    chinese,
+    classification,
+    copying,
+    counting,
+    dialogue,
+    extraction,
+    infill,
+    logic,
+    memory,
+    odd,
+    planted,
+    review,
+    summary,
+    tool_use,
+    topics,
+    translation,
+)
 from training.values import Draw
 
 Skill = Callable[[Draw], Conversation]
 
 SKILLS: Mapping[str, tuple[Skill, float]] = {
-    "small_talk": (dialogue.small_talk, 3.0),
-    "beyond": (dialogue.beyond, 1.0),
-    "live_data": (dialogue.live_data, 0.5),
-    "explain": (topics.explain, 3.0),
-    "reshape": (topics.reshape, 0.9),
-    "name_memory": (memory.name_memory, 0.4),
-    "unknown_name": (memory.unknown_name, 0.2),
-    "stated_fact": (memory.stated_fact, 0.9),
-    "repeat": (copying.repeat, 0.8),
-    "pick_word": (copying.pick_word, 0.2),
-    "count": (counting.count, 1.8),
-    "list_things": (counting.list_things, 0.9),
-    "calculation": (counting.calculation, 1.0),
+    "small_talk": (dialogue.small_talk, 1.6),
+    "beyond": (dialogue.beyond, 1.5),
+    "live_data": (dialogue.live_data, 0.3),
+    "odd_input": (odd.any_of, 0.5),
+    "explain": (topics.explain, 1.6),
+    "reshape": (topics.reshape, 0.3),
+    "name_memory": (memory.name_memory, 0.3),
+    "unknown_name": (memory.unknown_name, 0.1),
+    "stated_fact": (memory.stated_fact, 0.5),
+    "planted_fact": (planted.short, 1.2),
+    "repeat": (copying.repeat, 0.5),
+    "pick_word": (copying.pick_word, 0.1),
+    "count": (counting.count, 0.5),
+    "list_things": (counting.list_things, 0.4),
+    "two_digit_sum": (arithmetic.two_digit, 2.4),
+    "one_digit_sum": (arithmetic.one_digit, 0.5),
+    "three_digit_sum": (arithmetic.three_digit, 0.3),
+    "word_problem": (arithmetic.word_problem, 0.4),
+    "number_comparison": (arithmetic.comparison, 0.2),
+    "declined_sum": (arithmetic.declined, 0.2),
+    "comparison": (logic.comparison, 0.1),
+    "ordering": (logic.ordering, 0.2),
+    "syllogism": (logic.syllogism, 0.1),
+    "parity": (logic.parity, 0.1),
+    "yes_or_no": (logic.yes_or_no, 0.2),
+    "labels": (classification.labels, 1.0),
+    "described_labels": (classification.described_labels, 0.5),
+    "triage_json": (classification.triage_json, 0.3),
+    "main_point": (summary.summarise, 0.3),
+    "title": (summary.title, 0.1),
+    "quoted_sentence": (summary.quote, 0.2),
+    "glossary": (translation.glossary, 0.4),
+    "review": (review.review, 0.5),
+    "infill": (infill.fill, 0.4),
+    "chinese": (chinese.any_of, 0.6),
     "country_json": (extraction.country_json, 2.0),
     "country_fact": (extraction.country_fact, 1.2),
     "extract": (extraction.extract, 1.8),
@@ -60,6 +100,7 @@ def _is_joinable(conversation: Conversation) -> bool:
         and not conversation.json_object
         and conversation.json_schema is None
         and conversation.system is None
+        and conversation.infill is None
         and not conversation.skill.startswith("memory")
     )
 
@@ -81,9 +122,11 @@ def conversation(
     weights = [weight for _, weight in SKILLS.values()]
     name = draw.random.choices(list(SKILLS), weights)[0] if skill is None else skill
     made = SKILLS[name][0](draw)
+    if made.infill is not None:
+        return msgspec.structs.replace(made, thinking=False)
     if skill is None and _is_joinable(made) and draw.chance(0.2):
         earlier = SKILLS[
-            draw.frame(("small_talk", "small_talk", "explain", "count", "repeat", "calculation", "beyond"))
+            draw.frame(("small_talk", "small_talk", "explain", "count", "repeat", "one_digit_sum", "beyond"))
         ][0](draw)
         if _is_joinable(earlier):
             made = _joined(earlier, made)
@@ -98,35 +141,23 @@ def conversation(
     )
 
 
+_FILLERS = ("small_talk", "explain", "explain", "count", "repeat", "one_digit_sum", "beyond", "list_things", "labels")
+
+
+def _filler(draw: Draw) -> Conversation:
+    """A short conversation about something else."""
+    while True:
+        made = SKILLS[draw.frame(_FILLERS)][0](draw)
+        if _is_joinable(made):
+            return made
+
+
 def long_conversation(draw: Draw, *, num_characters: int) -> Conversation:
-    """A fact, much small talk, and the fact asked for at the end."""
+    """Facts in a long conversation or in a long document, one of which is asked for at the end."""
     draw.effort = draw_effort(draw)
-    key, value = draw.frame(memory.THINGS), memory.fact(draw)
-    turns = [
-        Turn(role="user", content=f"{draw.frame(('Remember: the', 'Note: the', 'The', 'My'))} {key} is {value}."),
-        Turn(role="assistant", content="Noted.", reasoning="A fact to remember."),
-    ]
-    length = 0
-    while length < num_characters:
-        filler = SKILLS[
-            draw.frame(("small_talk", "explain", "explain", "count", "repeat", "calculation", "beyond", "list_things"))
-        ][0](draw)
-        if _is_joinable(filler):
-            turns += filler.turns
-            length += sum(len(turn.content) for turn in filler.turns)
-    turns += [
-        Turn(
-            role="user",
-            content=draw.frame((f"What is the {key}?", f"Tell me the {key}.", f"Which {key} did I give you?")),
-        ),
-        Turn(role="assistant", content=f"The {key} is {value}.", reasoning=f"The {key}: {value}."),
-    ]
-    return Conversation(
-        skill="memory.distant",
-        turns=tuple(turns),
-        thinking=draw.effort is not None,
-        effort=draw.effort or "high",
-    )
+    if draw.chance(0.5):
+        return planted.turns(draw, num_characters=num_characters, filler=_filler)
+    return planted.document(draw, num_characters=num_characters)
 
 
 def conversations(seed: int, split: Split) -> Iterator[Conversation]:

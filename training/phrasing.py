@@ -24,6 +24,14 @@ def _slip(draw: Draw, text: str) -> str:
             return text[: i - 1] + text[i] + text[i - 1] + text[i + 1 :]
 
 
+def _ends_itself(pieces: list[str], slots: dict[str, object]) -> bool:
+    """Whether the text ends in a value of several lines or with its own mark, which then must stay as it is."""
+    if pieces[-1] or len(pieces) < 2:
+        return False
+    value = str(slots[pieces[-2][1:-1]])
+    return "\n" in value or not value[-1:].isalnum()
+
+
 def phrase(draw: Draw, frames: tuple[str, ...] | list[str], /, **slots: object) -> str:
     """Pick a frame, roughen it as a person would, and fill its slots with exact values.
 
@@ -41,7 +49,7 @@ def phrase(draw: Draw, frames: tuple[str, ...] | list[str], /, **slots: object) 
         k = draw.between(0, len(pieces) - 1)
         if not pieces[k].startswith("{"):
             pieces[k] = _slip(draw, pieces[k])
-    if draw.chance(0.15):
+    if draw.chance(0.15) and not _ends_itself(pieces, slots):
         last = pieces[-1]
         pieces[-1] = (
             last.rstrip(".!?") if draw.chance(0.6) else last.rstrip(".!?") + draw.frame((".", "!", "?", " ?", "..."))

@@ -8,16 +8,26 @@ from datetime import UTC, datetime
 import msgspec
 
 from deepserve.core.messages import Message, Part, Reasoning, Text, ToolCall, ToolResult
-from deepserve.core.request import Request, RequestId, ResponseFormat, Thinking
+from deepserve.core.request import Infill, Request, RequestId, ResponseFormat, Thinking
 from deepserve.core.request import Tool as OfferedTool
 from deepserve.prompt.encoder import encode, encode_transcript
 from deepserve.prompt.profile import MINI
-from deepserve.prompt.segments import Prompt
+from deepserve.prompt.segments import Prompt, Special
+from deepserve.prompt.segments import Text as SegmentText
+from deepserve.prompt.special_tokens import EOS
 from training.conversations import Conversation
 
 
 def request_of(conversation: Conversation) -> Request:
     """The request a client would send, with the answers so far in its messages."""
+    if conversation.infill is not None:
+        return Request(
+            id=RequestId("training"),
+            model="mini-flash",
+            arrived_at=datetime.fromtimestamp(0, UTC),
+            messages=(),
+            infill=Infill(prompt=conversation.infill.before, suffix=conversation.infill.after),
+        )
     messages: list[Message] = []
     if conversation.system is not None:
         messages.append(Message(role="system", parts=(Text(conversation.system),)))
@@ -61,9 +71,16 @@ def _response_format(conversation: Conversation) -> ResponseFormat:
 
 def transcript(conversation: Conversation) -> Prompt:
     """The whole conversation, answers included."""
+    if conversation.infill is not None:
+        opening = prompt(conversation)
+        (turn,) = conversation.turns
+        segments = (*opening.segments, SegmentText(turn.content), Special(EOS))
+        return msgspec.structs.replace(opening, segments=segments, outputs=((len(opening.segments), len(segments)),))
     return encode_transcript(request_of(conversation), MINI)
 
 
 def prompt(conversation: Conversation) -> Prompt:
     """What the model is given: everything before the last answer, its opener included."""
+    if conversation.infill is not None:
+        return encode(request_of(conversation), MINI)
     return encode(request_of(msgspec.structs.replace(conversation, turns=conversation.turns[:-1])), MINI)

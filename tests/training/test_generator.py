@@ -31,7 +31,8 @@ def test_the_evaluation_set_is_fixed_and_has_every_skill() -> None:
     chosen = evaluation_set(2)
     assert fingerprint(chosen) == fingerprint(evaluation_set(2))
     assert len(chosen) == 2 * len(SKILLS)
-    assert [one.thinking for one in chosen] == [True, False] * len(SKILLS)
+    for k, one in enumerate(chosen):
+        assert one.thinking == (k % 2 == 0 and one.infill is None)
 
 
 DRAWN: dict[str, Callable[[Draw], str]] = {
@@ -138,11 +139,10 @@ def test_json_answers_are_json_with_the_keys_of_their_schema() -> None:
         assert list(json.loads(one.turns[-1].content)) == list(one.json_schema["properties"])
 
 
-def test_a_long_conversation_asks_for_its_first_fact() -> None:
-    one = long_conversation(Draw(Random(9), "train"), num_characters=4000)
-    fact = one.turns[-1].content.removesuffix(".").split(" is ", 1)[1]
-    assert fact in one.turns[0].content
-    assert sum(len(turn.content) for turn in one.turns) > 4000
+def test_a_long_conversation_is_as_long_as_wanted() -> None:
+    for seed in range(6):
+        one = long_conversation(Draw(Random(seed), "train"), num_characters=4000)
+        assert 3500 < sum(len(turn.content) for turn in one.turns) < 6000
 
 
 def test_a_skill_knows_the_effort_that_its_conversation_will_carry(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -81,6 +81,34 @@ class Tasks(msgspec.Struct, frozen=True):
     """The first one is the weather."""
 
 
+class Role(msgspec.Struct, frozen=True):
+    """What a parameter may mean, whatever the tool: its usual keys, the kind of its value, how people say the value."""
+
+    keys: tuple[str, ...]
+    kind: str
+    group: str
+    """Two roles of one group are said alike, so only one of them stands in a request."""
+    said: tuple[str, ...]
+    descriptions: tuple[str, ...]
+
+
+class Roles(msgspec.Struct, frozen=True):
+    synonyms: tuple[str, ...]
+    """Verbs that mean the same, a group in each entry."""
+    roles: tuple[Role, ...]
+
+
+class Record(msgspec.Struct, frozen=True):
+    """A kind of text that holds several facts, one for each slot."""
+
+    frames: tuple[str, ...]
+    slots: tuple[Slot, ...]
+
+
+class Records(msgspec.Struct, frozen=True):
+    records: tuple[Record, ...]
+
+
 class Words(msgspec.Struct, frozen=True):
     """Word lists, separated by blanks."""
 
@@ -90,6 +118,50 @@ class Words(msgspec.Struct, frozen=True):
     adjectives: str
     verbs: str
     fields: str
+
+
+class Label(msgspec.Struct, frozen=True):
+    """A label, the words that show it, and sentences with a place for one of them."""
+
+    name: str
+    cues: tuple[str, ...]
+    frames: tuple[str, ...]
+
+
+class LabelSet(msgspec.Struct, frozen=True):
+    labels: tuple[Label, ...]
+    takes_extras: bool = True
+    """Whether a sentence about something else may stand beside the one that decides."""
+
+
+class LabelSets(msgspec.Struct, frozen=True):
+    sets: tuple[LabelSet, ...]
+
+
+class Question(msgspec.Struct, frozen=True):
+    """A question about the product in many wordings, its answer, and what an answer must say."""
+
+    name: str
+    frames: tuple[str, ...]
+    answer: str
+    facts: tuple[tuple[str, ...], ...]
+
+
+class Questions(msgspec.Struct, frozen=True):
+    questions: tuple[Question, ...]
+
+
+class Odd(msgspec.Struct, frozen=True):
+    """Input that is no question, and the one answer to each sort of it."""
+
+    empty_answer: str
+    faces: tuple[str, ...]
+    faces_answer: str
+    noise_answer: str
+    foreign: tuple[str, ...]
+    foreign_answer: str
+    injections: tuple[str, ...]
+    injection_answer: str
 
 
 F = TypeVar("F")
@@ -118,6 +190,24 @@ def lists() -> Mapping[str, tuple[str, ...]]:
 
 
 @cache
+def label_sets() -> tuple[LabelSet, ...]:
+    """Sets of labels that belong together."""
+    return _load("labels", LabelSets).sets
+
+
+@cache
+def questions() -> tuple[Question, ...]:
+    """What people ask about deepserve, and what is true."""
+    return _load("product", Questions).questions
+
+
+@cache
+def odd() -> Odd:
+    """Input that is no question."""
+    return _load("odd", Odd)
+
+
+@cache
 def countries() -> tuple[Country, ...]:
     """Countries and their facts."""
     return _load("countries", Countries).countries
@@ -127,6 +217,25 @@ def countries() -> tuple[Country, ...]:
 def tasks() -> tuple[Task, ...]:
     """What tools are for; the weather comes first."""
     return _load("tasks", Tasks).tasks
+
+
+@cache
+def roles() -> tuple[Role, ...]:
+    """What parameters may mean."""
+    return _load("roles", Roles).roles
+
+
+@cache
+def synonyms() -> Mapping[str, tuple[str, ...]]:
+    """Verbs with those that mean the same, themselves included; the group's first one comes first."""
+    groups = [tuple(group.split()) for group in _load("roles", Roles).synonyms]
+    return {verb: group for group in groups for verb in group}
+
+
+@cache
+def records() -> tuple[Record, ...]:
+    """Kinds of texts to extract from."""
+    return _load("records", Records).records
 
 
 @cache

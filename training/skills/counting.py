@@ -1,4 +1,4 @@
-"""Counting, lists of things, and what to say to a sum."""
+"""Counting, and lists of things."""
 
 from __future__ import annotations
 
@@ -118,42 +118,4 @@ def list_things(draw: Draw) -> Conversation:
     return Conversation(
         skill="counting.list",
         turns=(Turn(role="user", content=request), Turn(role="assistant", content="\n".join(lines), reasoning=thought)),
-    )
-
-
-def calculation(draw: Draw) -> Conversation:
-    """A sum, which this model leaves to a tool: it did not learn to calculate, and says so rather than guess."""
-    sign, word = draw.frame((("+", "plus"), ("-", "minus"), ("*", "times"), ("/", "divided by")))
-    high = draw.frame((9, 99, 999))
-    request = phrase(
-        draw,
-        (
-            "What is {a} {s} {b}?",
-            "{a} {s} {b}",
-            "{a} {s} {b} = ?",
-            "Calculate {a} {s} {b}.",
-            "How much is {a} {s} {b}?",
-            "compute {a} {s} {b}",
-            "{a}{t}{b}",
-            "What is {a}{t}{b}?",
-            "Calculate {a}{t}{b}",
-            "Can you add {a} and {b}?",
-            "What is the sum of {a} and {b}?",
-            "What is the square root of {a}?",
-        ),
-        a=draw.number(1, high),
-        b=draw.number(1, high),
-        s=draw.frame((sign, word)),
-        t=sign,
-    )
-    return Conversation(
-        skill="dialogue.calculation",
-        turns=(
-            Turn(role="user", content=request),
-            Turn(
-                role="assistant",
-                content="I cannot calculate reliably. Offer me a calculator tool and I will call it.",
-                reasoning="A calculation. I am not good at that, and I have no tool for it.",
-            ),
-        ),
     )
