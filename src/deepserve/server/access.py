@@ -88,7 +88,7 @@ class Access:
     async def admit(self, scope: Scope) -> Tenant:
         """Raises AuthenticationFailed or OriginRefused."""
         if not self._lookups:
-            _refuse_foreign(Headers(scope=scope))
+            _refuse_foreign(scope)
             return LOCAL_TENANT
         key = key_of(fields_of(scope))
         if scope.get("raw_path", b"") in _PUBLIC:
@@ -109,10 +109,10 @@ class Access:
 
         Browsers let every page open one, and send no key with it: without a key a page of another site stays out.
         """
-        headers = Headers(scope=scope)
         if not self._lookups:
-            _refuse_foreign(headers)
+            _refuse_foreign(scope)
             return LOCAL_TENANT
+        headers = Headers(scope=scope)
         key = key_of(headers)
         if key:
             return await self.tenant_of(key)
@@ -145,16 +145,22 @@ def key_of(headers: Mapping[str, str]) -> str:
     return headers.get("x-api-key", "").strip()
 
 
-def _refuse_foreign(headers: Headers) -> None:
+def _refuse_foreign(scope: Scope) -> None:
     """A page of another site, or a name that was pointed at this machine (DNS rebinding), does not get in."""
-    # All of them: which of two a browser, a proxy or a router would believe is anybody's guess.
-    if not all(is_loopback(_name_of(host)) for host in headers.getlist("host")):
-        raise OriginRefused(
-            "The Host header does not name this machine. Without API keys the server answers only to 127.0.0.1, "
-            "localhost and [::1]."
-        )
-    if not all(is_loopback(_name_of(origin.partition("://")[2])) for origin in headers.getlist("origin")):
-        raise OriginRefused("Requests from web pages of other sites are refused while no API keys are configured.")
+    # All fields: which of two a browser, a proxy or a router would believe is anybody's guess.
+    for name, value in scope["headers"]:
+        if name == b"host" and not _names_this_machine(value):
+            raise OriginRefused(
+                "The Host header does not name this machine. Without API keys the server answers only to 127.0.0.1, "
+                "localhost and [::1]."
+            )
+        if name == b"origin" and not _names_this_machine(value.partition(b"://")[2]):
+            raise OriginRefused("Requests from web pages of other sites are refused while no API keys are configured.")
+
+
+@lru_cache(maxsize=256)
+def _names_this_machine(authority: bytes) -> bool:
+    return is_loopback(_name_of(authority.decode("latin-1")))
 
 
 def _refuse_other_sites(headers: Headers) -> None:

@@ -11,7 +11,7 @@ from uuid import UUID
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
-from starlette.middleware import Middleware
+from starlette.middleware.exceptions import ExceptionMiddleware
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
@@ -156,19 +156,17 @@ def create_app(
     routes = [*messages.routes(site), *routes]  # first: it shares addresses, which headers tell apart
     routes.append(Route("/openapi.json", OpenApi(site, routes).show))
     paths = [route.path for route in routes if isinstance(route, Route) and "{" not in route.path]
-    door = Middleware(
-        Door,
+    app = Starlette(routes=[KnownPaths(routes), *routes])
+    refusing = ExceptionMiddleware(app.router, handlers={HTTPException: _Refusal(paths)})
+    # Put together here, for Starlette's own outermost layer would tell of faults as the door does.
+    app.middleware_stack = Door(
+        StraightToEndpoints(refusing, routes=routes),
         live=live,
         access=site.access,
         new_id=new_id or FreshIds(),
         on_status=metrics.on_status,
         log=log or RequestLog(clock=clock),
         paths=frozenset(paths),
-    )
-    app = Starlette(
-        routes=[KnownPaths(routes), *routes],
-        middleware=[door, Middleware(StraightToEndpoints, routes=routes)],
-        exception_handlers={HTTPException: _Refusal(paths)},
     )
     # A redirect to the address without a slash would be built from the Host header.
     app.router.redirect_slashes = False

@@ -8,6 +8,7 @@ from starlette.types import Receive, Scope
 
 from deepserve.config import Limits
 from deepserve.core.errors import BodyTooLarge, BodyTooSlow, Cancelled, UnsupportedMedia
+from deepserve.server.connection import connection_of
 from deepserve.server.visit import fields_of
 
 
@@ -23,17 +24,21 @@ async def read_body(scope: Scope, receive: Receive, limits: Limits) -> bytes:
     announced = headers.get("content-length", "")
     if announced.isdigit() and int(announced) > limits.body_bytes:
         raise _too_large(limits)
+    connection = connection_of(scope)
     pieces: list[bytes] = []
     num_bytes = 0
     clock = asyncio.get_running_loop().time  # what `asyncio.timeout_at` goes by
     begun_at = clock()
     while True:
-        is_due_at = begun_at + limits.body_grace_s + num_bytes / limits.body_bytes_per_s
-        try:
-            async with asyncio.timeout_at(min(is_due_at, clock() + limits.body_timeout_s)):
-                message = await receive()
-        except TimeoutError:
-            raise _too_slow(limits, is_crawling=clock() >= is_due_at) from None
+        if connection is not None and connection.has_all():
+            message = await receive()  # there is nothing to wait for
+        else:
+            is_due_at = begun_at + limits.body_grace_s + num_bytes / limits.body_bytes_per_s
+            try:
+                async with asyncio.timeout_at(min(is_due_at, clock() + limits.body_timeout_s)):
+                    message = await receive()
+            except TimeoutError:
+                raise _too_slow(limits, is_crawling=clock() >= is_due_at) from None
         if message["type"] == "http.disconnect":
             raise Cancelled("The client left while sending.")
         piece = message.get("body", b"")

@@ -1,7 +1,7 @@
 """One answer on its way to one client: whole or streamed, kept alive, and cancelled when the client leaves.
 
-It is delivered in the very task that the request came in. Beside it somebody listens for the client to go, and a timer
-looks now and then whether the client reads, whether it has to hear something, and whether the answer still moves.
+It is delivered in the very task that the request came in. Beside it the connection tells of a client that goes, and a
+timer looks now and then whether the client reads, whether it has to hear something, and whether the answer still moves.
 Whatever ends it early cancels that task, and the gateway's stream is always closed, so that an abandoned answer frees
 its place at once.
 """
@@ -22,6 +22,7 @@ from deepserve.core.events import Event, PastReasoning, Started, worst_check
 from deepserve.core.verdict import is_judged, judge, validated_label
 from deepserve.dialects.exchange import AnswerHead, Exchange, StreamWriter
 from deepserve.server.closing import Closing
+from deepserve.server.connection import Connection
 from deepserve.server.limit_headers import limit_headers, style_of_dialect
 
 _log = logging.getLogger(__name__)
@@ -97,12 +98,17 @@ class Delivery:
         self._blank: asyncio.Task[None] | None = None
         self._broken_off_by: DeepserveError | None = None
 
-    async def run(self, receive: Receive, send: Send) -> None:
+    async def run(self, receive: Receive, send: Send, connection: Connection | None = None) -> None:
+        """connection: tells of a client that leaves; without it somebody listens beside the answer."""
         task = asyncio.current_task()
         assert task is not None
         self._send, self._task = send, task
-        gone = asyncio.create_task(_until_gone(receive))
-        gone.add_done_callback(self._client_left)
+        gone: asyncio.Task[None] | None = None
+        if connection is not None:
+            connection.when_lost(self._client_left)
+        else:
+            gone = asyncio.create_task(_until_gone(receive))
+            gone.add_done_callback(lambda gone: None if gone.cancelled() else self._client_left())
         self._attend()
         self._closing.register(task)
         try:
@@ -117,7 +123,10 @@ class Delivery:
             self._is_over = True
             self._closing.forget(task)
             self._timer.cancel()
-            gone.cancel()
+            if connection is not None:
+                connection.forget(self._client_left)
+            if gone is not None:
+                gone.cancel()
             if self._blank is not None:
                 self._blank.cancel()
 
@@ -195,9 +204,8 @@ class Delivery:
 
     # Ended early.
 
-    def _client_left(self, gone: asyncio.Task[None]) -> None:
-        if not gone.cancelled():
-            self._break_off(Cancelled("The client left."))
+    def _client_left(self) -> None:
+        self._break_off(Cancelled("The client left."))
 
     def _attend(self) -> None:
         """Called by the loop again and again, whenever something may be due."""

@@ -27,11 +27,12 @@ from deepserve.core.request import RequestId
 from deepserve.core.trace import read_trace
 from deepserve.dialects.exchange import Caller
 from deepserve.server.access import Access
+from deepserve.server.connection import connection_of
 from deepserve.server.error_shapes import error_codec
 from deepserve.server.limit_headers import limit_headers, style_of_errors
 from deepserve.server.live_settings import LiveSettings
 from deepserve.server.request_log import RequestLog
-from deepserve.server.visit import Visit, abort, fields_of, remember
+from deepserve.server.visit import Visit, fields_of, remember
 
 _log = logging.getLogger(__name__)
 
@@ -100,7 +101,9 @@ class Door:
             remember(scope, visit)
             await self._app(scope, receive_counted, send_marked)
         except Cancelled:
-            abort(scope)  # nobody is there to be told
+            connection = connection_of(scope)
+            if connection is not None:
+                connection.abort()  # nobody is there to be told
         except DeepserveError as error:
             assert not has_started, "after its first byte an answer carries its own errors"
             path = scope["path"] if scope["path"] in self._paths else "other"

@@ -16,6 +16,7 @@ from deepserve.core.events import Event
 from deepserve.core.request import Request, RequestId
 from deepserve.dialects.exchange import AnswerHead, Arrival, Decode, Exchange
 from deepserve.server.body import read_body
+from deepserve.server.connection import connection_of
 from deepserve.server.delivery import Delivery, HeaderList
 from deepserve.server.replay import IDEMPOTENCY_KEY, Claim, idempotency_key
 from deepserve.server.site import Site
@@ -89,7 +90,7 @@ class Endpoint:
                 closing=site.closing,
                 clock=site.clock,
             )
-            await delivery.run(receive, send)
+            await delivery.run(receive, send, connection_of(scope))
 
     def _digest(self, raw: bytes, request: Request) -> bytes:
         """Equal for equal requests: the body, and what else decides how it is read."""

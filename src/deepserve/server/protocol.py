@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+from collections.abc import Callable
 from typing import Any, Final
 from uuid import uuid4
 
@@ -15,9 +16,9 @@ from uvicorn.server import ServerState
 
 from deepserve.config import Limits
 from deepserve.core.errors import BodyTooSlow, CapacityError, DeepserveError, MalformedBody, Overloaded
+from deepserve.server.connection import set_connection
 from deepserve.server.error_shapes import error_codec
 from deepserve.server.joined_head import JoinedHead
-from deepserve.server.visit import set_abort
 
 _SLACK_BYTES: Final = 1024
 """Separators and line ends, which the parser does not report."""
@@ -59,6 +60,8 @@ class LimitedHttp(HttpToolsProtocol):
         self._refusal: tuple[int | None, DeepserveError] | None = None  # None: the dialect's own status
         self._is_beyond = False
         self._deadline: asyncio.TimerHandle | None = None
+        self._left: Callable[[], None] | None = None
+        self._is_lost = False
 
     @override
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn does
@@ -71,6 +74,9 @@ class LimitedHttp(HttpToolsProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self._forget_deadline()
         super().connection_lost(exc)
+        self._is_lost = True
+        if self._left is not None:
+            self._left()
 
     @override
     def data_received(self, data: bytes) -> None:
@@ -84,14 +90,16 @@ class LimitedHttp(HttpToolsProtocol):
             self._num_head_bytes += len(data)
             if self._num_head_bytes > self.limits.header_bytes + self.limits.request_line_bytes + _SLACK_BYTES:
                 self._refuse(431, MalformedBody("The head of the request is too large."))
+        if self._in_head and self._deadline is None and self._refusal is None:
+            self._expect_head()  # most heads come in one piece, and need no timer
 
     @override
     def on_message_begin(self) -> None:
         super().on_message_begin()
-        set_abort(self.scope, self.transport.abort)  # type: ignore[arg-type]  # a TypedDict; ASGI scopes may carry more
+        set_connection(self.scope, self)  # type: ignore[arg-type]  # a TypedDict; ASGI scopes may carry more
         self._in_head = True
         self._num_head_bytes = self._num_field_bytes = 0
-        self._expect_head()
+        self._forget_deadline()
 
     @override
     def on_url(self, url: bytes) -> None:
@@ -147,6 +155,27 @@ class LimitedHttp(HttpToolsProtocol):
             self.transport.close()
         else:
             self._refuse(None, Overloaded("The server is stopping. Please send the request again."))
+
+    # What the requests may know of their connection
+
+    def abort(self) -> None:
+        self.transport.abort()
+
+    def has_all(self) -> bool:
+        # Where requests are pipelined this is the last one, which comes after the end of the others.
+        return self.cycle is not None and not self.cycle.more_body
+
+    def when_lost(self, left: Callable[[], None]) -> None:
+        self._left = left
+        self.flow.resume_reading()  # what is not read does not end either
+        if self._is_lost:
+            self.loop.call_soon(left)
+
+    def forget(self, left: Callable[[], None]) -> None:
+        if self._left == left:
+            self._left = None
+
+    # Limits
 
     def is_idle(self) -> bool:
         """Between two requests: nothing of the next one has come."""

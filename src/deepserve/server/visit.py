@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, MutableMapping
-from typing import Any
+from collections.abc import Mapping
 from uuid import UUID
 
 import msgspec
@@ -15,7 +14,6 @@ from deepserve.core.trace import Trace
 
 _KEY = "deepserve.visit"
 _FIELDS = "deepserve.fields"
-_ABORT = "deepserve.abort"
 
 
 class Visit(msgspec.Struct, frozen=True, kw_only=True):
@@ -32,16 +30,6 @@ class Visit(msgspec.Struct, frozen=True, kw_only=True):
     def linked(self, request: Request) -> Request:
         """The request, with what its client says that links it to others."""
         return request if self.trace is None else msgspec.structs.replace(request, trace=self.trace)
-
-
-def set_abort(scope: MutableMapping[str, Any], abort: Callable[[], None]) -> None:  # Any: ASGI's own type
-    """abort closes the connection at once; what is still unsent is dropped."""
-    scope[_ABORT] = abort
-
-
-def abort(scope: Scope) -> None:
-    """Leave a client that left, or does not read. Without effect where the server has set nothing."""
-    scope.get(_ABORT, lambda: None)()
 
 
 def fields_of(scope: Scope) -> Mapping[str, str]:
