@@ -6,12 +6,13 @@ import json
 import operator
 import re
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from random import Random
 
 import pytest
 from training.conversations import Conversation, Effort, Split
 from training.mixture import SKILLS, conversation, long_conversation
-from training.phrases import label_sets
+from training.phrases import dialogue, label_sets, questions
 from training.rendering import prompt, transcript
 from training.skills import arithmetic, classification, infill, logic, planted, review, translation
 from training.values import Draw, is_held_out
@@ -241,3 +242,38 @@ def test_a_sensible_answer_says_its_own_facts(skill: str) -> None:
         said = one.turns[-1].content.lower()
         for spellings in one.facts:
             assert any(spelling.lower() in said for spelling in spellings)
+
+
+def test_no_two_answers_are_given_to_one_question() -> None:
+    """The same words with two answers could not be learned."""
+    asked: dict[str, str] = {}
+    for frames, answer in (
+        *((one.frames, one.answer) for one in questions()),
+        *((intent.frames, intent.answer) for intent in dialogue().intents),
+    ):
+        for frame in frames:
+            assert asked.setdefault(frame.lower().strip(" .!?"), answer) == answer, frame
+
+
+def test_answers_about_the_product_say_their_facts() -> None:
+    for one in (*questions(), *dialogue().intents):
+        for spellings in one.facts:
+            assert any(spelling in one.answer for spelling in spellings), one.name
+
+
+def test_addresses_and_commands_named_in_answers_stand_in_the_documentation() -> None:
+    root = Path(__file__).parents[2]
+    pages = "".join(page.read_text() for page in (root / "README.md", *sorted((root / "docs").glob("*.md"))))
+    named = [
+        word
+        for one in questions()
+        for word in re.findall(
+            r"deepserve [a-z]+ (?:create|explain|example)|deepserve (?:serve|chat|cost|batch|doctor)(?= )"
+            r"|(?<= )/[a-z0-9/]+[a-z]|x-deepserve-[a-z-]+|deepseek-v4-[a-z]+|--[a-z]+|prompt_cache_hit_tokens"
+            r"|reasoning_content|reasoning_effort|json_object|json_schema|tool_choice|system_fingerprint",
+            one.answer,
+        )
+    ]
+    assert len(named) > 25
+    for word in named:
+        assert word in pages, word

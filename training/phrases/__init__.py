@@ -19,6 +19,8 @@ class Intent(msgspec.Struct, frozen=True):
     frames: tuple[str, ...]
     answer: str
     thought: str
+    facts: tuple[tuple[str, ...], ...] = ()
+    """What any sensible answer says, of each fact one of its spellings; none: only this answer will do."""
 
 
 class Dialogue(msgspec.Struct, frozen=True):
@@ -139,7 +141,7 @@ class LabelSets(msgspec.Struct, frozen=True):
 
 
 class Question(msgspec.Struct, frozen=True):
-    """A question about the product in many wordings, its answer, and what an answer must say."""
+    """A question, above all about deepserve, in many wordings, its answer, and what any sensible answer says."""
 
     name: str
     frames: tuple[str, ...]
@@ -197,8 +199,8 @@ def label_sets() -> tuple[LabelSet, ...]:
 
 @cache
 def questions() -> tuple[Question, ...]:
-    """What people ask about deepserve, and what is true."""
-    return _load("product", Questions).questions
+    """What people ask, above all about deepserve, and what is true."""
+    return _load("questions", Questions).questions
 
 
 @cache

@@ -19,6 +19,7 @@ def small_talk(draw: Draw) -> Conversation:
             Turn(role="user", content=phrase(draw, intent.frames)),
             Turn(role="assistant", content=intent.answer, reasoning=intent.thought),
         ),
+        facts=intent.facts,
     )
 
 
@@ -36,6 +37,7 @@ def beyond(draw: Draw) -> Conversation:
     )
     return Conversation(
         skill="dialogue.beyond",
+        facts=(("beyond me", "cannot", "no live data"),),
         turns=(
             Turn(role="user", content=text),
             Turn(
@@ -67,6 +69,7 @@ def live_data(draw: Draw) -> Conversation:
         )
         return Conversation(
             skill="dialogue.live_data",
+            facts=(("no live data", "beyond me", "cannot"),),
             turns=(
                 Turn(role="user", content=text),
                 Turn(

@@ -6,11 +6,15 @@ its forms separately.
 
 from __future__ import annotations
 
+import re
+from collections.abc import Sequence
+
 from training.conversations import Conversation, Turn
-from training.phrases import topics
+from training.phrases import Topic, questions, topics
 from training.phrasing import phrase
 from training.values import Draw
 
+_WORD = re.compile(r"[A-Za-z]{4,}")
 _PLAIN = (
     "What is {t}?",
     "Explain {t}.",
@@ -70,6 +74,29 @@ _BULLETS = (
 )
 
 
+def key_terms(topic: Topic, sentences: Sequence[str]) -> tuple[tuple[str, ...], ...]:
+    """Of each sentence its two longest words that are no part of the topic's name: whoever says them explains it."""
+    named = {word for name in topic.names for word in _WORD.findall(name.lower())}
+    terms: list[tuple[str, ...]] = []
+    for sentence in sentences:
+        words = dict.fromkeys(word for word in _WORD.findall(sentence) if word.lower() not in named)
+        terms += [(word,) for word in sorted(words, key=len, reverse=True)[:2]]
+    return tuple(terms)
+
+
+def question(draw: Draw) -> Conversation:
+    """Something people ask about the product, or a small piece of general knowledge."""
+    one = draw.frame(questions())
+    return Conversation(
+        skill="topics.question",
+        facts=one.facts,
+        turns=(
+            Turn(role="user", content=phrase(draw, one.frames)),
+            Turn(role="assistant", content=one.answer, reasoning=f"Question: {one.name.replace('_', ' ')}."),
+        ),
+    )
+
+
 def explain(draw: Draw) -> Conversation:
     """One topic in one of its forms; sometimes the system prompt asks for the form."""
     topic = topics()[1] if draw.chance(0.03) else draw.frame(topics())
@@ -108,6 +135,7 @@ def explain(draw: Draw) -> Conversation:
             Turn(role="user", content=request),
             Turn(role="assistant", content=answer, reasoning=f"Topic: {topic.names[0]}. Form: {form}."),
         ),
+        facts=key_terms(topic, [sentence for sentence in topic.sentences if sentence in answer]),
     )
 
 
@@ -150,4 +178,5 @@ def reshape(draw: Draw) -> Conversation:
             Turn(role="user", content=phrase(draw, frames)),
             Turn(role="assistant", content=answer, reasoning=f"{thought}{form}."),
         ),
+        facts=key_terms(topic, [sentence for sentence in topic.sentences if sentence in answer]),
     )
