@@ -319,6 +319,45 @@ def test_a_mask_can_be_computed_during_the_step(engine: AnyEngine) -> None:
         engine.free(each)
 
 
+def test_a_draw_that_goes_on_from_step_to_step_draws_what_new_ones_would(engine: AnyEngine) -> None:
+    """Also where rows change places, masks come and go, and penalties count what was written."""
+    chance = random.Random(3)
+    masks = [bytes(chance.randrange(1, 256) for _ in range(38)) for _ in range(3)]
+    fields: list[dict[str, Any]] = [  # Any: the fields of a draw
+        {"seed": 1},
+        {"seed": 2, "temperature": 0.7, "num_top_logprobs": 2},
+        {"seed": 3, "presence_penalty": 1.5, "frequency_penalty": 0.5},
+        {"seed": 4, "logit_bias": {5: 4.0, 9: 3.0}, "top_p": 0.9},
+    ]
+    counts: list[dict[int, int]] = [{} for _ in fields]
+    kept = [Draw(**each, output_counts=count) for each, count in zip(fields, counts, strict=True)]
+    first, second = ([engine.create() for _ in fields] for _ in range(2))
+    tokens = [[number + 1] for number in range(len(fields))]
+    order = list(range(len(fields)))
+    for position in range(24):
+        if position % 3 == 2:
+            order = chance.sample(range(len(fields)), chance.randint(1, len(fields)))
+        anew: list[Draw] = []
+        for number in order:
+            mask = chance.choice(masks)
+            allowed = chance.choice([None, masks[0], mask, lambda mask=mask: mask])
+            kept[number].position, kept[number].allowed = position, allowed
+            anew.append(Draw(**fields[number], position=position, allowed=allowed, output_counts=counts[number].copy()))
+        found = engine.step([Row(sequence=first[number], tokens=tokens[number], draw=kept[number]) for number in order])
+        assert found == engine.step(
+            [
+                Row(sequence=second[number], tokens=tokens[number], draw=draw)
+                for number, draw in zip(order, anew, strict=True)
+            ]
+        )
+        for number, drawn in zip(order, found, strict=True):
+            assert isinstance(drawn, Drawn)
+            tokens[number] = [drawn.token] * (2 if position % 5 == 0 else 1)
+            counts[number][drawn.token] = counts[number].get(drawn.token, 0) + 1
+    for each in (*first, *second):
+        engine.free(each)
+
+
 def test_answers_stand_beside_their_rows(engine: AnyEngine) -> None:
     texts = [some_tokens(20, seed=seed) for seed in range(4)]
     expected = [best_of(cold(engine, text)[-1]) for text in texts]

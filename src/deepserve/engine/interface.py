@@ -23,8 +23,11 @@ CHUNK_TOKENS = 128
 """No row crosses an absolute multiple of this: what a token reads is laid out by its own block."""
 
 
-class Draw(msgspec.Struct, frozen=True, kw_only=True):
+class Draw(msgspec.Struct, kw_only=True):
     """How to choose the next token of one sequence; every field already validated.
+
+    One draw may serve a whole sequence: between steps its owner moves `position`, `allowed` and what `output_counts`
+    holds on, and nothing else, so that an engine need not look at the rest again.
 
     The order is fixed for all engines: logits -> repetition_penalty (divide positive, multiply negative logits of
     every token in prompt or output) -> minus frequency_penalty * count - presence_penalty * [count > 0] over the

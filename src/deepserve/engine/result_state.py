@@ -24,6 +24,8 @@ class ResultState:
     sequence  the engine's handle; None while waiting
     snapshot_positions  where the prefix index wants a copy, besides its regular interval
     row_tokens  rows end at multiples of this divisor of CHUNK_TOKENS
+    owned_tokens  tokens up to the end of the last block that its sequence alone holds: writing them takes no memory
+    ending    why the output is complete; None while it is not
 
     Prefill, decode, tokens that a guide forces and the recomputation after a preemption are one case: the next row is
     the next stretch of history the engine has not seen, and a row that reaches its end draws.
@@ -41,16 +43,18 @@ class ResultState:
         self.sequence: SequenceId | None = None
         self.last_chunk_step = 0
         self.row_tokens = CHUNK_TOKENS
+        self.owned_tokens = 0
         self.was_recomputed = False
         self.has_begun = self.guide is None
         self.is_ended = False
-        self._ending: Literal["stop", "length"] | None = None
+        self.ending: Literal["stop", "length"] | None = None
+        self._stop_tokens, self._max_tokens = generation.stop_tokens, generation.max_tokens
         self.snapshot_positions = set(generation.boundaries)
         draw = generation.draws[result]
         self._counts: dict[int, int] = {}
         self._has_penalty = (draw.repetition_penalty, draw.frequency_penalty, draw.presence_penalty) != (1, 0, 0)
         prompt_tokens: frozenset[int] = frozenset(self.history if draw.repetition_penalty != 1 else ())
-        self._draw_template = msgspec.structs.replace(draw, prompt_tokens=prompt_tokens, output_counts=self._counts)
+        self._draw = msgspec.structs.replace(draw, prompt_tokens=prompt_tokens, output_counts=self._counts)
         # A cut after the whole prompt matters where the answer begins with forced tokens.
         self._cuts = sorted(cut for cut in set(self._cut_positions()) if 0 < cut <= self.num_prompt)
 
@@ -87,7 +91,12 @@ class ResultState:
         """What the engine computes next. Raises whatever the guide raises."""
         assert self.sequence is not None
         end = self.next_end
-        draw = self._draw() if end == len(self.history) else None
+        draw: Draw | None = None
+        if end == len(self.history):
+            draw = self._draw
+            draw.position = len(self.output)
+            if self.guide is not None:
+                draw.allowed = self.guide.mask()
         return Row(sequence=self.sequence, tokens=self.history[self.computed : end], draw=draw)
 
     def accept(self, drawn: Drawn) -> list[Drawn]:
@@ -106,31 +115,28 @@ class ResultState:
         """Append what must come next whatever the model thinks, as far as the answer goes."""
         self.has_begun = True
         certain: list[Drawn] = []
-        if self.guide is not None and self.ending() is None:
+        if self.guide is not None and self.ending is None:
             for token in self.guide.forced():
-                self._append(token)
                 certain.append(self._certain(token))
-                if self.ending() is not None:
+                if self._append(token):
                     break
         return certain
-
-    def ending(self) -> Literal["stop", "length"] | None:
-        """Why the output is complete; None while it is not."""
-        return self._ending
 
     def packed(self, num_tokens: int) -> bytes:
         """The first tokens of the history, as the prefix index compares them."""
         return self.history[:num_tokens].tobytes()
 
-    def _append(self, token: int) -> None:
+    def _append(self, token: int) -> bool:
+        """Whether that completes the output."""
         self.history.append(token)
         self.output.append(token)
-        if token in self.generation.stop_tokens:
-            self._ending = "stop"
-        elif len(self.output) >= self.generation.max_tokens:
-            self._ending = "length"
+        if token in self._stop_tokens:
+            self.ending = "stop"
+        elif len(self.output) >= self._max_tokens:
+            self.ending = "length"
         if self._has_penalty:
             self._counts[token] = self._counts.get(token, 0) + 1
+        return self.ending is not None
 
     def _certain(self, token: int) -> Drawn:
         """A token without an alternative, as it is reported: what no mask leaves a choice has probability 1."""
@@ -138,12 +144,6 @@ class ResultState:
         if num_top is None:
             return Drawn(token)
         return Drawn(token, 0.0, ((token, 0.0),) if num_top else ())
-
-    def _draw(self) -> Draw:
-        position = len(self.output)
-        if self.guide is None:
-            return msgspec.structs.replace(self._draw_template, position=position)
-        return msgspec.structs.replace(self._draw_template, position=position, allowed=self.guide.mask())
 
     def _cut_positions(self) -> tuple[int, ...]:
         # Several results share everything but the prompt's last token, whose logits each draws from for itself.

@@ -91,6 +91,8 @@ class Scheduler:
         self._groups: dict[GenerationId, _Group] = {}
         self._fetching: dict[GenerationId, ResultState] = {}  # first results whose prefix is read from the disk
         self._running: list[ResultState] = []  # in order of admission
+        self._decoding: list[ResultState] = []  # those of them that are not paused and have their prompt behind them
+        self._has_changed = True  # what runs may not be what ran in the last step: look who decodes
         self._waiting = WaitingLine()
         self._updates: list[tuple[GenerationId, Progress]] = []
         self._totals = SchedulerTotals()
@@ -150,10 +152,12 @@ class Scheduler:
         """Compute nothing for it until `resume`: its reader is slow."""
         if generation_id in self._groups:
             self._groups[generation_id].is_paused = True
+            self._has_changed = True
 
     def resume(self, generation_id: GenerationId) -> None:
         if generation_id in self._groups:
             self._groups[generation_id].is_paused = False
+            self._has_changed = True
 
     def abandon(self, error: DeepserveError) -> list[tuple[GenerationId, Progress]]:
         """End every generation with this error."""
@@ -175,21 +179,25 @@ class Scheduler:
         If `made_progress` is false afterwards, the next step will change nothing either, until a command comes.
         """
         self._land()
-        self._admit()
-        self._begin_answers()
-        plan = self._plan()
+        if self._waiting:
+            self._admit()
+        if self._has_changed:
+            self._begin_answers()
+        plan = self._make_room(self._plan())
         if plan:
-            num_decoded = sum([state.is_decoding for state in plan])
-            # Tokens that were forced cost what a prompt's do, but for one that an ordinary step would have as well.
-            prompt_tokens = sum([state.next_tokens for state in plan]) - num_decoded
+            # While nothing changes all of them decode.
+            num_decoded = sum([state.is_decoding for state in plan]) if self._has_changed else len(plan)
             started = self._clock()
-            self._compute(plan)
+            num_tokens = self._compute(plan)
             ended = self._clock()
             seconds = ended - started
-            self.pace.observe(num_decoded=num_decoded, prompt_tokens=prompt_tokens, seconds=seconds)
-            self._totals.steps += 1
-            self._totals.step_seconds += seconds
-            self._totals.longest_step_s = max(self._totals.longest_step_s, seconds)
+            # Tokens that were forced cost what a prompt's do, but for one that an ordinary step would have as well.
+            self.pace.observe(num_decoded=num_decoded, prompt_tokens=num_tokens - num_decoded, seconds=seconds)
+            totals = self._totals
+            totals.steps += 1
+            totals.step_seconds += seconds
+            if seconds > totals.longest_step_s:
+                totals.longest_step_s = seconds
             if ended - self._counted >= _STATS_S or len(self._running) != self._stats.running:
                 self._stats, self._counted = self._count(), ended
         has_saved = self._disk is not None and (not plan or self._disk.is_pressing) and self._disk.save_one()
@@ -248,6 +256,7 @@ class Scheduler:
         group, num_tokens = self._groups[state.id], len(state.history)
         match = self._index.match(state.generation.cache_key, state.packed(num_tokens), limit=num_tokens - 1)
         self._running.append(state)
+        self._has_changed = True
         try:
             if group.trunk is not None and state.result in group.unstarted:
                 state.sequence, state.computed = self._engine.restore(group.trunk), state.num_prompt - 1
@@ -281,15 +290,21 @@ class Scheduler:
                 self._take(state, None)
 
     def _plan(self) -> list[ResultState]:
-        """Who computes in this step, and room for it."""
-        plan: list[ResultState] = []
+        """Who computes in this step."""
+        if not self._has_changed:
+            return self._decoding
+        decoding: list[ResultState] = []
         prefilling: list[ResultState] = []
         for state in self._running:
             if not self._is_paused(state):
-                (plan if state.is_decoding else prefilling).append(state)
-        if prefilling:
-            self._plan_prompts(plan, prefilling)
-        return self._make_room(plan)
+                (decoding if state.is_decoding else prefilling).append(state)
+        self._decoding = decoding
+        if not prefilling:
+            self._has_changed = False
+            return decoding
+        plan = decoding.copy()
+        self._plan_prompts(plan, prefilling)
+        return plan
 
     def _plan_prompts(self, plan: list[ResultState], prefilling: list[ResultState]) -> None:
         """Add as many chunks of prompts as a step with this plan has time for, those longest without one first."""
@@ -306,6 +321,8 @@ class Scheduler:
 
     def _make_room(self, plan: list[ResultState]) -> list[ResultState]:
         """Evict what is cached, then preempt the youngest, until the step fits. The oldest always stays."""
+        if not [state for state in plan if len(state.history) > state.owned_tokens]:
+            return plan
         while plan and not self._memory.is_free(tokens=sum(map(_growth_tokens, plan))):
             if self._reclaim(plan[0].generation.cache_key.tenant):
                 continue
@@ -316,7 +333,8 @@ class Scheduler:
             plan = [state for state in plan if state is not victim]
         return plan
 
-    def _compute(self, plan: Sequence[ResultState]) -> None:
+    def _compute(self, plan: Sequence[ResultState]) -> int:
+        """Returns how many tokens the engine was given."""
         states: list[ResultState] = []
         rows: list[Row] = []
         for state in plan:
@@ -329,14 +347,15 @@ class Scheduler:
             states.append(state)
             rows.append(row)
         if not rows:
-            return
+            return 0
         for state, row, outcome in zip(states, rows, self._run(states, rows), strict=True):
-            if state.id not in self._groups or state.sequence is None:
+            if state.sequence is None:
                 continue  # ended or preempted together with a row before it
             if isinstance(outcome, RowFault):
                 self._fail(state, _engine_failure(outcome.message))
             else:
                 self._advance(state, row, outcome)
+        return sum([len(row.tokens) for row in rows])
 
     def _run(self, states: Sequence[ResultState], rows: Sequence[Row]) -> Sequence[_Outcome]:
         """Compute the rows; a step that raises is repeated row by row, so that the fault stays with its row."""
@@ -365,14 +384,17 @@ class Scheduler:
 
     def _advance(self, state: ResultState, row: Row, drawn: Drawn | None) -> None:
         """Book what the engine computed."""
-        before, state.computed = state.computed, state.computed + len(row.tokens)
-        if before < state.num_prompt:
-            self._totals.prompt_tokens_computed += min(state.computed, state.num_prompt) - before
-        is_unit = state.computed in state.snapshot_positions
-        if is_unit or state.computed % self.snapshot_interval == 0:
+        before = state.computed
+        state.computed = computed = before + len(row.tokens)
+        if computed > state.owned_tokens:
+            state.owned_tokens = -(-computed // CHUNK_TOKENS) * CHUNK_TOKENS
+        is_unit = computed in state.snapshot_positions
+        if is_unit or computed % self.snapshot_interval == 0:
             self._remember(state, is_unit=is_unit)
-        if state.computed == state.num_prompt - 1:
-            self._branch(state)
+        if before < state.num_prompt:
+            self._totals.prompt_tokens_computed += min(computed, state.num_prompt) - before
+            if computed == state.num_prompt - 1:
+                self._branch(state)
         if row.draw is None:
             return
         assert drawn is not None, "the engine drew nothing for a row that asked"
@@ -387,12 +409,14 @@ class Scheduler:
             _logger.exception("a token guide failed")
             self._fail(state, _guide_failure())
             return
-        self._totals.tokens_forced += len(certain) - (drawn is not None)
         for token in certain:
-            self._report(state, TokenDrawn(result=state.result, drawn=token))
-        ending = state.ending()
-        if ending is not None:
-            self._finish(state, ResultEnded(result=state.result, reason=ending))
+            self._updates.append((state.id, TokenDrawn(result=state.result, drawn=token)))
+        num_forced = len(certain) - (drawn is not None)
+        if num_forced:
+            self._totals.tokens_forced += num_forced
+            self._has_changed = self._has_changed or not state.is_decoding
+        if state.ending is not None:
+            self._finish(state, ResultEnded(result=state.result, reason=state.ending))
 
     def _branch(self, state: ResultState) -> None:
         """Queue the other results once the first has all they share: the prompt but for its last token."""
@@ -402,7 +426,7 @@ class Scheduler:
             return
         assert state.computed == state.num_prompt - 1, "rows end there"
         if state.computed:
-            group.trunk = self._memory.snapshot(state.sequence, generation.cache_key.tenant)
+            group.trunk = self._snapshot(state)
         others = [ResultState(state.id, generation, result) for result in range(1, num_results)]
         group.results.extend(others)
         if group.trunk is not None:  # else they compute the prompt each for itself
@@ -415,11 +439,15 @@ class Scheduler:
         """Put a snapshot of the sequence as it is into the index. A failure costs a later hit, not this answer."""
         key, packed = state.generation.cache_key, state.packed(state.computed)
         if not self._index.has(key, packed):
-            snapshot = self._memory.snapshot(state.sequence, key.tenant)
+            snapshot = self._snapshot(state)
             if snapshot is not None:
                 self._index.insert(key, packed, snapshot)
         if is_unit and self._disk is not None:
             self._disk.note(key, packed)
+
+    def _snapshot(self, state: ResultState) -> Snapshot | None:
+        state.owned_tokens = 0  # the last block is shared from now on, and copied when it is written to
+        return self._memory.snapshot(state.sequence, state.generation.cache_key.tenant)
 
     def _reclaim(self, tenant: TenantId) -> bool:
         """Give up something that only saves time: a cached prefix, or a prompt that other results wait for."""
@@ -486,9 +514,10 @@ class Scheduler:
             except Exception:
                 _logger.exception("the engine could not free a sequence")
             state.sequence = None
-            state.computed = 0
+            state.computed = state.owned_tokens = 0
         if state in self._running:
             self._running.remove(state)
+            self._has_changed = True
         self._waiting.discard(state)
         if self._disk is not None and self._fetching.pop(state.id, None) is not None:
             self._disk.forget(state.id)
@@ -512,7 +541,9 @@ class Scheduler:
 
 
 def _growth_tokens(state: ResultState) -> int:
-    """Size of the blocks that the next row writes to; a block begun earlier may be shared and be copied first."""
+    """Size of the blocks that the next row takes; one begun earlier may be shared and be copied first."""
+    if state.next_end <= state.owned_tokens:
+        return 0
     return (-(-state.next_end // CHUNK_TOKENS) - state.computed // CHUNK_TOKENS) * CHUNK_TOKENS
 
 

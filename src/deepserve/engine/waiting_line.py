@@ -16,6 +16,9 @@ class WaitingLine:
         self._preempted: deque[ResultState] = deque()
         self._tenants: OrderedDict[TenantId, deque[ResultState]] = OrderedDict()  # none is empty
 
+    def __bool__(self) -> bool:
+        return bool(self._preempted or self._tenants)
+
     def __len__(self) -> int:
         return len(self._preempted) + sum(map(len, self._tenants.values()))
 

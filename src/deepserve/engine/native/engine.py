@@ -1,16 +1,11 @@
-"""The native core as an `Engine`: ctypes calls, nothing else. What it computes is said in `csrc/`.
-
-Numbers are written straight into the core's structs, because a step of a small model takes a quarter of a
-millisecond and every attribute set through ctypes would cost as much as some arithmetic.
-"""
+"""The native core as an `Engine`: ctypes calls, nothing else. What it computes is said in `csrc/`."""
 
 from __future__ import annotations
 
 import ctypes
-import struct
 import weakref
 from array import array
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
@@ -18,43 +13,13 @@ import msgspec
 from typing_extensions import override
 
 from deepserve.core.errors import CheckpointError, EngineFailure
-from deepserve.engine.interface import Draw, Drawn, Engine, EngineInfo, Row, RowFault, SequenceId, Snapshot
+from deepserve.engine.interface import Drawn, Engine, EngineInfo, Row, RowFault, SequenceId, Snapshot
 from deepserve.engine.machine import count_cores
-from deepserve.engine.mask_source import NO_MASK, MaskSource
-from deepserve.engine.native.abi import (
-    CHUNK_TOKENS,
-    DrawnToken,
-    DrawSpec,
-    Fault,
-    Info,
-    LateMask,
-    MaskState,
-    RowFaultKind,
-    RowSpec,
-    Status,
-    Want,
-)
+from deepserve.engine.native.abi import CHUNK_TOKENS, Fault, Info, Status
 from deepserve.engine.native.core import Core, load_core
-from deepserve.engine.native.mask_worker import MaskJob, MaskWorker
+from deepserve.engine.native.mask_worker import MaskWorker
+from deepserve.engine.native.step_arrays import StepArrays
 from deepserve.engine.options import EngineOptions, Progress
-
-_ROW = struct.Struct("=qQiiQQ")
-_DRAW = struct.Struct("=6d2Q6i6QqQ")
-_LATE = struct.Struct("=Qqi4x")
-_ANSWER = struct.Struct("=ii")
-assert _ROW.size == ctypes.sizeof(RowSpec)
-assert _DRAW.size == ctypes.sizeof(DrawSpec)
-assert _LATE.size == ctypes.sizeof(LateMask)
-
-_DRAWN_BYTES = ctypes.sizeof(DrawnToken)
-assert int(MaskState.AWAITED) == 0, "a step's masks become awaited by being zeroed"
-_NO_LOGPROBS = -1
-_NOTHING, _TOKEN, _LOGITS = int(Want.NOTHING), int(Want.TOKEN), int(Want.LOGITS)  # plain: they are packed as they are
-_FAULTS = {
-    RowFaultKind.NOT_FINITE: "the model's logits are not finite",
-    RowFaultKind.NOTHING_ALLOWED: "no token is allowed here",
-    RowFaultKind.NO_MASK: NO_MASK,
-}
 
 
 class NativeSnapshot(msgspec.Struct, frozen=True, eq=False):
@@ -75,15 +40,14 @@ class NativeEngine(Engine):
         self._fault = Fault()
         self._number = ctypes.c_int64()
         self._sizes = core.sizes()
-        self._lengths: dict[SequenceId, int] = {}
+        self._sequences: set[SequenceId] = set()
         self._snapshots: set[int] = set()
-        self._mask_jobs: list[MaskJob] = []
-        self._is_mask_late = False
-        self._make_room(8)
-        self._masks = masks or MaskWorker(
-            core.shared_library, vocab_size=core.info.vocab_size, has_thread=count_cores() > 1
-        )
-        weakref.finalize(self, self._masks.close)
+        vocab_size = core.info.vocab_size
+        if masks is None:
+            masks = MaskWorker(core.shared_library, vocab_size=vocab_size, has_thread=count_cores() > 1)
+        self._arrays = StepArrays(vocab_size=vocab_size, masks=masks)
+        self._step = core.shared_library.ds_step
+        weakref.finalize(self, masks.close)
 
     @property
     @override
@@ -93,52 +57,33 @@ class NativeEngine(Engine):
     @override
     def create(self) -> SequenceId:
         self._check(self._library.ds_sequence_new(self._handle, self._number, self._fault))
-        return self._register(0)
+        return self._register()
 
     @override
     def fork(self, sequence: SequenceId) -> SequenceId:
-        return self._copy(sequence, self.length(sequence))
+        return self._copy(self._known(sequence))
 
     @override
     def free(self, sequence: SequenceId) -> None:
-        self.length(sequence)
-        self._check(self._library.ds_sequence_free(self._handle, sequence, self._fault))
-        del self._lengths[sequence]
+        self._check(self._library.ds_sequence_free(self._handle, self._known(sequence), self._fault))
+        self._sequences.remove(sequence)
 
     @override
     def length(self, sequence: SequenceId) -> int:
-        if sequence not in self._lengths:
-            raise ValueError(f"no sequence {sequence}")
-        return self._lengths[sequence]
+        return self._length(self._known(sequence))
 
     @override
     def step(self, rows: Sequence[Row]) -> list[Drawn | RowFault | None]:
-        self._write_rows(rows, [_NOTHING if row.draw is None else _TOKEN for row in rows])
-        jobs, self._mask_jobs = self._mask_jobs, []
-        if jobs:
-            self._masks.take(jobs)
-        self._run(rows)
-        drawn = self._drawn
-        results: list[Drawn | RowFault | None] = []
-        for number, row in enumerate(rows):
-            if row.draw is None:
-                results.append(None)
-                continue
-            token, fault = _ANSWER.unpack_from(drawn, number * _DRAWN_BYTES)
-            if fault:
-                results.append(RowFault(_FAULTS[RowFaultKind(fault)]))
-            elif row.draw.num_top_logprobs is None:
-                results.append(Drawn(token))
-            else:
-                results.append(_with_logprobs(drawn[number]))
-        return results
+        self._arrays.write(rows, known=self._sequences)
+        self._run(len(rows))
+        return self._arrays.read(rows)
 
     def logits(self, rows: Sequence[Row]) -> list[list[memoryview]]:
         """Append the rows like `step`, and return the logits of every token of each row; draws are ignored."""
         vocab = self.info.vocab_size
         room = [array("f", bytes(4 * vocab * len(row.tokens))) for row in rows]
-        self._write_rows(rows, [_LOGITS] * len(rows), [values.buffer_info()[0] for values in room])
-        self._run(rows)
+        self._arrays.write_for_logits(rows, [values.buffer_info()[0] for values in room], known=self._sequences)
+        self._run(len(rows))
         views = [memoryview(values) for values in room]
         return [[view[at : at + vocab] for at in range(0, len(view), vocab)] for view in views]
 
@@ -146,11 +91,11 @@ class NativeEngine(Engine):
     def snapshot(self, sequence: SequenceId) -> NativeSnapshot:
         position = self.length(sequence)
         self._check(self._library.ds_sequence_fork(self._handle, sequence, self._number, self._fault))
-        return self._hold(position)
+        return self._hold(self._number.value, position)
 
     @override
     def restore(self, snapshot: Snapshot) -> SequenceId:
-        return self._copy(self._held(snapshot).handle, snapshot.position)
+        return self._copy(self._held(snapshot).handle)
 
     @override
     def release(self, snapshot: Snapshot) -> None:
@@ -170,10 +115,7 @@ class NativeEngine(Engine):
     def load(self, blob: bytes) -> NativeSnapshot:
         self._check(self._library.ds_sequence_load(self._handle, blob, len(blob), self._number, self._fault))
         handle = self._number.value
-        self._check(self._library.ds_sequence_length(self._handle, handle, self._number, self._fault))
-        position = self._number.value
-        self._number.value = handle
-        return self._hold(position)
+        return self._hold(handle, self._length(handle))
 
     @override
     def free_blocks_ratio(self) -> float:
@@ -187,20 +129,29 @@ class NativeEngine(Engine):
 
     # Sequences and snapshots
 
-    def _register(self, length: int) -> SequenceId:
+    def _register(self) -> SequenceId:
         sequence = SequenceId(self._number.value)
-        self._lengths[sequence] = length
+        self._sequences.add(sequence)
         return sequence
 
-    def _copy(self, handle: int, length: int) -> SequenceId:
-        self._check(self._library.ds_sequence_fork(self._handle, handle, self._number, self._fault))
-        return self._register(length)
+    def _known(self, sequence: SequenceId) -> SequenceId:
+        if sequence not in self._sequences:
+            raise ValueError(f"no sequence {sequence}")
+        return sequence
 
-    def _hold(self, position: int) -> NativeSnapshot:
-        self._snapshots.add(self._number.value)
+    def _length(self, handle: int) -> int:
+        self._check(self._library.ds_sequence_length(self._handle, handle, self._number, self._fault))
+        return self._number.value
+
+    def _copy(self, handle: int) -> SequenceId:
+        self._check(self._library.ds_sequence_fork(self._handle, handle, self._number, self._fault))
+        return self._register()
+
+    def _hold(self, handle: int, position: int) -> NativeSnapshot:
+        self._snapshots.add(handle)
         blocks = -(-position // CHUNK_TOKENS)
         size_bytes = self._sizes.slot_bytes + blocks * self._sizes.block_bytes
-        return NativeSnapshot(self._number.value, position, size_bytes)
+        return NativeSnapshot(handle, position, size_bytes)
 
     def _held(self, snapshot: Snapshot) -> NativeSnapshot:
         if not isinstance(snapshot, NativeSnapshot) or snapshot.handle not in self._snapshots:
@@ -209,130 +160,11 @@ class NativeEngine(Engine):
 
     # One step
 
-    def _make_room(self, num_rows: int) -> None:
-        self._num_rows = num_rows
-        self._rows = (RowSpec * num_rows)()
-        self._draws = (DrawSpec * num_rows)()
-        self._drawn = (DrawnToken * num_rows)()
-        self._late_masks = (LateMask * num_rows)()
-        self._tokens = (ctypes.c_int32 * (num_rows * CHUNK_TOKENS))()
-        self._late_mask_places = list(self._late_masks)
-        self._late_masks_at = ctypes.addressof(self._late_masks)
-        self._draws_at = ctypes.addressof(self._draws)
-        self._tokens_at = ctypes.addressof(self._tokens)
-
-    def _write_rows(self, rows: Sequence[Row], wants: Sequence[int], logits: Sequence[int] = ()) -> None:
-        if len(rows) > self._num_rows:
-            self._make_room(2 * len(rows))
-        # Arrays that draws point to; they must outlive the step.
-        self._kept: list[object] = []
-        num_sources = sum([row.draw is not None and callable(row.draw.allowed) for row in rows])
-        self._is_mask_late = num_sources > 0 and self._masks.is_worth_waking(num_sources)
-        self._mask_jobs = []
-        if self._is_mask_late:
-            ctypes.memset(self._late_masks_at, 0, len(rows) * _LATE.size)
-        for number, row in enumerate(rows):
-            if row.sequence not in self._lengths:
-                raise ValueError(f"no sequence {row.sequence}")
-            num_tokens = len(row.tokens)
-            if not 0 < num_tokens <= CHUNK_TOKENS:
-                raise ValueError(f"a row has 1 to {CHUNK_TOKENS} tokens, not {num_tokens}")
-            place = number * CHUNK_TOKENS * 4
-            try:
-                struct.pack_into(f"={num_tokens}i", self._tokens, place, *row.tokens)
-            except struct.error as error:
-                raise ValueError(f"token ids must be within 0..{self.info.vocab_size - 1}: {error}") from error
-            draw_at = 0
-            if wants[number] == _TOKEN and row.draw is not None:
-                self._write_draw(number, row.draw)
-                draw_at = self._draws_at + number * _DRAW.size
-            _ROW.pack_into(
-                self._rows,
-                number * _ROW.size,
-                row.sequence,
-                self._tokens_at + place,
-                num_tokens,
-                wants[number],
-                draw_at,
-                logits[number] if logits else 0,
-            )
-
-    def _write_draw(self, number: int, draw: Draw) -> None:
-        biases = bias_values = prompt = counted = counts = mask = (0, 0)
-        if draw.logit_bias:
-            biases = self._array("i", draw.logit_bias.keys())
-            bias_values = self._array("d", draw.logit_bias.values())
-        if draw.repetition_penalty != 1.0:
-            prompt = self._array("i", draw.prompt_tokens)
-        if draw.output_counts and (draw.repetition_penalty, draw.frequency_penalty, draw.presence_penalty) != (1, 0, 0):
-            counted = self._array("i", draw.output_counts.keys())
-            counts = self._array("i", draw.output_counts.values())
-        late_mask, allowed = 0, draw.allowed
-        if callable(allowed):
-            allowed, late_mask = self._begin_mask(number, allowed)
-        if allowed is not None:
-            mask = self._array("B", allowed)
-        try:
-            _DRAW.pack_into(
-                self._draws,
-                number * _DRAW.size,
-                draw.temperature,
-                draw.top_p,
-                draw.min_p,
-                draw.repetition_penalty,
-                draw.frequency_penalty,
-                draw.presence_penalty,
-                draw.seed & _MASK,
-                draw.position & _MASK,
-                draw.top_k,
-                _NO_LOGPROBS if draw.num_top_logprobs is None else draw.num_top_logprobs,
-                biases[1],
-                prompt[1],
-                counted[1],
-                allowed is not None,
-                biases[0],
-                bias_values[0],
-                prompt[0],
-                counted[0],
-                counts[0],
-                mask[0],
-                mask[1],
-                late_mask,
-            )
-        except struct.error as error:
-            raise ValueError(f"a draw holds numbers out of range: {error}") from error
-
-    def _begin_mask(self, number: int, source: MaskSource) -> tuple[bytes | None, int]:
-        """A mask that is computed now; or none, and the address where it will stand or is known to fail."""
-        at = self._late_masks_at + number * _LATE.size
-        if self._is_mask_late:
-            self._mask_jobs.append(MaskJob(source, self._late_mask_places[number]))
-            return None, at
-        mask = self._masks.compute(source)
-        if mask is not None:
-            return mask, 0
-        _LATE.pack_into(self._late_masks, number * _LATE.size, 0, 0, MaskState.FAILED)
-        return None, at
-
-    def _array(self, kind: str, values: Iterable[float]) -> tuple[int, int]:
-        """Address and length of a copy that lives as long as the step."""
-        try:
-            kept = array(kind, values)
-        except OverflowError as error:
-            raise ValueError(f"a draw names token ids outside 0..{self.info.vocab_size - 1}") from error
-        self._kept.append(kept)
-        address, length = kept.buffer_info()
-        return address, length
-
-    def _run(self, rows: Sequence[Row]) -> None:
-        status = self._library.ds_step(self._handle, self._rows, len(rows), self._drawn, self._fault)
+    def _run(self, num_rows: int) -> None:
+        arrays = self._arrays
+        status = self._step(self._handle, arrays.rows, num_rows, arrays.drawn, self._fault)
         if status:
-            for row in rows:  # an engine out of memory may have had to give sequences up
-                self._library.ds_sequence_length(self._handle, row.sequence, self._number, None)
-                self._lengths[row.sequence] = self._number.value
             self._raise(status)
-        for row in rows:
-            self._lengths[row.sequence] += len(row.tokens)
 
     def _check(self, status: int) -> None:
         if status:
@@ -347,14 +179,6 @@ class NativeEngine(Engine):
                 raise CheckpointError(message)
             case _:
                 raise ValueError(message)
-
-
-_MASK = (1 << 64) - 1
-
-
-def _with_logprobs(drawn: DrawnToken) -> Drawn:
-    top = tuple((drawn.top_tokens[at], drawn.top_logprobs[at]) for at in range(drawn.num_top))
-    return Drawn(drawn.token, drawn.logprob, top)
 
 
 def load_native_engine(folder: Path, options: EngineOptions, progress: Progress | None = None) -> NativeEngine:
