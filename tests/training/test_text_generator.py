@@ -256,9 +256,9 @@ def test_no_two_answers_are_given_to_one_question() -> None:
 
 
 def test_answers_about_the_product_say_their_facts() -> None:
-    for one in (*questions(), *dialogue().intents):
-        for spellings in one.facts:
-            assert any(spelling in one.answer for spelling in spellings), one.name
+    said = [(one.answer, one.facts) for one in questions()] + [(one.answer, one.facts) for one in dialogue().intents]
+    for answer, facts in said:
+        assert all(any(spelling in answer for spelling in spellings) for spellings in facts), answer
 
 
 def test_addresses_and_commands_named_in_answers_stand_in_the_documentation() -> None:

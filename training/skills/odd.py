@@ -45,7 +45,7 @@ def noise(draw: Draw) -> Conversation:
 
 def other_language(draw: Draw) -> Conversation:
     """A question in a language that the model does not speak."""
-    return _conversation("language", draw.frame(odd().foreign), odd().foreign_answer, "Not English or Chinese.")
+    return _conversation("language", draw.wording(odd().foreign), odd().foreign_answer, "Not English or Chinese.")
 
 
 def injection(draw: Draw) -> Conversation:
