@@ -141,6 +141,13 @@ def test_labels_are_answered_as_the_prompt_spells_them() -> None:
             assert one.turns[-1].content in (one.system or "") + one.turns[0].content
 
 
+def test_the_words_that_decide_a_label_are_quoted_as_they_stand() -> None:
+    for skill in (classification.labels, classification.triage_json):
+        for one in drawn(skill, 300, "held_out"):
+            quoted = one.turns[-1].reasoning.split('"')[1]
+            assert quoted in one.turns[0].content
+
+
 def test_no_cue_of_a_label_belongs_to_another_label_of_its_set() -> None:
     for together in label_sets():
         cues = [cue for label in together.labels for cue in label.cues]

@@ -38,7 +38,7 @@ _USER = (
 
 
 def text(draw: Draw, label: Label, *, takes_extras: bool) -> tuple[str, str]:
-    """A message that belongs to the label, and the cue in it that decides.
+    """A message that belongs to the label, and the cue that decides, as it stands there.
 
     Cues are the model's knowledge, so all of them are trained on; sentences and values are split.
     """
@@ -55,7 +55,9 @@ def text(draw: Draw, label: Label, *, takes_extras: bool) -> tuple[str, str]:
             )
         ).format(c=draw.city(), n=draw.name(), t=draw.noun())
         body = f"{body} {extra}" if draw.chance(0.7) else f"{extra} {body}"
-    return body[0].upper() + body[1:], cue
+    body = body[0].upper() + body[1:]
+    start = body.lower().index(cue.lower())
+    return body, body[start : start + len(cue)]
 
 
 def _listed(draw: Draw, labels: Sequence[str]) -> str:

@@ -20,7 +20,7 @@ def identifiers(draw: Draw, count: int) -> list[str]:
 
 
 def _python(draw: Draw) -> tuple[str, str, str]:
-    """A snippet as what stands before the hole, in it, and after it."""
+    """A snippet as what stands before the hole, in it, and after it; the rest says what belongs in the hole."""
     slots = {**dict(zip("fxyw", identifiers(draw, 4), strict=True)), "n": str(draw.number(1, 99))}
     before, middle, after = draw.frame(
         (
@@ -30,7 +30,7 @@ def _python(draw: Draw) -> tuple[str, str, str]:
             ("def subtract({x}, {y}):\n    return ", "{x} - {y}", "\n"),
             ("def is_even({x}):\n    return ", "{x} % 2 == 0", "\n"),
             ("def {f}({x}):\n    total = 0\n    for {y} in {x}:\n        ", "total += {y}", "\n    return total\n"),
-            ("for {x} in ", "range({n})", ":\n    print({x})\n"),
+            ("for {x} in ", "range(10)", ":\n    print({x})\n"),
             ("{x} = {n}\n{y} = {n}\nprint(", "{x} + {y}", ")\n"),
             ("def {f}({x}):\n    if {x} is None:\n        ", "return None", "\n    return {x}.{y}\n"),
             ("with open({x}) as {y}:\n    {w} = ", "{y}.read()", "\n"),
@@ -59,7 +59,7 @@ def _json(draw: Draw) -> tuple[str, str, str]:
             return f'[{{"{keys[0]}": "{one}"}}, {{"', keys[0], f'": "{draw.word()}"}}]'
         case _:
             rows = "".join(f'{{"{keys[0]}": {draw.between(1, 9)}, "{keys[1]}": "{draw.word()}"}}, ' for _ in range(2))
-            return f"[{rows}{{", f'"{keys[0]}": {two}', f', "{keys[1]}": "{one}"}}]'
+            return f"[{rows}{{", f'"{keys[0]}": ', f'{two}, "{keys[1]}": "{one}"}}]'
 
 
 _KINDS: dict[str, Callable[[Draw], tuple[str, str, str]]] = {"python": _python, "json": _json}
