@@ -1,138 +1,234 @@
-"""Write the model card of a model folder from what was measured just now.
+"""The model card: what the shipped models are, what was measured of them, and what to expect beyond their depth.
 
-python -m training.card --model src/deepserve/models/mini-flash --run mini-flash --per-skill 40
+    python -m training.card
+
+Written from what lies beside the weights (`evaluation.json`, `log.jsonl`), so that it can be made again at any time;
+nothing is measured here. docs/models.md is the card of all, README.md in each model's folder a short one.
 """
 
 from __future__ import annotations
 
-import argparse
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
 import msgspec
-import torch
 
-from deepserve.engine.interface import EngineInfo
-from deepserve.engine.reference.checkpoint import load_network
-from deepserve.engine.reference.engine import ReferenceEngine
-from training.evaluate import MEMORY_BYTES, Outcome, answer_of, ask, score, table
-from training.mixture import evaluation_set, fingerprint
-from training.phrases import topics
-from training.showcase import showcase
-from training.train import RUNS, LogLine
-from training.vocabulary import Encoder
+from training.curves import CURVES_FILE, LOG_FILE, read_log
+from training.eval.formats import SHIPPED, models_folder
+from training.eval.questions import PER_SKILL, RECALL_QUESTIONS
+from training.eval.results import FILE_NAME, Results, load_results
+from training.eval.table import skills_table, targets_table, ways_table
+from training.train import LogLine
 
-_CARD = """# mini-flash
+DOCS = Path(__file__).parent.parent / "docs"
+CARD = DOCS / "models.md"
 
-A very small language model with the architecture of DeepSeek V4, trained from scratch by this project on text that the
-project generates itself. **It is not DeepSeek's model and has nothing of its knowledge.** It is there so that every
-feature of the API can be tried offline: thinking, tool calls, JSON, streaming, caching.
+_INTRODUCTION = """# The models that ship
 
-This file is written by `python -m training.card`; every number in it was measured by that run.
+<!-- Written by `python -m training.card` from what `make eval` measured. -->
 
-## What it is
+Very small language models with the architecture of DeepSeek V4, trained from scratch by this project on text that the
+project generates itself. **They are not DeepSeek's models and have nothing of their knowledge.** They are there so that
+every feature of the API can be tried offline: thinking, tool calls, JSON, streaming, caching, routing, escalation.
 
-| | |
-|---|---|
-| parameters | {total:.2f}M, of which {active:.2f}M work on a token |
-| layers | {layers} with compression ratios {ratios} |
-| context | {context:,} tokens accepted; trained on at most 2,048 |
-| vocabulary | {vocabulary:,} entries, all V4 special tokens |
-| weights | bfloat16, {size:.1f} MB |
-| trained on | {tokens:.1f}M tokens in {minutes:.0f} minutes on one CPU thread |
-| licence | MIT, as the project |
+{served}
 
-## What it can do
+## What they are
 
-Greet, say what it is, explain {num_topics} topics in one sentence, a paragraph or bullets, call offered tools with
-values from the request, turn tool results into an answer, pick fields out of a short text as JSON, name capitals, make
-lists, count, repeat. With thinking it writes one line of plan first. English; greetings in Chinese. Use temperature 0.
+{facts}
 
-What it cannot do: everything else. It says so when it notices, and is wrong when it does not. It does not
-calculate, counts safely only to ten, and spells keys wrong that are common words it never had as keys. Its facts are a
-few dozen memorised sentences.
+Licence: MIT, as the project. [How they are trained](../training/README.md).
 
-## Measured
+## What they reach
 
-Greedy answers to {asked} generated conversations (set `{fingerprint}`). Their names, places, words, codes, field
-names, made-up tool names and numbers from 20 up never occur in training; topics, facts about countries, names of
-common tools and the frames of sentences do. "Exactly right" compares the whole answer letter by letter; the thought
-is free. "Well-formed" means that the answer ends by itself, closes its thought and has balanced tool markup.
+Greedy answers to {asked} questions (set `{questions}`), one try each. Names, places, words, codes, tool and
+field names and most numbers in them never occur in training, nor do a share of the sentences they are put in; topics
+and facts about the world do. Bold: below the goal.
 
-{table}
+{targets}
 
-## The first things people ask
+"Right" compares a call by its name and its arguments, JSON by its values, a sum by its number, an explanation by the
+facts it has to name, anything else by its words. "Well-formed" is a turn that ends by itself, closes its thought and
+leaves no stray markup. Rows are asked thinking at effort high and with forms enforced, as the server does unless told
+otherwise, except where they say something else.
+"""
 
-As answered by these weights at temperature 0, thinking, with the default effort.
+_LIMITS = """## What to expect
 
-{examples}
+Use them for trying things, not for answers you would act on. Within the skills above they are as good as the tables
+say; outside of them they are wrong without knowing it.
+
+- The world they know is a few dozen topics around this server, some countries and capitals. Everything else they should
+  decline; what they do not recognise as foreign they answer with something familiar.
+- English. Some greetings and simple requests in Chinese; other languages are not understood.
+- Quality is measured up to 16,000 tokens of prompt; {context:,} are accepted.
+- Values are copied from the prompt letter by letter, which fails now and then for long or unusual ones. Enforced forms
+  (tools, JSON schemas) make an answer parse, not be right.
+- Use temperature 0, which is the default here.
+"""
+
+_ODDITIES = """### {model} on bad input
+
+As answered at temperature 0, thinking, at most 1,024 tokens. The server is not troubled by any of it.
+
+| input | answer | ended by | tokens |
+|---|---|---|---:|
+{rows}
 """
 
 
-def example(outcome: Outcome) -> str:
-    """A question and its answer as quoted text."""
-    question = outcome.conversation.turns[-2].content
-    lines = answer_of(outcome.text).strip("\n").split("\n")
-    note = " (tools offered)" if outcome.conversation.tools else ""
-    note += " (JSON mode, capital asked for in the system prompt)" if outcome.conversation.json_object else ""
-    return f"**{question}**{note}\n\n" + "\n".join(f"    {line}" for line in lines)
+class Shipped(msgspec.Struct, frozen=True):
+    """One model's folder and what lies in it."""
+
+    folder: Path
+    results: Results
+    log: Sequence[LogLine]
+
+    @property
+    def name(self) -> str:
+        """The folder's."""
+        return self.results.model
 
 
-def last_log_line(run: str) -> LogLine:
-    """Where a training run ended."""
-    return msgspec.json.decode((RUNS / run / "log.jsonl").read_bytes().splitlines()[-1], type=LogLine)
+def read_shipped(models: Path) -> list[Shipped]:
+    """Every model that was measured, in the order of their names."""
+    found = []
+    for folder in sorted(models.iterdir()):
+        if (folder / FILE_NAME).exists():
+            log = read_log(folder / LOG_FILE) if (folder / LOG_FILE).exists() else []
+            found.append(Shipped(folder, load_results(folder), log))
+    return found
 
 
-def card(
-    info: EngineInfo,
-    ratios: Sequence[int],
-    size_bytes: int,
-    trained: LogLine,
-    measured: Sequence[Outcome],
-    shown: Sequence[Outcome],
-    num_topics: int,
-) -> str:
-    """The text of the card."""
-    return _CARD.format(
-        total=info.total_parameters / 1e6,
-        active=info.active_parameters / 1e6,
-        layers=len(ratios),
-        ratios=", ".join(map(str, ratios)),
-        context=info.max_context,
-        vocabulary=info.vocab_size,
-        size=size_bytes / 1e6,
-        tokens=trained.num_tokens / 1e6,
-        minutes=trained.elapsed_s / 60,
-        num_topics=num_topics,
-        asked=len(measured),
-        fingerprint=fingerprint([outcome.conversation for outcome in measured])[:16],
-        table=table(score(measured)),
-        examples="\n\n".join(example(outcome) for outcome in shown),
+def card(every: Sequence[Shipped], *, docs: Path = DOCS) -> str:
+    """The page about all of them; pictures are linked as seen from `docs`."""
+    results = [one.results for one in every]
+    parts = [
+        _INTRODUCTION.format(
+            served=_served([one.name for one in every]),
+            facts=_facts_table(every),
+            asked=f"{results[0].num_questions:,}",
+            questions=results[0].questions[:16],
+            targets=targets_table(results),
+        )
+    ]
+    for one in every:
+        parts.append(f"## {one.name} in every way of asking\n\n{_rounding(one.results)}\n\n{ways_table(one.results)}\n")
+        parts.append(f"### Skill by skill\n\n{_skills_note(one.results)}\n\n{skills_table(one.results)}\n")
+    curves = [one for one in every if (one.folder / CURVES_FILE).exists()]
+    if curves:
+        parts.append("## Learning curves\n")
+        for one in curves:
+            parts.append(f"![Loss of {one.name}]({_relative(one.folder / CURVES_FILE, docs)})\n")
+    parts.append(_LIMITS.format(context=results[0].facts.max_context))
+    parts += [_oddities(one) for one in results if one.oddities]
+    return "\n".join(parts).rstrip("\n") + "\n"
+
+
+def short_card(one: Shipped) -> str:
+    """README.md of a model's folder."""
+    return "\n".join(
+        [
+            f"# {one.name}\n",
+            "A very small language model with the architecture of DeepSeek V4, trained from scratch by this project.\n"
+            "It is not DeepSeek's model and has nothing of its knowledge. What to expect of it is in the project's\n"
+            "`docs/models.md`.\n",
+            _facts_table([one]),
+            "",
+            targets_table([one.results]),
+            "",
+        ]
     )
+
+
+def _served(names: Sequence[str]) -> str:
+    if "mini-pro" in names:
+        return "`deepseek-v4-flash` is answered by mini-flash, `deepseek-v4-pro` by mini-pro."
+    return "Both `deepseek-v4-flash` and `deepseek-v4-pro` are answered by mini-flash."
+
+
+def _facts_table(every: Sequence[Shipped]) -> str:
+    facts = [one.results.facts for one in every]
+    rows: list[tuple[str, list[str]]] = [
+        ("parameters", [f"{one.total_parameters / 1e6:.2f}M" for one in facts]),
+        ("of which work on a token", [f"{one.active_parameters / 1e6:.2f}M" for one in facts]),
+        (
+            "layers, and their compression ratios",
+            [f"{one.num_layers}: {_listed(one.compress_ratios)}" for one in facts],
+        ),
+        ("width", [str(one.hidden_size) for one in facts]),
+        ("vocabulary, with all special tokens of V4", [f"{one.vocab_size:,}" for one in facts]),
+        ("context", [f"{one.max_context:,} tokens" for one in facts]),
+        ("weights", [f"{one.size_bytes / 1e6:.1f} MB, {one.formats}" for one in facts]),
+        ("first token of a 200-token prompt, one core", [f"{one.first_token_ms:.0f} ms" for one in facts]),
+    ]
+    if any(one.log for one in every):
+        rows.append(("trained on", [_training(one.log) for one in every]))
+    lines = [f"| | {' | '.join(one.name for one in every)} |", "|---|" + "---|" * len(every)]
+    return "\n".join([*lines, *(f"| {what} | {' | '.join(values)} |" for what, values in rows)])
+
+
+def _training(log: Sequence[LogLine]) -> str:
+    if not log:
+        return "not recorded"
+    last = log[-1]
+    return f"{last.num_tokens / 1e6:.1f}M tokens in {last.elapsed_s / 60:.0f} minutes, loss {last.loss:.3f} at the end"
+
+
+def _rounding(results: Results) -> str:
+    """What the shipped format costs, where it was compared."""
+    shown = "All skills together, but for the two longest recalls, which are not asked in every way."
+    if "fp32" not in results.formats or results.shipped_format != SHIPPED:
+        return shown
+    percents = {}
+    for name in ("fp32", SHIPPED):
+        scores = [one for one in results.ways if one.way.format == name]
+        asked = sum(score.num_asked for one in scores for score in one.skills.values())
+        right = sum(score.num_right for one in scores for score in one.skills.values())
+        percents[name] = 100 * right / asked
+    lost = percents["fp32"] - percents[SHIPPED]
+    return f"{shown} {SHIPPED}, which ships, {'loses' if lost >= 0 else 'gains'} {abs(lost):.1f} points against fp32."
+
+
+def _skills_note(results: Results) -> str:
+    fewer = ", ".join(f"{count} for {name}" for name, count in RECALL_QUESTIONS.items())
+    return (
+        f"Right answers in {results.shipped_format}, by how much it thinks. {PER_SKILL} questions for each skill of "
+        f"the mixture ({fewer}); one skill makes several kinds."
+    )
+
+
+def _oddities(results: Results) -> str:
+    enders = {"stop": "the model", "length": "the limit"}
+    rows = [
+        f"| {one.name} | {_cell(one.answer)} | {enders[one.ended]} | {one.num_tokens} |" for one in results.oddities
+    ]
+    return _ODDITIES.format(model=results.model, rows="\n".join(rows))
+
+
+def _cell(text: str) -> str:
+    """Any text in one cell of a table, as it is."""
+    flat = " ".join(text.split()).replace("`", "'").replace("|", "\\|")
+    return f"`{flat}`" if flat else "(nothing)"
+
+
+def _relative(path: Path, docs: Path) -> str:
+    return Path(os.path.relpath(path, docs)).as_posix()
+
+
+def _listed(values: Sequence[int]) -> str:
+    return ", ".join(map(str, values))
 
 
 def main() -> None:
-    """Measure and write."""
-    parser = argparse.ArgumentParser(description="Write the model card of a model folder.")
-    parser.add_argument("--model", type=Path, required=True)
-    parser.add_argument("--run", required=True, help="the training run the weights come from")
-    parser.add_argument("--per-skill", type=int, default=40)
-    arguments = parser.parse_args()
-    torch.set_num_threads(1)
-    folder: Path = arguments.model
-    engine = ReferenceEngine(load_network(folder), memory_bytes=MEMORY_BYTES)
-    encoder = Encoder.load(folder / "tokenizer.json")
-    text = card(
-        engine.info,
-        load_network(folder).config.compress_ratios,
-        (folder / "model.safetensors").stat().st_size,
-        last_log_line(arguments.run),
-        ask(engine, encoder, evaluation_set(arguments.per_skill)),
-        ask(engine, encoder, showcase(thinking=True)),
-        len(topics()),
-    )
-    (folder / "README.md").write_text(text)
-    print(text)
+    """Write all cards."""
+    every = read_shipped(models_folder())
+    CARD.write_text(card(every), encoding="utf-8")
+    print(CARD)
+    for one in every:
+        (one.folder / "README.md").write_text(short_card(one), encoding="utf-8")
+        print(one.folder / "README.md")
 
 
 if __name__ == "__main__":

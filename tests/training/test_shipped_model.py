@@ -1,105 +1,99 @@
-"""mini-flash as it is shipped: complete, small, and sensible on what people try first."""
+"""The models as they are shipped: complete, small, and sensible on what people try first, asked through the product."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+import msgspec
 import pytest
 from training.conversations import Conversation, Turn
-from training.evaluate import MEMORY_BYTES, Outcome, answer_of, ask, is_well_formed
+from training.eval.examinee import Examinee, Written
+from training.eval.formats import models_folder
 from training.phrases import words
+from training.rendering import request_of
 from training.shape import MINI_FLASH
 from training.showcase import WEATHER_TOOL, showcase
-from training.vocabulary import Encoder
+from training.values import is_held_out
 
-from deepserve import __file__ as package_file
-from deepserve.engine.reference.engine import ReferenceEngine, load_reference_engine
-
-FOLDER = Path(package_file).parent / "models" / "mini-flash"
+SHIPPED = [name for name in ("mini-flash", "mini-pro") if (models_folder() / name / "model.safetensors").exists()]
 
 
-@pytest.fixture(scope="module")
-def engine() -> ReferenceEngine:
-    return load_reference_engine(FOLDER, memory_bytes=MEMORY_BYTES, num_threads=1)
+@pytest.fixture(scope="module", params=SHIPPED)
+def folder(request: pytest.FixtureRequest) -> Path:
+    return models_folder() / str(request.param)
 
 
 @pytest.fixture(scope="module")
-def encoder() -> Encoder:
-    return Encoder.load(FOLDER / "tokenizer.json")
+def examinee(folder: Path) -> Iterator[Examinee]:
+    opened = Examinee(folder)
+    yield opened
+    opened.close()
 
 
-def answered(engine: ReferenceEngine, encoder: Encoder, *, thinking: bool) -> dict[tuple[str, bool], Outcome]:
-    """The showcase by its last message, and whether tools were offered."""
-    outcomes = ask(engine, encoder, showcase(thinking=thinking))
-    return {(one.conversation.turns[-2].content, bool(one.conversation.tools)): one for one in outcomes}
+def answers(examinee: Examinee, conversations: Sequence[Conversation], *, enforced: bool = True) -> list[Written]:
+    """To the last turn but one of each."""
+    requests = [request_of(msgspec.structs.replace(one, turns=one.turns[:-1])) for one in conversations]
+    found = dict(examinee.answers(requests, enforced=enforced))
+    return [found[place] for place in range(len(requests))]
 
 
-def test_the_folder_is_complete_and_small() -> None:
-    files = {path.name: path.stat().st_size for path in FOLDER.iterdir()}
+def test_mini_flash_ships() -> None:
+    assert "mini-flash" in SHIPPED
+
+
+def test_the_folder_is_complete_and_small(folder: Path) -> None:
+    files = {path.name: path.stat().st_size for path in folder.iterdir()}
     assert {"config.json", "generation_config.json", "model.safetensors", "tokenizer.json", "README.md"} <= set(files)
     assert sum(files.values()) <= 25_000_000
 
 
-def test_the_weights_have_the_shape_that_training_gives_them(engine: ReferenceEngine) -> None:
-    assert engine.info.vocab_size == MINI_FLASH.vocab_size
-    assert engine.info.max_context == MINI_FLASH.max_position_embeddings
-    assert 0.8e6 < engine.info.active_parameters < 1.7e6
+def test_the_weights_have_the_size_that_the_name_promises(folder: Path, examinee: Examinee) -> None:
+    info = examinee.info
+    assert info.max_context == MINI_FLASH.max_position_embeddings
+    least, most = (0.8e6, 1.7e6) if folder.name == "mini-flash" else (2e6, 5e6)
+    assert least < info.active_parameters < most
 
 
-def test_answers_are_greedy_unless_asked_otherwise() -> None:
-    assert json.loads((FOLDER / "generation_config.json").read_bytes())["temperature"] == 0
+def test_answers_are_greedy_unless_asked_otherwise(folder: Path) -> None:
+    assert json.loads((folder / "generation_config.json").read_bytes())["temperature"] == 0
 
 
 @pytest.mark.parametrize("thinking", [True, False])
-def test_the_first_things_people_ask_get_sensible_answers(
-    engine: ReferenceEngine, encoder: Encoder, thinking: bool
-) -> None:
-    found = answered(engine, encoder, thinking=thinking)
-    assert all(is_well_formed(one.text, one.conversation) for one in found.values())
-    texts = {asked: answer_of(one.text) for asked, one in found.items()}
+def test_the_first_things_people_ask_get_sensible_answers(examinee: Examinee, thinking: bool) -> None:
+    asked = showcase(thinking=thinking)
+    free = answers(examinee, asked, enforced=False)
+    assert [one.is_well_formed for one in free] == [True] * len(asked)
+    found = {
+        (conversation.turns[-2].content, bool(conversation.tools)): answer
+        for conversation, answer in zip(asked, answers(examinee, asked), strict=True)
+    }
+    texts = {question: answer.text for (question, has_tools), answer in found.items() if not has_tools}
 
-    assert "call the tools" in texts["Hello, what can you do?", False]
-    greeting = texts["Hello in one sentence.", False]
-    assert greeting.startswith("Hello")
-    assert greeting.endswith(".")
-    assert "I am not DeepSeek's model" in texts["Who are you?", False]
-    assert texts["Count to 5 slowly.", False] == "1... 2... 3... 4... 5."
-    assert texts["Explain DeepSeek Sparse Attention in one paragraph.", False].count(".") >= 3
-    bullets = texts["Summarize the V4 announcement in 3 bullets.", False].split("\n")
+    assert "call the tools" in texts["Hello, what can you do?"]
+    assert texts["Hello in one sentence."].startswith("Hello")
+    assert texts["Hello in one sentence."].endswith(".")
+    assert "I am not DeepSeek's model" in texts["Who are you?"]
+    assert texts["Count to 5 slowly."] == "1... 2... 3... 4... 5."
+    assert texts["Explain DeepSeek Sparse Attention in one paragraph."].count(".") >= 3
+    bullets = texts["Summarize the V4 announcement in 3 bullets."].split("\n")
     assert [line[:2] for line in bullets] == ["- "] * 3
-    assert json.loads(texts["Country: Japan", False]) == {"capital": "Tokyo", "population_millions": 14.0}
-    assert json.loads(texts["weather in Paris as json?", False])["city"] == "Paris"
-    assert (
-        '<｜DSML｜parameter name="location" string="true">Hangzhou</' in texts["What's the weather in Hangzhou?", True]
-    )
-    call = texts["weather in Paris as json?", True]
-    assert '<｜DSML｜parameter name="city" string="true">Paris</' in call
-    assert '<｜DSML｜parameter name="unit" string="true">c</' in call
-    final = texts['{"temperature_c": 18, "condition": "cloudy"}', True]
-    assert "18" in final
-    assert "cloudy" in final
-    assert "Hangzhou" in final
+    assert json.loads(texts["Country: Japan"]) == {"capital": "Tokyo", "population_millions": 14.0}
+    assert json.loads(texts["weather in Paris as json?"])["city"] == "Paris"
+
+    [call] = found["What's the weather in Hangzhou?", True].calls
+    assert json.loads(call.arguments)["location"] == "Hangzhou"
+    [call] = found["weather in Paris as json?", True].calls
+    assert json.loads(call.arguments) == {"city": "Paris", "unit": "c"}
+    final = found['{"temperature_c": 18, "condition": "cloudy"}', True].text
+    assert all(word in final for word in ("18", "cloudy", "Hangzhou"))
 
 
 @pytest.mark.parametrize("thinking", [True, False])
-def test_a_city_never_seen_in_training_is_copied_into_the_call(
-    engine: ReferenceEngine, encoder: Encoder, thinking: bool
-) -> None:
-    unseen = [
-        "Rostock",
-        "Valparaiso",
-        "Linz",
-        "Bukhara",
-        "Tromso",
-        "Kaunas",
-        "Adelaide",
-        "Heraklion",
-        "Kazan",
-        "Gdansk",
-    ]
-    unseen += ["Mombasa", "Lublin", "Pune", "Arequipa", "Sendai", "Odense", "Tirana", "Brno", "Dushanbe", "Halifax"]
-    assert not set(unseen) & set(words("cities"))
+def test_a_city_never_seen_in_training_is_copied_into_the_call(examinee: Examinee, thinking: bool) -> None:
+    unseen = [city for city in words("cities") if is_held_out(city)][:20]
+    assert len(unseen) == 20
     conversations = [
         Conversation(
             skill="weather",
@@ -109,6 +103,9 @@ def test_a_city_never_seen_in_training_is_copied_into_the_call(
         )
         for city in unseen
     ]
-    outcomes = ask(engine, encoder, conversations)
-    right = [f'string="true">{city}</' in one.text for city, one in zip(unseen, outcomes, strict=True)]
+    found = answers(examinee, conversations)
+    right = [
+        any(json.loads(call.arguments).get("location") == city for call in answer.calls)
+        for city, answer in zip(unseen, found, strict=True)
+    ]
     assert sum(right) >= 0.9 * len(right)

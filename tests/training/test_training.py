@@ -92,14 +92,12 @@ def test_orthogonalised_matrices_have_singular_values_near_one() -> None:
         assert values.max() < 1.3
 
 
-def test_an_exported_run_loads_as_the_averaged_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_exported_run_loads_as_the_averaged_network(tmp_path: Path) -> None:
     trainer = new_trainer()
     for _ in range(3):
         trainer.step(0.3)
     trainer.save(tmp_path / "runs" / "tiny")
-    monkeypatch.setattr("training.evaluate.RUNS", tmp_path / "runs")
-    monkeypatch.setattr("training.evaluate.MINI_FLASH", TINY)
-    export("tiny", tmp_path / "model")
+    export(tmp_path / "runs" / "tiny", tmp_path / "model", quantisation="none", config=TINY)
     loaded = load_network(tmp_path / "model")
     assert loaded.config == TINY
     for name, tensor in loaded.state_dict().items():

@@ -26,8 +26,9 @@ from deepserve.engine.safetensors import NewTensor, StoredTensor, write_safetens
 from .network import Network
 from .quantisation import dequantise_fp4, dequantise_fp8, fp4_scales, fp8_scales, quantise_fp4, quantise_fp8
 
-Quantisation = Literal["none", "fp8+fp4"]
-"""none: no matrix is quantised; fp8+fp4: attention and shared experts FP8, routed experts FP4, as published."""
+Quantisation = Literal["none", "fp4", "fp8+fp4"]
+"""none: no matrix is quantised; fp4: routed experts are FP4; fp8+fp4: attention and shared experts are FP8, too, as
+published."""
 
 _TYPES = {
     "F64": torch.float64,
@@ -42,15 +43,20 @@ _TYPES = {
 }
 _SPELLINGS = {dtype: spelling for spelling, dtype in _TYPES.items()}
 
-_QUANTISED_FIELDS = {
+_FP4_FIELDS = {"expert_dtype": "fp4"}
+_FP8_FIELDS = {
     "quantization_config": {
         "activation_scheme": "dynamic",
         "fmt": "e4m3",
         "quant_method": "fp8",
         "scale_fmt": "ue8m0",
         "weight_block_size": [FP8_BLOCK, FP8_BLOCK],
-    },
-    "expert_dtype": "fp4",
+    }
+}
+_QUANTISED_FIELDS: dict[Quantisation, dict[str, Any]] = {  # Any: as JSON has them
+    "none": {},
+    "fp4": _FP4_FIELDS,
+    "fp8+fp4": _FP8_FIELDS | _FP4_FIELDS,
 }
 """What the published config.json files say of the types above."""
 
@@ -100,7 +106,7 @@ def save_network(
         written |= _written(name, tensors[name].detach(), expected, matrices, quantisation)
     folder.mkdir(parents=True, exist_ok=True)
     write_safetensors(folder / "model.safetensors", written, metadata={"format": "pt"})
-    fields = encode_config(network.config) | (_QUANTISED_FIELDS if quantisation == "fp8+fp4" else {})
+    fields = encode_config(network.config) | _QUANTISED_FIELDS[quantisation]
     unfinished = folder / ".config.json.part"
     unfinished.write_bytes(msgspec.json.format(msgspec.json.encode(fields), indent=2) + b"\n")
     os.replace(unfinished, folder / "config.json")
@@ -148,7 +154,7 @@ def _written(
     if expected.storage in ("i64", "f32"):
         dtype = "I64" if expected.storage == "i64" else "F32"
         return {name: NewTensor(dtype, shape, lambda: _bytes(value.to(_TYPES[dtype])))}
-    if expected.storage == "bf16" or quantisation == "none":
+    if expected.storage == "bf16" or quantisation == "none" or (expected.storage == "fp8" and quantisation == "fp4"):
         return {name: NewTensor(_SPELLINGS[matrices], shape, lambda: _bytes(value.to(matrices)))}
     if not value.isfinite().all():
         raise ValueError(f"{name} holds values that are not finite")
