@@ -1,244 +1,208 @@
-"""JSON answers: facts about countries in the shape the prompt shows, and fields picked out of a sentence."""
+"""JSON answers with the facts of a text, in the shape that a schema, an example or a list of keys asks for."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from typing import Any
 
-import msgspec
-
 from training.conversations import Conversation, Turn
-from training.phrases import countries
 from training.phrasing import phrase
+from training.skills.fields import Field, absent, described, free_field, free_fields, object_schema, record_fields
+from training.skills.keys import free_keys
+from training.skills.kinds import noted
+from training.skills.source_texts import source_text
+from training.skills.system_prompts import plain_system
+from training.skills.thoughts import thought
 from training.values import Draw
 
-_COUNTRY_KEYS: Mapping[str, tuple[str, str]] = {
-    "capital": ("capital", "string"),
-    "capital_city": ("capital", "string"),
-    "population_millions": ("capital_millions", "number"),
-    "capital_population_millions": ("capital_millions", "number"),
-    "country_population_millions": ("country_millions", "number"),
-    "continent": ("continent", "string"),
-    "currency": ("currency", "string"),
-    "country": ("name", "string"),
-    "country_name": ("name", "string"),
-}
 
-
-def _dumps(value: Any) -> str:
-    """JSON in the one spelling the model uses (any JSON value, hence Any)."""
-    return json.dumps(value, ensure_ascii=False)
-
-
-def country_json(draw: Draw) -> Conversation:
-    """Facts about a country, with the keys that the prompt asks for."""
-    country, other = draw.frame(countries()), draw.frame(countries())
-    if draw.chance(0.35):
-        keys = ["capital", "population_millions"]
+def _source(draw: Draw) -> tuple[str, list[Field]]:
+    """A text and up to six fields of it; the text may say more than the fields, and rarely one of them is missing."""
+    count = draw.frame((1, 2, 2, 3, 3, 4, 4, 5, 6))
+    if draw.chance(0.4):
+        text, fields = record_fields(draw, count)
     else:
-        keys = draw.random.sample(sorted(_COUNTRY_KEYS), draw.between(1, 4))
-        if len({_COUNTRY_KEYS[key][0] for key in keys}) < len(keys):
-            keys = keys[:1]
-    shown = {key: getattr(other, _COUNTRY_KEYS[key][0]) for key in keys}
-    answer = {key: getattr(country, _COUNTRY_KEYS[key][0]) for key in keys}
-    quote = draw.frame(("'", '"', "`", ""))
-    named = " and ".join(
-        quote + key + quote + (f" ({_COUNTRY_KEYS[key][1]})" if draw.chance(0.7) else "") for key in keys
-    )
-    rule = draw.frame(
-        (
-            "You output a JSON object with keys {k}.",
-            "Answer with a JSON object with the keys {k}.",
-            "Return json with {k}.",
-            "Reply in JSON with keys {k}.",
-            "You return only JSON: {k}.",
-            "Output JSON with {k} for the given country.",
-        )
-    ).format(k=named)
-    if draw.chance(0.65):
-        rule += draw.frame((" Example: ", " For example: ", " e.g. ", "\nExample:\n")) + _dumps(shown)
-    ask = phrase(
-        draw,
-        ("Country: {c}", "{c}", "Country: {c}.", "country {c}", "Now {c}.", "The country is {c}.", "What about {c}?"),
-        c=country.name,
-    )
-    in_system = draw.chance(0.7)
-    return Conversation(
-        skill="json.country",
-        system=rule if in_system else None,
-        json_object=draw.chance(0.6),
-        turns=(
-            Turn(role="user", content=ask if in_system else f"{rule} {ask}"),
-            Turn(role="assistant", content=_dumps(answer), reasoning=f"JSON for {country.name}: {', '.join(keys)}."),
+        drawn = free_fields(draw, count + draw.frame((0, 0, 1, 2)))
+        text, fields = source_text(draw, drawn), drawn[:count]
+    if len(fields) < 6 and draw.chance(0.15):
+        key = free_keys(draw, 1)[0]
+        if all(key != field.key for field in fields) and key.lower() not in text.lower():
+            fields.insert(draw.between(0, len(fields)), absent(draw, key))
+    return text, fields
+
+
+def _values(fields: list[Field]) -> dict[str, Any]:
+    """The answer (any JSON values, hence Any)."""
+    return {field.key: field.value for field in fields}
+
+
+def _answer(draw: Draw, fields: list[Field]) -> Turn:
+    pairs = [f"{field.key} = {noted(field.value)}" for field in fields]
+    longest = [
+        f"{field.key} ({field.kind}) = {noted(field.value)}"
+        if field.value is not None
+        else f"{field.key}: not in the text, null"
+        for field in fields
+    ]
+    return Turn(
+        role="assistant",
+        content=json.dumps(_values(fields), ensure_ascii=False),
+        reasoning=thought(
+            draw,
+            low=f"JSON: {', '.join(field.key for field in fields)}.",
+            high="\n".join(pairs),
+            longest="\n".join(longest),
         ),
     )
 
 
-def country_fact(draw: Draw) -> Conversation:
-    """The same facts in words."""
-    country = draw.frame(countries())
-    kind = draw.frame(("capital", "capital", "capital", "continent", "currency", "reverse", "json"))
-    frames: tuple[str, ...]
-    match kind:
-        case "capital":
-            frames = (
-                "What is the capital of {c}?",
-                "capital of {c}",
-                "What's the capital of {c}?",
-                "Name the capital of {c}.",
-                "Which city is the capital of {c}?",
-                "{c} capital?",
-            )
-            answer = f"The capital of {country.name} is {country.capital}."
-        case "continent":
-            frames = ("On which continent is {c}?", "Which continent is {c} on?", "Where is {c}?")
-            answer = f"{country.name} is in {country.continent}."
-        case "currency":
-            frames = ("What is the currency of {c}?", "currency of {c}", "How do people pay in {c}?")
-            answer = f"The currency of {country.name} is the {country.currency}."
-        case "reverse":
-            frames = ("Which country has the capital {x}?", "{x} is the capital of which country?")
-            answer = f"{country.capital} is the capital of {country.name}."
-        case _:
-            frames = (
-                "What is the capital of {c}? Answer in json.",
-                "capital of {c} as json",
-                "Give me the capital of {c} as JSON.",
-            )
-            answer = _dumps({"capital": country.capital})
-    return Conversation(
-        skill="facts.country",
-        json_object=kind == "json" and draw.chance(0.5),
-        turns=(
-            Turn(role="user", content=phrase(draw, frames, c=country.name, x=country.capital)),
-            Turn(
-                role="assistant",
-                content=answer,
-                reasoning=f"{country.name}: {country.capital if kind in ('capital', 'reverse', 'json') else kind}.",
-            ),
-        ),
-    )
-
-
-_NAME_KEYS = ("name", "author", "owner", "user", "person", "customer")
-_PLACE_KEYS = ("city", "place", "location", "destination", "address", "channel")
-_NUMBER_KEYS = (
-    "age",
-    "amount",
-    "count",
-    "quantity",
-    "price",
-    "hour",
-    "seat",
-    "floor",
-    "minutes",
-    "population",
-    "size",
-    "year",
-    "number",
-    "page",
-    "height",
-    "width",
-    "weight",
-    "speed",
-    "score",
-    "rank",
-    "level",
+_TASKS = (
+    "Extract the data.",
+    "Extract the information from this text.",
+    "Fill the schema from this text:",
+    "What does this say?",
+    "Read this and fill in the fields.",
+    "Parse this.",
+    "Turn this into JSON.",
+    "Get the fields out of this:",
 )
-_CODE_KEYS = ("id", "code", "version", "key")
-_USUAL_KEYS = (*_NAME_KEYS, *_PLACE_KEYS, *_NUMBER_KEYS, *_CODE_KEYS)
 
 
-def _field(draw: Draw, key: str) -> Any:
-    """A value that suits the key (any JSON value, hence Any)."""
-    last = key.rsplit("_", 1)[-1]
-    if last in _NAME_KEYS:
-        return draw.name()
-    if last in _PLACE_KEYS:
-        return draw.city()
-    if last in _NUMBER_KEYS:
-        return draw.number(1, 9999 if draw.chance(0.3) else 99)
-    if last in _CODE_KEYS:
-        return draw.code()
-    return draw.number(1, 9999) if draw.chance(0.15) else draw.word()
-
-
-def _keys(draw: Draw, count: int) -> list[str]:
-    """Some usual keys, some odd ones."""
-    usual = [key for key in _USUAL_KEYS if draw.owns(key)]
-    num_usual = min(len(usual), sum(draw.chance(0.5) for _ in range(count)))
-    keys = [*draw.random.sample(usual, num_usual), *draw.keys(count - num_usual)]
-    draw.random.shuffle(keys)
-    return keys if len(set(keys)) == count else _keys(draw, count)
-
-
-def extract(draw: Draw) -> Conversation:
-    """Named fields out of a short text, as JSON with exactly the keys that the prompt lists."""
-    count, num_extra = draw.between(1, 5), draw.between(0, 2)
-    drawn = _keys(draw, count + num_extra)
-    keys = drawn[:count]
-    values: dict[str, Any] = {key: _field(draw, key) for key in keys}
-    pairs = [(key, values.get(key, _field(draw, key))) for key in drawn]
-    draw.random.shuffle(pairs)
-    if set(keys) <= {"name", "city", "age"} and draw.chance(0.8):
-        facts = dict(pairs)
-        text = (
-            f"{facts.get('name', draw.name())}"
-            + (f", {facts['age']} years old," if "age" in facts else "")
-            + f" lives in {facts.get('city', draw.city())}."
-        )
-    else:
-        style = draw.between(0, 3)
-        spoken = [(key.replace("_", " "), value) for key, value in pairs]
-        text = {
-            0: ", ".join(f"{key} {value}" for key, value in spoken) + ".",
-            1: " ".join(f"The {key} is {value}." for key, value in spoken),
-            2: "\n".join(f"{key}: {value}" for key, value in spoken),
-            3: "; ".join(f"{key} = {value}" for key, value in spoken),
-        }[style]
-    quote = draw.frame(("", "'", '"', ""))
-    named = ", ".join(f"{quote}{key}{quote}" for key in keys)
-    rule = draw.frame(
-        (
-            "Extract {k} as json.",
-            "Return JSON with the keys {k}.",
-            "JSON with {k}:",
-            "Give me json with {k} from this text.",
-            "Fill a JSON object with keys {k}.",
-            "Answer in JSON with {k}.",
-        )
-    ).format(k=named)
-    answer = Turn(role="assistant", content=_dumps(values), reasoning=f"JSON with {', '.join(keys)}.")
-    json_object = draw.chance(0.5)
-    if draw.chance(0.5):
-        return Conversation(
-            skill="json.extract", system=rule, json_object=json_object, turns=(Turn(role="user", content=text), answer)
-        )
-    text = f"{rule} {text}" if draw.chance(0.7) else f"{text}\n{rule}"
-    return Conversation(skill="json.extract", json_object=json_object, turns=(Turn(role="user", content=text), answer))
+def _asked(draw: Draw, rule: str, text: str) -> tuple[str | None, str]:
+    """The rule in the system prompt and the text in the message, or both in the message in either order."""
+    kind = draw.random.random()
+    if kind < 0.45:
+        return rule, text if draw.chance(0.7) else f"{draw.frame(('Text:', 'Input:', 'Here:', 'Text'))} {text}"
+    if kind < 0.8:
+        return None, f"{rule}{draw.frame((' ', chr(10), chr(10) * 2))}{text}"
+    return None, f"{text}{draw.frame((' ', chr(10), chr(10) * 2))}{rule}"
 
 
 def schema_json(draw: Draw) -> Conversation:
-    """Fields out of a short text, with the keys that a schema lists; the text itself may name them or not."""
-    made = extract(draw)
-    answer = made.turns[-1]
-    values: dict[str, Any] = json.loads(answer.content)
-    properties = {
-        key: {"type": "string" if isinstance(value, str) else draw.frame(("integer", "number"))}
-        for key, value in values.items()
-    }
-    if draw.chance(0.4):
-        properties = {key: {"title": key.replace("_", " ").title(), **schema} for key, schema in properties.items()}
-    schema: dict[str, Any] = {"properties": properties, "required": list(properties), "type": "object"}
-    if draw.chance(0.5):
-        schema = {"type": "object", "properties": properties, "required": list(properties)}
-    if draw.chance(0.4):
-        schema["additionalProperties"] = False
-    return msgspec.structs.replace(
-        made,
-        skill="json.schema",
-        json_object=False,
-        json_schema=schema,
-        system=None if made.system is None or draw.chance(0.7) else "You are a helpful assistant.",
+    """The request carries a schema; the message may say what to do with the text, or be the text alone."""
+    text, fields = _source(draw)
+    system, content = plain_system(draw), text
+    if draw.chance(0.55):
+        rule, content = _asked(draw, phrase(draw, _TASKS), text)
+        system = rule if rule is not None else system
+    return Conversation(
+        skill="extraction.schema",
+        system=system,
+        json_schema=object_schema(draw, fields),
+        turns=(Turn(role="user", content=content), _answer(draw, fields)),
+    )
+
+
+_RULES = (
+    "Extract {k} as json.",
+    "Return JSON with the keys {k}.",
+    "JSON with {k}:",
+    "Give me json with {k} from this text.",
+    "Fill a JSON object with keys {k}.",
+    "Answer in JSON with {k}.",
+    "You extract data. Reply with a JSON object that has {k}.",
+    "Output only JSON. Fields: {k}",
+    "Make a JSON object from the text. Keys: {k}",
+    "Find {k} in the text and answer as JSON.",
+    "Convert to JSON with these fields: {k}",
+    "Respond with JSON: {k}",
+)
+
+
+def listed_json(draw: Draw) -> Conversation:
+    """The prompt lists the keys, with their types or without."""
+    text, fields = _source(draw)
+    system, content = _asked(draw, phrase(draw, _RULES, k=described(draw, fields)), text)
+    json_object = draw.chance(0.65)
+    return Conversation(
+        skill="extraction.json_mode" if json_object else "extraction.described",
+        system=system,
+        json_object=json_object,
+        turns=(Turn(role="user", content=content), _answer(draw, fields)),
+    )
+
+
+_EXAMPLE_RULES = (
+    "Answer in JSON like this: {e}",
+    "Extract the data as JSON. Example: {e}",
+    "Use this JSON format: {e}",
+    "Reply in JSON.\n\nEXAMPLE JSON OUTPUT:\n{e}",
+    "You turn text into JSON. For example: {e}",
+    "Output a JSON object such as {e}.",
+    "Return JSON of the same form as {e}",
+    "Format: {e}",
+)
+
+
+def example_json(draw: Draw) -> Conversation:
+    """The prompt shows an example with other values; keys and types are to be seen in it."""
+    text, fields = _source(draw)
+    fields = [field for field in fields if field.value is not None]
+    shown = {field.key: _other(draw, field) for field in fields}
+    example = json.dumps(shown, ensure_ascii=False, indent=draw.frame((None, None, None, 2)))
+    system, content = _asked(draw, phrase(draw, _EXAMPLE_RULES, e=example), text)
+    return Conversation(
+        skill="extraction.example",
+        system=system,
+        json_object=draw.chance(0.7),
+        turns=(Turn(role="user", content=content), _answer(draw, fields)),
+    )
+
+
+def _other(draw: Draw, field: Field) -> Any:
+    """A value of the same type for an example (any JSON value, hence Any)."""
+    match field.value:
+        case bool():
+            return draw.chance(0.5)
+        case int():
+            return draw.between(1, 99)
+        case float():
+            return draw.between(10, 999) / 10
+        case list():
+            return [draw.noun() for _ in range(draw.between(1, 2))]
+        case _:
+            return draw.frame((draw.noun(), "...", draw.made_up().capitalize()))
+
+
+def schema_in_prompt(draw: Draw) -> Conversation:
+    """The prompt quotes a schema as text, in JSON mode."""
+    text, fields = _source(draw)
+    schema = json.dumps(object_schema(draw, fields), ensure_ascii=False)
+    rules = (
+        "Answer with JSON that fits this schema: {s}",
+        "Schema: {s}\nReply with JSON only.",
+        "Extract data as JSON. JSON schema:\n{s}",
+        "Use this schema for your JSON answer: {s}",
+    )
+    system, content = _asked(draw, phrase(draw, rules, s=schema), text)
+    return Conversation(
+        skill="extraction.quoted_schema",
+        system=system,
+        json_object=True,
+        turns=(Turn(role="user", content=content), _answer(draw, fields)),
+    )
+
+
+def one_field(draw: Draw) -> Conversation:
+    """One field of a text as JSON, asked for in a question."""
+    fields = [free_field(draw, key) for key in free_keys(draw, draw.between(2, 4))]
+    plain = [field for field in fields if field.kind not in ("array", "boolean") and not field.text.isdigit()]
+    if not plain:
+        return one_field(draw)
+    field = draw.frame(plain)
+    frames = (
+        "What is the {k}? Answer as json.",
+        "{k} as json",
+        "Give me the {k} as JSON.",
+        "Only the {k}, in JSON please",
+        "json with the {k}",
+    )
+    text, ask = source_text(draw, fields), phrase(draw, frames, k=field.key)
+    return Conversation(
+        skill="extraction.one_field",
+        json_object=draw.chance(0.5),
+        turns=(
+            Turn(role="user", content=f"{text}\n{ask}" if draw.chance(0.6) else f"{ask}\n{text}"),
+            _answer(draw, [field]),
+        ),
     )
