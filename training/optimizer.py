@@ -5,6 +5,8 @@ Source: Jordan et al., "Muon: An optimizer for hidden layers in neural networks"
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor, nn
 
@@ -22,17 +24,32 @@ def orthogonalise(matrices: Tensor, rounds: int = 5) -> Tensor:
     x = x / (x.flatten(-2).norm(dim=-1)[..., None, None] + 1e-7)
     for _ in range(rounds):
         gram = x @ x.mT
-        x = a * x + (b * gram + c * gram @ gram) @ x
+        if x.ndim == 3:
+            x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
+        else:
+            x = a * x + (b * gram + c * gram @ gram) @ x
     result: Tensor = x.mT if is_tall else x
     return result
 
 
-class Optimizer:
-    """Both rules behind one step; its state can be saved and restored."""
+class _Matrix(NamedTuple):
+    """A parameter that Muon moves."""
 
-    def __init__(self, network: Network) -> None:
-        self.matrices: list[tuple[str, nn.Parameter, int]] = []
-        """Name, parameter, and into how many stacked matrices it falls."""
+    name: str
+    parameter: nn.Parameter
+    groups: int
+    """Into how many matrices each of its stacked matrices falls."""
+
+
+class Optimizer:
+    """Both rules behind one step; its state can be saved and restored.
+
+    dtype: in which the orthogonalisation computes; bfloat16 is enough for it where the processor multiplies in it.
+    """
+
+    def __init__(self, network: Network, *, dtype: torch.dtype = torch.float32) -> None:
+        self.dtype = dtype
+        self.matrices: list[_Matrix] = []
         others: list[nn.Parameter] = []
         for name, parameter in network.named_parameters():
             if (
@@ -46,9 +63,9 @@ class Optimizer:
                 others.append(parameter)
             else:
                 groups = network.config.o_groups if name.endswith("wo_a.weight") else 2 if name.endswith("w13") else 1
-                self.matrices.append((name, parameter, groups))
+                self.matrices.append(_Matrix(name, parameter, groups))
         self.adam = torch.optim.AdamW(others, lr=0.0, betas=(0.9, 0.95), weight_decay=0.0, fused=True)
-        self.momentum = {name: torch.zeros_like(parameter) for name, parameter, _ in self.matrices}
+        self.momentum = {one.name: torch.zeros_like(one.parameter) for one in self.matrices}
 
     @torch.no_grad()
     def step(self, *, matrix_rate: float, other_rate: float, momentum: float = 0.95, decay: float = 0.01) -> None:
@@ -57,17 +74,27 @@ class Optimizer:
             group["lr"] = other_rate
         self.adam.step()
         self.adam.zero_grad(set_to_none=True)
-        for name, parameter, groups in self.matrices:
-            if parameter.grad is None:
+        # Matrices of one shape are orthogonalised together, wide ones and tall ones too: few products, large ones.
+        alike: dict[tuple[int, int], list[tuple[_Matrix, Tensor]]] = {}
+        for one in self.matrices:
+            gradient = one.parameter.grad
+            if gradient is None:
                 continue
-            buffer = self.momentum[name].lerp_(parameter.grad, 1 - momentum)
-            update = torch.lerp(parameter.grad, buffer, momentum)
-            if groups > 1:
-                update = update.reshape(*update.shape[:-2], groups, -1, update.shape[-1])
-            rows, columns = update.shape[-2:]
-            update = orthogonalise(update) * max(1.0, rows / columns) ** 0.5
-            parameter.mul_(1 - matrix_rate * decay).add_(update.reshape(parameter.shape), alpha=-matrix_rate)
-            parameter.grad = None
+            buffer = self.momentum[one.name].lerp_(gradient, 1 - momentum)
+            update = torch.lerp(gradient, buffer, momentum).to(self.dtype)
+            update = update.view(-1, update.shape[-2] // one.groups, update.shape[-1])
+            is_tall = update.shape[1] > update.shape[2]
+            wide = update.mT if is_tall else update
+            alike.setdefault((wide.shape[1], wide.shape[2]), []).append((one, wide))
+            one.parameter.grad = None
+        for members in alike.values():
+            turned = orthogonalise(torch.cat([wide for _, wide in members]))
+            for (one, _), wide in zip(members, turned.split([len(wide) for _, wide in members]), strict=True):
+                rows, columns = one.parameter.shape[-2] // one.groups, one.parameter.shape[-1]
+                update = (wide.mT if rows > columns else wide) * max(1.0, rows / columns) ** 0.5
+                one.parameter.mul_(1 - matrix_rate * decay).add_(
+                    update.reshape(one.parameter.shape), alpha=-matrix_rate
+                )
 
     def state(self) -> dict[str, object]:
         """Everything needed to go on."""

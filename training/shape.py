@@ -2,10 +2,26 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
+import msgspec
+
 from deepserve.engine.network_config import NetworkConfig
 
+TOKENIZER = Path(__file__).parent.parent / "src/deepserve/models/mini-flash/tokenizer.json"
+"""The one vocabulary of both models."""
+
+
+def vocabulary_size(path: Path) -> int:
+    """Entries of a tokenizer.json, special ones included."""
+    content = json.loads(path.read_text(encoding="utf-8"))
+    largest: int = max(*content["model"]["vocab"].values(), *(added["id"] for added in content["added_tokens"]))
+    return largest + 1
+
+
 MINI_FLASH = NetworkConfig(
-    vocab_size=2048,
+    vocab_size=vocabulary_size(TOKENIZER),
     hidden_size=128,
     num_hidden_layers=4,
     num_attention_heads=4,
@@ -32,12 +48,30 @@ MINI_FLASH = NetworkConfig(
 """Two plain window layers first, as in V4-Flash: copying is learned soonest that way, and with heads of 64.
 The window is twice V4's, so that the tools of a request are usually inside it."""
 
+MINI_PRO = msgspec.structs.replace(
+    MINI_FLASH,
+    hidden_size=192,
+    num_hidden_layers=5,
+    num_attention_heads=6,
+    q_lora_rank=96,
+    o_lora_rank=96,
+    compress_ratios=(0, 0, 4, 128, 4),
+    moe_intermediate_size=192,
+)
+"""Wider, and a second layer that looks things up in the whole history with what the first one found."""
+
+SHAPES = {"mini-flash": MINI_FLASH, "mini-pro": MINI_PRO}
+
+
+def num_total_parameters(config: NetworkConfig) -> int:
+    """All parameters that are stored."""
+    from deepserve.engine.reference.network import Network
+
+    return sum(parameter.numel() for parameter in Network(config).parameters())
+
 
 def num_active_parameters(config: NetworkConfig) -> int:
     """Parameters that one token passes through: everything but the experts it is not routed to and the input table."""
-    from deepserve.engine.reference.network import Network
-
-    network = Network(config)
-    total = sum(parameter.numel() for parameter in network.parameters()) - network.embed.weight.numel()
     expert = 3 * config.hidden_size * config.moe_intermediate_size
-    return total - config.num_hidden_layers * (config.n_routed_experts - config.num_experts_per_tok) * expert
+    idle = config.num_hidden_layers * (config.n_routed_experts - config.num_experts_per_tok) * expert
+    return num_total_parameters(config) - config.vocab_size * config.hidden_size - idle
