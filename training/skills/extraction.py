@@ -10,10 +10,17 @@ from training.phrasing import phrase
 from training.skills.fields import Field, absent, described, free_field, free_fields, object_schema, record_fields
 from training.skills.keys import free_keys
 from training.skills.kinds import noted
-from training.skills.source_texts import source_text
+from training.skills.source_texts import sentences, source_text
 from training.skills.system_prompts import plain_system
 from training.skills.thoughts import thought
 from training.values import Draw
+
+
+def _with_more(draw: Draw, text: str, fields: list[Field]) -> tuple[str, list[Field]]:
+    """The text and one or two sentences of something else, which may be asked for, too."""
+    more = [field for field in free_fields(draw, draw.between(1, 2)) if all(field.key != other.key for other in fields)]
+    text = f"{text}{'' if text[-1:] in '.!?' else '.'} {sentences(draw, more)}"
+    return text, [*fields, *more][:6] if draw.chance(0.5) else fields
 
 
 def _source(draw: Draw) -> tuple[str, list[Field]]:
@@ -21,6 +28,8 @@ def _source(draw: Draw) -> tuple[str, list[Field]]:
     count = draw.frame((1, 2, 2, 3, 3, 4, 4, 5, 6))
     if draw.chance(0.4):
         text, fields = record_fields(draw, count)
+        if draw.chance(0.3):
+            text, fields = _with_more(draw, text, fields)
     else:
         drawn = free_fields(draw, count + draw.frame((0, 0, 1, 2)))
         text, fields = source_text(draw, drawn), drawn[:count]

@@ -39,7 +39,8 @@ def free_field(draw: Draw, key: str) -> Field:
         value, schema = choice(draw)
     else:
         kind = "digits" if draw.chance(0.04) else kind_of(draw, key)
-        value, schema = draw_value(draw, kind), schema_of(draw, kind)
+        value = draw_value(draw, kind)
+        schema = schema_of(draw, kind, value=value)
     text = said(value)
     if isinstance(value, bool):
         text = draw.frame(("true", "yes", "true", "on") if value else ("false", "no", "false", "off"))
@@ -85,7 +86,7 @@ def record_fields(draw: Draw, count: int) -> tuple[str, list[Field]]:
         fields.append(
             Field(
                 key=key,
-                schema=schema_of(draw, slot.kind, slot.descriptions),
+                schema=schema_of(draw, slot.kind, slot.descriptions, value=value),
                 value=value,
                 spoken=spoken_key(key),
                 text=said(value),

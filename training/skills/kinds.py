@@ -154,15 +154,24 @@ def kind_of(draw: Draw, key: str) -> str:
     return usual if usual is not None else draw.frame(FREE_KINDS)
 
 
-def schema_of(draw: Draw, kind: str, descriptions: Sequence[str] = ()) -> dict[str, Any]:
-    """The JSON schema of a value of this kind (any JSON, hence Any)."""
+def _options(draw: Draw, kind: str, value: Any) -> list[str]:
+    """The words that a schema lists: all of the kind, or some of them with the value (any JSON value, hence Any)."""
+    every = list(CLOSED[kind])
+    if value is None or len(every) < 5 or draw.chance(0.3):
+        return every
+    some = {str(value), *draw.random.sample(every, draw.between(2, 4))}
+    return [one for one in every if one in some]
+
+
+def schema_of(draw: Draw, kind: str, descriptions: Sequence[str] = (), *, value: Any = None) -> dict[str, Any]:
+    """The JSON schema of a value of this kind, or of this value (any JSON, hence Any)."""
     schema: dict[str, Any] = {"type": _JSON_TYPES.get(kind, "string")}
     if kind in ("number", "year") and draw.chance(0.3):
         schema["type"] = "number"
     if schema["type"] == "array":
         schema["items"] = {"type": "string"}
     if kind in ("priority", "switch", "size", "log_level") or (kind in CLOSED and draw.chance(0.4)):
-        schema["enum"] = list(CLOSED[kind])
+        schema["enum"] = _options(draw, kind, value)
     elif kind == "small" and draw.chance(0.08):
         schema["minimum"] = 1
     if descriptions and draw.chance(0.5):

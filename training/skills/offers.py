@@ -58,7 +58,8 @@ def action(verb: str, noun: str = "") -> str:
 
 def article(noun: str) -> str:
     """A noun with "a" or "an"."""
-    return f"{'an' if noun[:1] in 'aeiou' else 'a'} {noun}"
+    has_vowel = noun[:1] in "aeiou" and not noun.startswith(("use", "uni"))
+    return f"{'an' if has_vowel else 'a'} {noun}"
 
 
 _NAME_STYLES = ("{v}_{n}", "{v}_{n}", "{v}_{n}", "{v}_{n}", "{n}_{v}", "{v}-{n}", "{v}{N}", "{v}{N}", "{V}{N}")
@@ -303,7 +304,7 @@ def known_offer(draw: Draw, task: Task) -> Offer:
         while key in properties:
             key = draw.frame(slot.keys)
         value = draw_value(draw, slot.kind)
-        properties[key] = schema_of(draw, slot.kind, slot.descriptions)
+        properties[key] = schema_of(draw, slot.kind, slot.descriptions, value=value)
         values[key] = spoken[slot.keys[0]] = value
     asks_temperature = is_weather and draw.chance(0.35)
     request = phrase(draw, _TEMPERATURE_SAID if asks_temperature else task.frames, **spoken)

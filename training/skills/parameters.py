@@ -35,7 +35,7 @@ def _quoted(draw: Draw, text: str, share: float) -> str:
 def role_parameter(draw: Draw, role: Role) -> Parameter:
     """A parameter whose meaning people say without naming its key."""
     value = draw_value(draw, role.kind)
-    schema = schema_of(draw, role.kind, role.descriptions)
+    schema = schema_of(draw, role.kind, role.descriptions, value=value)
     key = key_of(draw, role.keys)
     if draw.chance(0.08):
         key = draw.made_up()  # only the description says what it means
@@ -90,7 +90,8 @@ def free_parameter(draw: Draw, key: str) -> Parameter:
         value, schema = choice(draw)
     else:
         kind = kind_of(draw, key)
-        value, schema = draw_value(draw, kind), schema_of(draw, kind)
+        value = draw_value(draw, kind)
+        schema = schema_of(draw, kind, value=value)
     if isinstance(value, bool):
         natural = draw.frame(("with {k}", "with {k}", "including {k}") if value else ("without {k}", "but no {k}"))
         pair_value = draw.frame(("true", "yes", "on", "true") if value else ("false", "no", "off", "false"))

@@ -321,6 +321,15 @@ _CHAINED = (
     "{v} the {n} called {x}",
     "Can you {v} the {n} named {x}?",
 )
+_DIRECT = (
+    "{v} the {n} with the {k} {x}.",
+    "Please {v} {n} with {k} {x}",
+    "I want to {v} the {n} whose {k} is {x}.",
+    "{v} the {n}, {k} {x}",
+    "Can you {v} the {n}? The {k} is {x}.",
+)
+"""What the second tool needs is in the request, so nothing has to be found first."""
+
 _CHAINED_WEATHER = (
     "What is the weather where {x} lives?",
     "weather at the place of {x}",
@@ -331,7 +340,7 @@ _CHAINED_WEATHER = (
 
 
 def chain(draw: Draw) -> Conversation:
-    """The result of one call feeds the next; the last turn is the second call or the answer after it."""
+    """The result of one call feeds the next, unless the request says it; ends with a call or the answer after it."""
     frames: tuple[str, ...]
     noun = draw.value(words("nouns"))
     name = draw_value(draw, draw.frame(("name", "proper", "proper")))
@@ -350,8 +359,8 @@ def chain(draw: Draw) -> Conversation:
         verb, frames = "get", _CHAINED_WEATHER
     else:
         verb = draw.value(words("verbs"))
-        while verb in synonyms()["find"]:
-            verb = draw.value(words("verbs"))  # finding is the first call's work
+        while verb in synonyms()["find"] or verb in synonyms()["create"]:
+            verb = draw.value(words("verbs"))  # finding is the first call's work, and what is new cannot be found
         key = draw.frame((f"{noun}_id", "id", "code", f"{noun}_code", camel(f"{noun}_id")))
         if draw.chance(0.2):
             key = free_keys(draw, 1)[0]
@@ -380,6 +389,15 @@ def chain(draw: Draw) -> Conversation:
     request = phrase(draw, frames, v=verb, n=noun, x=name)
     tools = [link.tool, last.tool]
     draw.random.shuffle(tools)
+    if frames is _CHAINED and draw.chance(0.2):
+        ((key, value),) = last.call.arguments.items()
+        direct = phrase(draw, _DIRECT, v=verb, n=noun, k=spoken_key(key), x=said(value))
+        return Conversation(
+            skill="tool_use.direct",
+            system=plain_system(draw),
+            tools=tuple(tools),
+            turns=calling(draw, direct, last.wanted, (last.call,), tools, ()),
+        )
     first = Turn(
         role="assistant",
         calls=(link.call,),
