@@ -99,15 +99,16 @@ def _times_digit(a: int, digit: int, width: int) -> tuple[str, int]:
 
 
 def multiplication_steps(a: int, b: int) -> str:
-    """A partial product for each digit of b, units first, and then their sum."""
+    """A partial product for each digit of b, units first, each written as a sum of its own, and then their sum."""
     width = len(str(a))
     if b < 10:
         return _times_digit(a, b, width)[0]
     units, units_value = _times_digit(a, b % 10, width)
     tens, tens_value = _times_digit(a, b // 10, width)
     low, high = f"{units_value:0{width + 2}}", f"{tens_value:0{width + 1}}0"
-    steps, digits, _ = _added(low, high)
-    return f"{units}\n{tens}\n{low}+{high}: {'; '.join((*steps, digits))}"
+    steps, digits, carry = _added(low, high)
+    total = "; ".join((*steps, f"{carry}{digits}"))
+    return f"\n{a}*{b % 10}: {units}\n{a}*{b // 10}: {tens}\n{low}+{high}: {total}"
 
 
 def division_steps(a: int, b: int) -> str:
@@ -133,7 +134,7 @@ def working(a: int, sign: str, b: int) -> str:
         case "-":
             return f"{a}-{b}: {subtraction_steps(a, b)}"
         case "*":
-            return f"{a}*{b}: {multiplication_steps(a, b)}"
+            return f"{a}*{b}:{'' if b > 9 else ' '}{multiplication_steps(a, b)}"
         case _:
             return f"{a}/{b}: {division_steps(a, b)}"
 
