@@ -27,6 +27,7 @@ from training.skills import (
     review,
     summary,
     system_prompts,
+    tool_chains,
     tool_results,
     tool_use,
     topics,
@@ -86,7 +87,7 @@ SKILLS: Mapping[str, tuple[Skill, float]] = {
     "unneeded_tools": (tool_use.unneeded, 0.5),
     "round_trip": (tool_results.round_trip, 2.6),
     "parallel_round_trip": (tool_results.parallel_round_trip, 0.5),
-    "chain": (tool_results.chain, 0.8),
+    "chain": (tool_chains.chain, 0.8),
 }
 """Relative frequency of each skill in conversations (the bare copy strings are mixed in by the batches)."""
 

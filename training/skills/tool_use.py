@@ -11,7 +11,8 @@ from training.conversations import Call, Conversation, Tool, Turn
 from training.phrases import dialogue, synonyms, tasks, topics
 from training.phrasing import phrase
 from training.skills.kinds import draw_value, noted, said
-from training.skills.offers import Offer, action_offer, known_offer, question_offer, weather_offer
+from training.skills.known_offers import known_offer, weather_offer
+from training.skills.offers import Offer, action_offer, question_offer
 from training.skills.system_prompts import plain_system
 from training.skills.thoughts import thought
 from training.values import Draw
