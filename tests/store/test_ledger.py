@@ -121,6 +121,23 @@ def test_rows_that_wait_together_share_a_commit(tmp_path: Path) -> None:
     assert len(commits) <= 4, "each row would have a commit of its own otherwise"
 
 
+def test_the_log_of_sqlite_is_copied_while_rows_are_written(tmp_path: Path) -> None:
+    """By the thread that writes them it would be at 64 MB, and whoever waits for a row would wait for the disk."""
+    engine = open_database(tmp_path)
+
+    async def work() -> None:
+        ledger = Ledger(engine, state_dir=tmp_path)
+        for number in range(600):
+            ledger.settle([row(str(number), served_by="x" * 2_000)])
+            await asyncio.sleep(0)
+        await until(lambda: (tmp_path / "deepserve.db").stat().st_size > 1_000_000)
+        await ledger.settle([row("last")])
+        ledger.close()
+
+    run(work)
+    assert len(written(engine)) == 601
+
+
 def test_a_key_that_pays_is_booked_in_the_same_transaction(database: Engine) -> None:
     booked: list[tuple[str, str | None, int]] = []
 
