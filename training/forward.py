@@ -26,7 +26,7 @@ from deepserve.engine.reference.rotary import rotary_frequencies
 from training import kernels
 from training.kernels import Turning
 
-_INDEX_CHUNK = 512
+_INDEX_CHUNK = 128
 """Tokens whose scores for all entries are held at once."""
 
 
@@ -123,17 +123,15 @@ def _index(indexer: Indexer, x: Tensor, low_queries: Tensor, view: _View) -> _In
 @torch.no_grad()
 def _chosen(index: _Index, view: _View, top_k: int) -> Tensor:
     """Which entries the indexer picks for every token: uint8 [B, T, E]; a token with fewer readable ones gets all."""
-    batch, length = index.queries.shape[:2]
-    num_entries = index.keys.shape[1]
-    chosen = torch.zeros(batch, length, num_entries, dtype=torch.uint8)
-    # Ties are zeros, from ReLU; they go to the lower index, as when serving.
-    earlier_first = torch.arange(num_entries) * -1e-12
+    length, num_entries = index.queries.shape[1], index.keys.shape[1]
+    parts = []
     for first in range(0, length, _INDEX_CHUNK):
         part = slice(first, min(first + _INDEX_CHUNK, length))
-        scores = index_scores(index.queries[:, part], index.keys, index.head_weights[:, part]) + earlier_first
-        scores.masked_fill_(~_is_readable(view.readable_entries[:, part], num_entries), float("-inf"))
-        chosen[:, part].scatter_(-1, scores.topk(top_k, dim=-1, sorted=False).indices, 1)
-    return chosen
+        ranges = view.readable_entries[:, part]
+        after = max(1, int(ranges[..., 1].max()))
+        scores = index_scores(index.queries[:, part], index.keys[:, :after], index.head_weights[:, part])
+        parts.append(F.pad(kernels.choose(scores, ranges, top_k), (0, num_entries - after)))
+    return torch.cat(parts, 1)
 
 
 def _is_readable(ranges: Tensor, num_entries: int) -> Tensor:
@@ -220,7 +218,7 @@ def _attention(
     if index is not None and index_positions is not None:
         mass = weights.view(batch, num_blocks, heads, block, -1)[..., view.num_window : view.num_window + num_entries]
         rows = torch.arange(batch).unsqueeze(1)
-        mass = mass[rows, index_positions // block, :, index_positions % block].mean(2)
+        mass = mass[rows, index_positions // block, :, index_positions % block].float().mean(2)
         loss = _index_loss(index, mass, view, index_positions)
     outputs = outputs.unflatten(0, (batch, num_blocks)).transpose(2, 3).flatten(1, 2)[:, :length]
     outputs = kernels.turn(outputs, view.turning, heads=heads, back=True)

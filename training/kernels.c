@@ -1,6 +1,6 @@
 /* The small operations of a training step, each in one pass over memory; `kernels.py` gives them to autograd.
  *
- * Everything is float32 and contiguous. Compiled for the machine at hand; loops over LANES tokens or over a vector's
+ * Everything is contiguous, and float32 unless said otherwise. Compiled for the machine at hand; loops over LANES tokens or over a vector's
  * width are what the compiler turns into vector instructions.
  *
  * Legend: N tokens, S = 4 streams, d hidden width, M rows, W width of a row.
@@ -306,57 +306,140 @@ void swiglu_backward(float *both, const float *weights, const float *grad, float
     }
 }
 
-/* Softmax in place over scores [rows, H, W]-like: groups of H heads of Q queries each, W slots per query.
+/* bfloat16 is the upper half of a float32. */
+static inline void widen(const uint16_t *from, float *to, int64_t n) {
+    for (int64_t k = 0; k < n; k++) {
+        uint32_t bits = (uint32_t)from[k] << 16;
+        memcpy(to + k, &bits, sizeof bits);
+    }
+}
+
+static inline void narrow(const float *from, uint16_t *to, int64_t n) {
+    for (int64_t k = 0; k < n; k++) {
+        uint32_t bits;
+        memcpy(&bits, from + k, sizeof bits);
+        to[k] = (uint16_t)((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
+    }
+}
+
+static inline void clear_unread(float *row, const int32_t *range, int64_t w) {
+    memset(row, 0, range[0] * sizeof *row);
+    memset(row + range[1], 0, (range[2] - range[1]) * sizeof *row);
+    memset(row + range[3], 0, (w - 1 - range[3]) * sizeof *row);
+}
+
+static inline void softmax_row(float *s, const int32_t *range, const uint8_t *chosen, float sink, int64_t w) {
+    float top = sink, sum;
+    if (chosen)
+        for (int64_t k = range[2]; k < range[3]; k++) s[k] = chosen[k] ? s[k] : -1e30f;
+    for (int part = 0; part < 4; part += 2)
+        for (int64_t k = range[part]; k < range[part + 1]; k++) top = s[k] > top ? s[k] : top;
+    sum = s[w - 1] = power(sink - top);
+    for (int part = 0; part < 4; part += 2)
+        for (int64_t k = range[part]; k < range[part + 1]; k++) {
+            float x = s[k] - top, e = x > -80.0f ? power(x) : 0.0f;
+            s[k] = e;
+            sum += e;
+        }
+    float inverse = 1.0f / sum;
+    s[w - 1] *= inverse;
+    for (int part = 0; part < 4; part += 2)
+        for (int64_t k = range[part]; k < range[part + 1]; k++) s[k] *= inverse;
+    clear_unread(s, range, w);
+}
+
+static inline void softmax_row_backward(const float *a, float *g, const int32_t *range, int64_t w) {
+    float sum = a[w - 1] * g[w - 1];
+    for (int part = 0; part < 4; part += 2)
+        for (int64_t k = range[part]; k < range[part + 1]; k++) sum += a[k] * g[k];
+    for (int part = 0; part < 4; part += 2)
+        for (int64_t k = range[part]; k < range[part + 1]; k++) g[k] = a[k] * (g[k] - sum);
+    g[w - 1] = a[w - 1] * (g[w - 1] - sum);
+    clear_unread(g, range, w);
+}
+
+/* Softmax in place over scores of groups of H heads of Q queries each, W slots per query; float32, or bfloat16 if
+ * is_half.
  *
  * ranges [groups, Q, 4] names the slots a query may read, as two half-open ranges; every other slot gets nothing. The
  * last slot holds the sink [H]. Of the second range, chosen [groups, Q, entries] says which slots count, unless NULL;
  * its first entry stands at first_entry. */
-void softmax_forward(float *scores, const int32_t *ranges, const uint8_t *chosen, const float *sink, int64_t groups,
-                     int64_t heads, int64_t q, int64_t w, int64_t first_entry, int64_t entries) {
+void softmax_forward(void *scores, const int32_t *ranges, const uint8_t *chosen, const float *sink, int64_t groups,
+                     int64_t heads, int64_t q, int64_t w, int64_t first_entry, int64_t entries, int64_t is_half) {
+    float wide[w];
     for (int64_t i = 0; i < groups * heads * q; i++) {
         int64_t head = i / q % heads, query = i / (q * heads) * q + i % q;
-        const int32_t *range = ranges + query * 4;
-        float *s = scores + i * w, top = sink[head], sum;
-        if (chosen) {
-            const uint8_t *c = chosen + query * entries - first_entry;
-            for (int64_t k = range[2]; k < range[3]; k++) s[k] = c[k] ? s[k] : -1e30f;
-        }
-        for (int part = 0; part < 4; part += 2)
-            for (int64_t k = range[part]; k < range[part + 1]; k++) top = s[k] > top ? s[k] : top;
-        sum = power(sink[head] - top);
-        s[w - 1] = sum;
-        for (int part = 0; part < 4; part += 2)
-            for (int64_t k = range[part]; k < range[part + 1]; k++) {
-                float x = s[k] - top, e = x > -80.0f ? power(x) : 0.0f;
-                s[k] = e;
-                sum += e;
-            }
-        float inverse = 1.0f / sum;
-        s[w - 1] *= inverse;
-        for (int part = 0; part < 4; part += 2)
-            for (int64_t k = range[part]; k < range[part + 1]; k++) s[k] *= inverse;
-        memset(s, 0, range[0] * sizeof *s);
-        memset(s + range[1], 0, (range[2] - range[1]) * sizeof *s);
-        memset(s + range[3], 0, (w - 1 - range[3]) * sizeof *s);
+        const uint8_t *c = chosen ? chosen + query * entries - first_entry : chosen;
+        float *row = is_half ? wide : (float *)scores + i * w;
+        if (is_half) widen((uint16_t *)scores + i * w, wide, w);
+        softmax_row(row, ranges + query * 4, c, sink[head], w);
+        if (is_half) narrow(wide, (uint16_t *)scores + i * w, w);
     }
 }
 
 /* grads of the weights in, of the scores out, in place; grad_sink [H] is added to. */
-void softmax_backward(const float *weights, float *grads, const int32_t *ranges, float *grad_sink, int64_t groups,
-                      int64_t heads, int64_t q, int64_t w) {
+void softmax_backward(const void *weights, void *grads, const int32_t *ranges, float *grad_sink, int64_t groups,
+                      int64_t heads, int64_t q, int64_t w, int64_t is_half) {
+    float wide[w], wide_grad[w];
     for (int64_t i = 0; i < groups * heads * q; i++) {
         const int32_t *range = ranges + (i / (q * heads) * q + i % q) * 4;
-        const float *a = weights + i * w;
-        float *g = grads + i * w, sum = a[w - 1] * g[w - 1];
-        for (int part = 0; part < 4; part += 2)
-            for (int64_t k = range[part]; k < range[part + 1]; k++) sum += a[k] * g[k];
-        for (int part = 0; part < 4; part += 2)
-            for (int64_t k = range[part]; k < range[part + 1]; k++) g[k] = a[k] * (g[k] - sum);
-        g[w - 1] = a[w - 1] * (g[w - 1] - sum);
-        grad_sink[i / q % heads] += g[w - 1];
-        memset(g, 0, range[0] * sizeof *g);
-        memset(g + range[1], 0, (range[2] - range[1]) * sizeof *g);
-        memset(g + range[3], 0, (w - 1 - range[3]) * sizeof *g);
+        const float *row = is_half ? wide : (const float *)weights + i * w;
+        float *grad = is_half ? wide_grad : (float *)grads + i * w;
+        if (is_half) {
+            widen((const uint16_t *)weights + i * w, wide, w);
+            widen((uint16_t *)grads + i * w, wide_grad, w);
+        }
+        softmax_row_backward(row, grad, range, w);
+        grad_sink[i / q % heads] += grad[w - 1];
+        if (is_half) narrow(wide_grad, (uint16_t *)grads + i * w, w);
+    }
+}
+
+/* The k-th largest of n numbers, which it shuffles. */
+static float kth_largest(float *x, int64_t n, int64_t k) {
+    int64_t low = 0, high = n - 1, place = k - 1;
+    while (low < high) {
+        float pivot = x[(low + high) / 2];
+        int64_t i = low, j = high;
+        while (i <= j) {
+            while (x[i] > pivot) i++;
+            while (x[j] < pivot) j--;
+            if (i <= j) {
+                float swapped = x[i];
+                x[i++] = x[j];
+                x[j--] = swapped;
+            }
+        }
+        if (place <= j) high = j;
+        else if (place >= i) low = i;
+        else break;
+    }
+    return x[place];
+}
+
+/* Mark the best top_k of each row's readable entries, ties to the lower index: scores [M, E], ranges [M, 2] int64. */
+void choose(const float *scores, const int64_t *ranges, uint8_t *chosen, int64_t m, int64_t e, int64_t top_k) {
+    float copy[e + 1];
+    for (int64_t i = 0; i < m; i++) {
+        const float *s = scores + i * e;
+        uint8_t *c = chosen + i * e;
+        int64_t first = ranges[2 * i], after = ranges[2 * i + 1], n = after - first, left = top_k;
+        memset(c, 0, e);
+        if (n <= top_k) {
+            memset(c + first, 1, n);
+            continue;
+        }
+        memcpy(copy, s + first, n * sizeof *copy);
+        float limit = kth_largest(copy, n, top_k);
+        for (int64_t k = first; k < after; k++) {
+            c[k] = s[k] > limit;
+            left -= c[k];
+        }
+        for (int64_t k = first; k < after && left > 0; k++)
+            if (s[k] == limit) {
+                c[k] = 1;
+                left--;
+            }
     }
 }
 

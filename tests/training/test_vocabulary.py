@@ -68,7 +68,11 @@ def test_the_same_corpus_gives_the_same_vocabulary() -> None:
 
 def test_only_answers_weigh_fully(encoder: Encoder) -> None:
     batch = BatchMaker(encoder, 1).batch(0, Plan(rows=1, length=256, copy_share=0.0))
-    assert {round(weight, 4) for weight in batch.weights.flatten().tolist()} == {0.0, round(PROMPT_WEIGHT / PROMPT_SHARE, 4), 1.0}
+    assert {round(weight, 4) for weight in batch.weights.flatten().tolist()} == {
+        0.0,
+        round(PROMPT_WEIGHT / PROMPT_SHARE, 4),
+        1.0,
+    }
     first = next(conversations(1, "train"))
     ids, learned = encoder.encode(transcript(first))
     written = "".join(encoder.decode([token]) for token, is_learned in zip(ids, learned, strict=True) if is_learned)
