@@ -121,7 +121,9 @@ def repeated_call(draw: Draw, count: int) -> tuple[str, Offer, list[Offer]]:
         request = phrase(draw, _WEATHER_OF_SEVERAL, t=said(cities))
         properties = one.tool.parameters["properties"]
         needed = {name: properties[name]["enum"][0] for name in one.tool.parameters.get("required", ()) if name != key}
-        one = msgspec.structs.replace(one, unsaid=tuple(properties.keys() - needed.keys() - {key}))
+        one = msgspec.structs.replace(
+            one, unsaid=tuple(name for name in properties if name != key and name not in needed)
+        )
         calls = [Call(name=one.tool.name, arguments={key: city, **needed}) for city in cities]
         return request, one, [msgspec.structs.replace(one, call=call) for call in calls]
     one = question_offer(draw)
