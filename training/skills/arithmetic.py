@@ -75,13 +75,13 @@ def _added(a: str, b: str) -> tuple[list[str], str, int]:
 
 
 def subtraction_steps(a: int, b: int) -> str:
-    """`13-7-0=6; 08-4-1=3; 36` for a >= b: a borrowed ten stands before the digit, and the next digit pays for it."""
+    """`3-7-0+10=6; 8-4-1+00=3; 36` for a >= b: where a ten is borrowed, the next digit pays for it."""
     width = max(len(str(a)), len(str(b)))
     borrow, digits, steps = 0, "", []
     for one, other in zip(reversed(f"{a:0{width}}"), reversed(f"{b:0{width}}"), strict=True):
         paid, lent = borrow, int(int(one) - int(other) - borrow < 0)
         value = int(one) + 10 * lent - int(other) - paid
-        steps.append(f"{lent}{one}-{other}-{paid}={value}")
+        steps.append(f"{one}-{other}-{paid}+{lent}0={value}")
         borrow, digits = lent, f"{value}{digits}"
     assert borrow == 0
     return "; ".join((*steps, digits))
@@ -130,9 +130,9 @@ def working(a: int, sign: str, b: int) -> str:
         case "+":
             return f"{a}+{b}: {addition_steps(a, b)}"
         case "-" if a < b:
-            return f"{a}-{b}: below zero\n{b}-{a}: {subtraction_steps(b, a)}"
+            return f"{a}-{b}: {'; '.join(_compared(a, b))}; below zero\n{b}-{a}: {subtraction_steps(b, a)}"
         case "-":
-            return f"{a}-{b}: {subtraction_steps(a, b)}"
+            return f"{a}-{b}: {'; '.join(_compared(a, b))}\n{a}-{b}: {subtraction_steps(a, b)}"
         case "*":
             return f"{a}*{b}:{'' if b > 9 else ' '}{multiplication_steps(a, b)}"
         case _:
@@ -355,16 +355,21 @@ def comparison(draw: Draw) -> Conversation:
     )
 
 
-def comparing(a: int, b: int) -> str:
-    """Why one of two different numbers is larger."""
+def _compared(a: int, b: int) -> list[str]:
+    """Digits of two numbers from the first on, up to where they differ."""
     width = max(len(str(a)), len(str(b)))
-    one, other = f"{a:0{width}}", f"{b:0{width}}"
     steps = []
-    for left, right in zip(one, other, strict=True):
+    for left, right in zip(f"{a:0{width}}", f"{b:0{width}}", strict=True):
         steps.append(f"{left}{'=' if left == right else '>' if left > right else '<'}{right}")
         if left != right:
             break
-    return f"{one} {other}: {' '.join(steps)}. {max(a, b)} is larger."
+    return steps
+
+
+def comparing(a: int, b: int) -> str:
+    """Why one of two different numbers is larger."""
+    width = max(len(str(a)), len(str(b)))
+    return f"{a:0{width}} {b:0{width}}: {' '.join(_compared(a, b))}. {max(a, b)} is larger."
 
 
 def declined(draw: Draw) -> Conversation:
