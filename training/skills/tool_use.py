@@ -95,7 +95,7 @@ def single_call(draw: Draw) -> Conversation:
     one = offer(draw)
     tools = offered(draw, (one,), (0, 0, 1, 1, 2, 3, 3))
     return Conversation(
-        skill="tool_use.single",
+        skill="tool_use.single" if one.noun else "tool_use.known",
         system=plain_system(draw),
         tools=tuple(tools),
         turns=calling(draw, one.request, one.wanted, (one.call,), tools, one.unsaid),
