@@ -290,16 +290,16 @@ class _Telling:
 
 
 def _matches(when: When, request: Request) -> bool:
-    conditions: tuple[tuple[object, object], ...] = (
-        (when.model, request.model),
-        (when.last_role, request.messages[-1].role if request.messages else None),
-        (when.has_tools, bool(request.tools)),
-        (when.is_thinking, request.thinking.enabled),
-        (when.is_json, request.response_format.kind in ("json_object", "json_schema")),
+    """What a rule does not ask for costs nothing."""
+    last_role = request.messages[-1].role if request.messages else None
+    return (
+        (when.model is None or when.model == request.model)
+        and (when.last_role is None or when.last_role == last_role)
+        and (when.has_tools is None or when.has_tools == bool(request.tools))
+        and (when.is_thinking is None or when.is_thinking == request.thinking.enabled)
+        and (when.is_json is None or when.is_json == (request.response_format.kind in ("json_object", "json_schema")))
+        and (when.contains is None or when.contains in _last_user_text(request))
     )
-    if any(wanted is not None and wanted != actual for wanted, actual in conditions):
-        return False
-    return when.contains is None or when.contains in _last_user_text(request)
 
 
 def _last_user_text(request: Request) -> str:

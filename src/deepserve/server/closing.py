@@ -15,14 +15,16 @@ class Closing:
         self.is_ending = False
 
     def register(self, task: asyncio.Task[Any]) -> None:
-        """A task that, when it is cancelled while `is_ending`, tells its client so and ends normally."""
+        """A task that, when it is cancelled while `is_ending`, tells its client so and ends normally.
+
+        To be forgotten when it is done.
+        """
         self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
         if self.is_ending:
             task.cancel()
 
     def forget(self, task: asyncio.Task[Any]) -> None:
-        """The task goes on, and what it does from now on is not an answer."""
+        """The task is done, or goes on, and what it does from now on is not an answer."""
         self._tasks.discard(task)
 
     def drain(self) -> None:

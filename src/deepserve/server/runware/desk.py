@@ -203,19 +203,18 @@ class Desk:
     async def _answer(self, inference: Inference, patience_s: float) -> Handled:
         """The work goes on when the client leaves or the patience is over: the result can be asked for."""
         job = await self.reserve(inference)
-        outcome: asyncio.Future[CarriedOut] = asyncio.get_running_loop().create_future()
+        loop = asyncio.get_running_loop()
+        outcome: asyncio.Future[CarriedOut] = loop.create_future()
         work = asyncio.create_task(self._work(job, inference, outcome))
         self._working.add(work)
         work.add_done_callback(self._working.discard)
         self._site.closing.register(work)
-        done, _ = await asyncio.wait({outcome}, timeout=patience_s)
-        if not done:
-            raise TaskRefused(
-                "requestTimeout",
-                f"The task is still running after {patience_s:g} seconds. Poll its result with `getResponse`.",
-                status=504,
-            )
-        carried = outcome.result()
+        work.add_done_callback(self._site.closing.forget)
+        patience = loop.call_later(patience_s, _give_up, outcome, patience_s)
+        try:
+            carried = await outcome
+        finally:
+            patience.cancel()
         headers = _headers(inference, carried.started)
         return Handled(items=carried.ended.items, errors=carried.ended.errors, headers=headers)
 
@@ -343,6 +342,17 @@ class Desk:
             "results": found[first : first + most],
         }
         return Handled(items=[item])
+
+
+def _give_up(outcome: asyncio.Future[CarriedOut], patience_s: float) -> None:
+    if not outcome.done():
+        outcome.set_exception(
+            TaskRefused(
+                "requestTimeout",
+                f"The task is still running after {patience_s:g} seconds. Poll its result with `getResponse`.",
+                status=504,
+            )
+        )
 
 
 def _headers(inference: Inference, started: Started | None) -> HeaderList:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import hmac
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from functools import partial
 from uuid import UUID
 
@@ -62,13 +62,13 @@ class TaskEndpoint:
         visit = await self._identify(scope, logins)
         greetings = [Handled(items=[self._greeting()])] if logins else []
         if Headers(scope=scope).get("x-runware-dry-run", "0") != "0":
-            await self._whole(asyncio.gather(*(self._desk.estimate(task, visit) for task in tasks)), greetings, send)
+            await self._whole([self._desk.estimate(task, visit) for task in tasks], greetings, send)
             return
         if len(tasks) == 1 and tasks[0].get("deliveryMethod") == "stream":
             await self._stream(tasks[0], visit, receive, send)
             return
-        work = asyncio.gather(*(self._desk.handle(task, visit, patience_s=PATIENCE_S) for task in tasks))
-        await self._whole(work, greetings, send)
+        works = [self._desk.handle(task, visit, patience_s=PATIENCE_S) for task in tasks]
+        await self._whole(works, greetings, send)
 
     def _greeting(self) -> Json:
         return {"taskType": "authentication", "connectionSessionUUID": str(self._new_id())}
@@ -93,9 +93,12 @@ class TaskEndpoint:
             raise AuthenticationFailed("The keys in the header and in the authentication task are not the same.")
         return visit
 
-    async def _whole(self, work: asyncio.Future[list[Handled]], greeting: list[Handled], send: Send) -> None:
+    async def _whole(
+        self, works: Sequence[Coroutine[None, None, Handled]], greeting: list[Handled], send: Send
+    ) -> None:
         """One body for all tasks. White space keeps the connection alive; after the first the status is fixed."""
         has_begun = False
+        work = asyncio.create_task(_each(works))
         try:
             while not (await asyncio.wait({work}, timeout=self._site.settings.keep_alive_s))[0]:
                 if not has_begun:
@@ -151,6 +154,11 @@ class TaskEndpoint:
             clock=site.clock,
         )
         await delivery.run(receive, send)
+
+
+async def _each(works: Sequence[Coroutine[None, None, Handled]]) -> list[Handled]:
+    """Side by side, where they are several."""
+    return [await works[0]] if len(works) == 1 else await asyncio.gather(*works)
 
 
 def _head(
