@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import ctypes
+import math
 import signal
 import sys
 import threading
@@ -104,11 +105,16 @@ class Trainer:
         selects = not schedule.reads_densely(share, number)
         loss, index_loss = self.losses(batch, with_index_loss=with_index_loss, selects=selects)
         torch.autograd.backward(loss + index_loss)
-        norm = torch.nn.utils.clip_grad_norm_(self.network.language_parameters(), 1.0, error_if_nonfinite=True)
-        factor = schedule.rate(share, number)
-        self.optimizer.step(matrix_rate=schedule.MATRIX_RATE * factor, other_rate=schedule.OTHER_RATE * factor)
-        self.network.balance_experts(1e-3 * factor)
-        self._update_average()
+        norm = torch.nn.utils.clip_grad_norm_(self.network.language_parameters(), 1.0)
+        if norm.isfinite():
+            factor = schedule.rate(share, number)
+            self.optimizer.step(matrix_rate=schedule.MATRIX_RATE * factor, other_rate=schedule.OTHER_RATE * factor)
+            self.network.balance_experts(1e-3 * factor)
+            self._update_average()
+        else:
+            # One such batch must not end hours of training; the next ones tell whether it was the batch.
+            print(f"step {number} left out: its gradient is not finite", flush=True)
+            self.network.zero_grad(set_to_none=True)
         self.progress.step += 1
         self.progress.num_tokens += batch.weights.numel()
         return Figures(
@@ -200,9 +206,11 @@ def run(
             share = progress.elapsed_s / (minutes * 60) if minutes is not None else progress.step / (steps or 1)
             if share >= 1 or should_stop():
                 break
-            seen.append(trainer.step(share))
+            figures = trainer.step(share)
+            if math.isfinite(figures.loss):
+                seen.append(figures)
             now = clock()
-            if now - last_shown > SHOW_EVERY_S:
+            if now - last_shown > SHOW_EVERY_S and seen:
                 line = LogLine(
                     share=round(share, 5),
                     step=progress.step,

@@ -16,11 +16,13 @@ from training.shape import MINI_FLASH, MINI_PRO, num_active_parameters, num_tota
 from training.train import TOKENIZER, Trainer, run
 from training.vocabulary import Encoder
 
+import deepserve
 import training
 from deepserve.engine.reference.checkpoint import load_network
-from training import kernels
+from training import kernels, train
 
 README = Path(training.__file__ or "").parent / "README.md"
+SHIPPED = Path(deepserve.__file__ or "").parent / "models" / "mini-flash"
 
 TINY = msgspec.structs.replace(
     MINI_FLASH,
@@ -110,7 +112,7 @@ def test_an_exported_run_loads_as_the_averaged_network(tmp_path: Path) -> None:
 def test_a_converted_model_is_whole_and_its_values_are_near(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    model = TOKENIZER.parent
+    model = SHIPPED
     command = ["export", "--model", str(model), "--quantise", "fp8+fp4", "--out", str(tmp_path)]
     monkeypatch.setattr("sys.argv", command)
     main()
@@ -129,7 +131,7 @@ def test_a_converted_model_is_whole_and_its_values_are_near(
 
 
 def test_a_model_is_not_converted_in_place(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    model = str(TOKENIZER.parent)
+    model = str(SHIPPED)
     monkeypatch.setattr("sys.argv", ["export", "--model", model, "--out", model])
     with pytest.raises(SystemExit):
         main()
@@ -150,3 +152,45 @@ def test_without_a_compiler_the_plain_network_trains(monkeypatch: pytest.MonkeyP
     assert not trainer.is_fast
     losses = [trainer.step(0.3).loss for _ in range(25)]
     assert sum(losses[-5:]) < 0.95 * sum(losses[:5])
+
+
+def test_a_batch_without_a_finite_gradient_changes_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+    trainer = new_trainer()
+    trainer.step(0.3)
+    with torch.no_grad():
+        trainer.network.norm.weight[0] = float("nan")
+    before = {name: tensor.clone() for name, tensor in weights(trainer).items()}
+    trainer.step(0.3)
+    assert trainer.progress.step == 2
+    assert "step 1 left out" in capsys.readouterr().out
+    for name, tensor in weights(trainer).items():
+        if not name.endswith(".load"):
+            torch.testing.assert_close(tensor, before[name], rtol=0, atol=0, equal_nan=True)
+
+
+def test_the_budget_counts_the_given_clock_and_not_the_walls(tmp_path: Path) -> None:
+    trainer = new_trainer()
+    run(trainer, tmp_path, minutes=1.0, steps=None, clock=itertools.count(0, 5).__next__)
+    assert 60 <= trainer.progress.elapsed_s < 75
+    assert trainer.progress.wall_s < trainer.progress.elapsed_s
+    lines = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+    assert all(line["wall_s"] < line["elapsed_s"] for line in lines)
+    assert [line["step"] for line in lines] == sorted({line["step"] for line in lines})
+
+
+def test_the_command_trains_the_shape_it_is_given(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("training.train.RUNS", tmp_path)
+    monkeypatch.setattr("training.train.SHAPES", {"mini-flash": MINI_FLASH, "mini-pro": TINY})
+    # Both would change the process of the tests for good.
+    monkeypatch.setattr("training.train._keep_freed_memory", lambda: None)
+    monkeypatch.setattr("torch.set_float32_matmul_precision", lambda precision: None)
+    command = ["train", "--run", "small", "--shape", "mini-pro", "--steps"]
+    monkeypatch.setattr("sys.argv", [*command, "1"])
+    train.main()
+    monkeypatch.setattr("sys.argv", [*command, "2"])
+    train.main()
+    assert "continuing small at step 1" in capsys.readouterr().out
+    average = torch.load(tmp_path / "small" / "average.pt", weights_only=True)
+    assert average["embed.weight"].shape == (TINY.vocab_size, TINY.hidden_size)
