@@ -9,8 +9,8 @@ import msgspec
 
 from deepserve.engine.network_config import NetworkConfig
 
-TOKENIZER = Path(__file__).parent.parent / "src/deepserve/models/mini-flash/tokenizer.json"
-"""The one vocabulary of both models."""
+TOKENIZER = Path(__file__).with_name("tokenizer.json")
+"""The one vocabulary of both models; exported beside their weights."""
 
 
 def vocabulary_size(path: Path) -> int:

@@ -5,7 +5,7 @@ scripts without letter case, and a blank joins the following word only for a few
 value or a key. Any other word is spelled with the same tokens wherever it stands, after a blank, a quote or a tag, so
 filling a slot is repeating tokens.
 
-    python -m training.vocabulary --out src/deepserve/models/mini-flash/tokenizer.json
+    python -m training.vocabulary --out training/tokenizer.json
 """
 
 from __future__ import annotations
@@ -24,11 +24,14 @@ from deepserve.prompt.segments import Prompt, Text
 from deepserve.prompt.special_tokens import SPECIAL_TOKENS
 from deepserve.prompt.tokenizer import Tokenizer as PromptTokenizer
 from training.mixture import conversations
-from training.phrases import Words, tasks, words
+from training.phrases import Words, label_sets, records, roles, tasks, words
 from training.rendering import transcript
 
 SIZE = 2048
 COMMON_WORDS = 360
+
+_PREPOSITIONS = {"from", "in", "to", "when"}
+"""Joined although some tools have parameters of these names: requests say them for their meaning."""
 
 NUM_FIRST_SPECIALS = 3
 """Begin, end and padding open the vocabulary, as in the official one; the other special tokens close it."""
@@ -48,7 +51,14 @@ def copied_words() -> set[str]:
     pools = [words(kind) for kind in typing.get_type_hints(Words)]
     for task in tasks():
         pools += [task.names, task.result_keys, *(slot.keys for slot in task.slots)]
-    return {part for pool in pools for word in pool for part in word.lower().split("_")}
+    pools += [role.keys for role in roles()]
+    pools += [slot.keys for record in records() for slot in record.slots]
+    pools += [tuple(label.name for label in labels.labels) for labels in label_sets()]
+    return {part for pool in pools for word in pool for part in re.findall("[a-z]+", _snake_case(word))}
+
+
+def _snake_case(word: str) -> str:
+    return re.sub(r"(?<=[a-z])(?=[A-Z])", "_", word).lower()
 
 
 def common_words(texts: Sequence[str], count: int) -> list[str]:
@@ -59,9 +69,9 @@ def common_words(texts: Sequence[str], count: int) -> list[str]:
     seen: Counter[str] = Counter()
     for text in texts:
         seen.update(set(re.findall(r"(?<= )[a-z]+", text)))
-    copied = copied_words()
-    found = [word for word, _ in seen.most_common() if word not in copied][:count]
-    return sorted(found, key=lambda word: (-len(word), word))
+    copied = copied_words() - _PREPOSITIONS
+    found = [word for word, _ in seen.most_common() if word not in copied and (len(word) > 1 or word == "a")]
+    return sorted(found[:count], key=lambda word: (-len(word), word))
 
 
 def word_pattern(joined: Sequence[str]) -> str:
