@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from datetime import datetime
-from typing import Literal, Protocol
+from typing import Final, Literal, Protocol
 
 import msgspec
 
@@ -183,13 +183,16 @@ def decode_inference(
     )
 
 
+_PLACED: Final = fields.TASK_FIELDS | {"routing", "inputs", *fields.MOVED_INTO_SETTINGS}
+
+
 def _arranged(task: Mapping[str, Json]) -> tuple[Value, Value]:
     """The task and its settings, with members that clients place elsewhere where they belong."""
     root = Value(task)
     for name, why in fields.REFUSED.items():
-        if task.get(name) not in (None, {}, []):
+        if name in task and task[name] not in (None, {}, []):
             raise root.unsupported(name, why)
-    root.check_keys(fields.TASK_FIELDS | {"routing", "inputs", *fields.MOVED_INTO_SETTINGS})
+    root.check_keys(_PLACED)
     given = root.optional("settings")
     settings = dict(given.mapping()) if given is not None else {}
     settings = {name: value for name, value in settings.items() if value is not None}
@@ -220,9 +223,12 @@ def _model(node: Value, names: Names) -> ModelName:
         raise TaskRefused("modelNotFound", error.message, parameter="model", status=404) from error
 
 
+_DELIVERIES: Final[Mapping[str, DeliveryMethod]] = {"sync": "sync", "async": "async", "stream": "stream"}
+
+
 def _delivery(root: Value) -> DeliveryMethod:
     node = root.optional("deliveryMethod")
-    return "sync" if node is None else msgspec.convert(node.choice(("sync", "async", "stream")), DeliveryMethod)
+    return "sync" if node is None else _DELIVERIES[node.choice(_DELIVERIES)]
 
 
 def _thinking(settings: Value, model: ModelName, *, is_strict: bool) -> Thinking:

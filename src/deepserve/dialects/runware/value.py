@@ -9,15 +9,18 @@ from deepserve.dialects.runware.errors import TaskRefused
 
 
 class Value:
-    """noun  what the codes of refusals call it, `Messages` in `invalidMessages`; by default the last key"""
-
-    __slots__ = ("noun", "path", "value")
+    __slots__ = ("_noun", "path", "value")
 
     def __init__(self, value: Json, path: str = "", noun: str = "") -> None:
         self.value = value
         self.path = path
-        key = path.rpartition(".")[2]
-        self.noun = noun or key[:1].upper() + key[1:]
+        self._noun = noun
+
+    @property
+    def noun(self) -> str:
+        """What the codes of refusals call it, `Messages` in `invalidMessages`; by default the last key."""
+        key = self.path.rpartition(".")[2]
+        return self._noun or key[:1].upper() + key[1:]
 
     def optional(self, key: str, noun: str = "") -> Value | None:
         """The member of an object; null is as good as absent."""

@@ -24,10 +24,10 @@ from deepserve.server.access import ANONYMOUS, key_of
 from deepserve.server.body import read_body
 from deepserve.server.delivery import Delivery, HeaderList
 from deepserve.server.endpoint import work_on
-from deepserve.server.replay import idempotency_key
+from deepserve.server.replay import IDEMPOTENCY_KEY, idempotency_key
 from deepserve.server.runware.desk import Desk, Handled, encode_handled
 from deepserve.server.site import Site
-from deepserve.server.visit import Visit, remember, visit_of
+from deepserve.server.visit import Visit, fields_of, remember, visit_of
 
 PATIENCE_S = 300.0
 """A whole answer is waited for so long; then its client has to poll."""
@@ -46,9 +46,10 @@ class TaskEndpoint:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         site, limits = self._site, self._site.settings.limits
-        idempotency_key(
-            Headers(scope=scope)
-        )  # checked as everywhere; `taskUUID` already keeps tasks from happening twice
+        headers = fields_of(scope)
+        if IDEMPOTENCY_KEY in headers:
+            # Checked as everywhere; `taskUUID` already keeps tasks from happening twice.
+            idempotency_key(Headers(scope=scope))
         if visit_of(scope).tenant == ANONYMOUS:
             limits = msgspec.structs.replace(limits, body_bytes=min(limits.body_bytes, ANONYMOUS_BODY_BYTES))
         try:
@@ -61,7 +62,7 @@ class TaskEndpoint:
         tasks = [task for task in tasks if task.get("taskType") != "authentication"]
         visit = await self._identify(scope, logins)
         greetings = [Handled(items=[self._greeting()])] if logins else []
-        if Headers(scope=scope).get("x-runware-dry-run", "0") != "0":
+        if headers.get("x-runware-dry-run", "0") != "0":
             await self._whole([self._desk.estimate(task, visit) for task in tasks], greetings, send)
             return
         if len(tasks) == 1 and tasks[0].get("deliveryMethod") == "stream":
@@ -79,7 +80,7 @@ class TaskEndpoint:
         keys = [login.get("apiKey") for login in logins]
         if not all(isinstance(key, str) and key for key in keys):
             raise AuthenticationFailed("The authentication task lacks `apiKey`.")
-        in_header = key_of(Headers(scope=scope))
+        in_header = key_of(fields_of(scope))
         if visit.tenant == ANONYMOUS:
             if not keys:
                 raise AuthenticationFailed(

@@ -12,7 +12,7 @@ from typing_extensions import override
 
 from deepserve.core.answer import Collector, Result
 from deepserve.core.cost import Cost
-from deepserve.core.errors import BackendFailure, DeepserveError, RequestTimedOut
+from deepserve.core.errors import DeepserveError, RequestTimedOut
 from deepserve.core.events import Event, Failed, Finished, Started, UsageReported
 from deepserve.core.messages import Json
 from deepserve.core.request import RequestId
@@ -65,13 +65,14 @@ async def carry_out(
     cost: Cost | None = None
     events_of: list[list[Event]] = [[] for _ in range(inference.request.num_results)]
     num_open = len(events_of)
+    clock = asyncio.get_running_loop().time  # what `asyncio.timeout` goes by
     try:
         async with (
             asyncio.timeout(_SLACK * idle_s) as limit,
             aclosing(site.gateway.answer(inference.request)) as events,
         ):
             async for event in events:
-                _advance(limit, idle_s)
+                _advance(limit, idle_s, clock())
                 match event:
                     case Started():
                         usage, started = event.prompt_usage or usage, event
@@ -103,23 +104,21 @@ async def carry_out(
     return CarriedOut(encode_ended(inference, outcomes, usage, cost, ready=ready), started)
 
 
-def _advance(limit: asyncio.Timeout, idle_s: float) -> None:
+def _advance(limit: asyncio.Timeout, idle_s: float, now: float) -> None:
     """There is at least so much time from now on. Not set anew at every event, for that costs more than most events."""
-    now = asyncio.get_running_loop().time()
     if (limit.when() or now) < now + idle_s:
         limit.reschedule(now + _SLACK * idle_s)
 
 
 def _outcome(events: Sequence[Event]) -> Outcome:
-    failed = next((event for event in events if isinstance(event, Failed)), None)
-    if failed is not None:
-        return failed.error
-    if not any(isinstance(event, Finished) for event in events):
-        return BackendFailure("The answer ended without a finish. This is a fault of the server; please retry.")
-    return _result(events)
+    try:
+        return _result(events)
+    except DeepserveError as error:
+        return error
 
 
 def _result(events: Sequence[Event]) -> Result:
+    """Raises what ended it, and BackendFailure where nothing did."""
     collector = Collector()
     for event in events:
         collector.add(event)
