@@ -81,10 +81,10 @@ class _Answers:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         raw = await read_body(scope, receive, self._site.settings.limits)
-        arrival = arrival_of(self._site, scope)
-        if arrival.is_strict or not is_background(raw):
+        if visit_of(scope).is_strict or not is_background(raw):
             await self._waiting(scope, _read_again(raw, receive), self._settled(send))
             return
+        arrival = arrival_of(self._site, scope)
         draft = await self._background.read(raw, arrival, idempotency_key(Headers(scope=scope)))
         if draft.exchange.is_stream:
             await self._background.follow(draft, receive, send)

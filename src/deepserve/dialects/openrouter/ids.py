@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 import string
 from functools import lru_cache
-from uuid import UUID
 
 from deepserve.core.request import RequestId
 from deepserve.dialects.exchange import AnswerHead
@@ -18,11 +17,12 @@ _FORM = re.compile(r"gen-\d{1,12}-([0-9A-Za-z]{22})", re.ASCII)
 @lru_cache(maxsize=256)
 def generation_id(head: AnswerHead) -> str:
     """Asked for by the header and by the body of each answer."""
-    return spell(head.created, UUID(head.id))
+    return spell(head.created, int(head.id.replace("-", ""), 16))
 
 
-def spell(created: int, id: UUID) -> str:  # noqa: A002 - what it is
-    number, pairs = id.int, []
+def spell(created: int, number: int) -> str:
+    """number: the 128 bits of the request's id."""
+    pairs = []
     for _ in range(11):
         number, pair = divmod(number, len(_PAIRS))
         pairs.append(_PAIRS[pair])
