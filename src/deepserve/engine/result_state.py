@@ -8,7 +8,7 @@ from typing import Literal
 
 import msgspec
 
-from deepserve.engine.generation import Generation, GenerationId
+from deepserve.engine.generation import Generation, GenerationId, TokenGuide
 from deepserve.engine.interface import CHUNK_TOKENS, Draw, Drawn, Row, SequenceId
 
 FORCED_ROW_TOKENS = 32
@@ -108,19 +108,24 @@ class ResultState:
             self._append(drawn.token)
             return [drawn]
         token = self.guide.accept(drawn.token)
-        self._append(token)
-        return [drawn if token == drawn.token else self._certain(token), *self.follow()]
+        appended = [drawn if token == drawn.token else self._certain(token)]
+        if not self._append(token):
+            self._follow(self.guide, appended)
+        return appended
 
     def follow(self) -> list[Drawn]:
-        """Append what must come next whatever the model thinks, as far as the answer goes."""
+        """Append what the answer must begin with whatever the model thinks, as far as it goes."""
         self.has_begun = True
-        certain: list[Drawn] = []
+        appended: list[Drawn] = []
         if self.guide is not None and self.ending is None:
-            for token in self.guide.forced():
-                certain.append(self._certain(token))
-                if self._append(token):
-                    break
-        return certain
+            self._follow(self.guide, appended)
+        return appended
+
+    def _follow(self, guide: TokenGuide, appended: list[Drawn]) -> None:
+        for token in guide.forced():
+            appended.append(self._certain(token))
+            if self._append(token):
+                break
 
     def packed(self, num_tokens: int) -> bytes:
         """The first tokens of the history, as the prefix index compares them."""

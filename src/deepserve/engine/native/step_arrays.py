@@ -31,23 +31,21 @@ from deepserve.engine.native.mask_worker import MaskJob, MaskWorker
 _ROW = struct.Struct("=qQiiQQ")
 _DRAW = struct.Struct("=6d2Q6i6QqQ")
 _DRAW_MASK = struct.Struct("=QqQ")
-_LATE = struct.Struct("=Qqi4x")
 assert _ROW.size == ctypes.sizeof(RowSpec)
 assert _DRAW.size == ctypes.sizeof(DrawSpec)
-assert _LATE.size == ctypes.sizeof(LateMask)
-assert int(MaskState.AWAITED) == 0, "a step's masks become awaited by being zeroed"
 
-_TOKEN_BYTES: Final = ctypes.sizeof(ctypes.c_int32)
-_POSITION_BYTES: Final = ctypes.sizeof(ctypes.c_uint64)
+_INT32_BYTES: Final = ctypes.sizeof(ctypes.c_int32)
+_UINT64_BYTES: Final = ctypes.sizeof(ctypes.c_uint64)
 _HAS_MASK_AT: Final = DrawSpec.has_mask.offset
 _MASK_AT: Final = DrawSpec.mask.offset
-_FAULT_AFTER: Final = (DrawnToken.fault.offset - DrawnToken.token.offset) // _TOKEN_BYTES
+_FAULT_AFTER: Final = (DrawnToken.fault.offset - DrawnToken.token.offset) // _INT32_BYTES
 
 _NO_LOGPROBS = -1
 _NOTHING, _TOKEN, _LOGITS = int(Want.NOTHING), int(Want.TOKEN), int(Want.LOGITS)  # plain: they are packed as they are
 _UINT64 = (1 << 64) - 1
-_ANOTHER_NEXT: Final = object()
-"""Stands for a mask of one step alone."""
+_AWAITED, _FAILED = int(MaskState.AWAITED), int(MaskState.FAILED)
+_LATE_MASK: Final = object()
+"""Stands for a mask that is computed for one step alone."""
 _FAULTS = {
     RowFaultKind.NOT_FINITE: "the model's logits are not finite",
     RowFaultKind.NOTHING_ALLOWED: "no token is allowed here",
@@ -59,9 +57,10 @@ class _Place:
     """What stands in the arrays at one number.
 
     sequence, num_tokens, draw, allowed   as in the last row written here; no draw if it may not be taken as it is
-    tokens_at, position_at, drawn_at      its elements in the views
+    tokens_at, position_at, drawn_at, mask_state_at  its elements in the views
     kept          what the draw points to
     kept_mask     the same for its mask
+    late_mask     where the core waits for one
     """
 
     __slots__ = (
@@ -70,6 +69,8 @@ class _Place:
         "drawn_at",
         "kept",
         "kept_mask",
+        "late_mask",
+        "mask_state_at",
         "num_tokens",
         "number",
         "position_at",
@@ -77,11 +78,13 @@ class _Place:
         "tokens_at",
     )
 
-    def __init__(self, number: int) -> None:
+    def __init__(self, number: int, late_mask: LateMask) -> None:
         self.number = number
+        self.late_mask = late_mask
         self.tokens_at = number * CHUNK_TOKENS
-        self.position_at = (number * _DRAW.size + DrawSpec.position.offset) // _POSITION_BYTES
-        self.drawn_at = (number * ctypes.sizeof(DrawnToken) + DrawnToken.token.offset) // _TOKEN_BYTES
+        self.position_at = (number * _DRAW.size + DrawSpec.position.offset) // _UINT64_BYTES
+        self.drawn_at = (number * ctypes.sizeof(DrawnToken) + DrawnToken.token.offset) // _INT32_BYTES
+        self.mask_state_at = (number * ctypes.sizeof(LateMask) + LateMask.state.offset) // _INT32_BYTES
         self.kept: list[array[int] | array[float]] = []
         self.kept_mask: bytes | array[int] | None = None
         self.forget()
@@ -116,7 +119,7 @@ class StepArrays:
                 if num_tokens == 1:
                     token_ids[place.tokens_at] = tokens[0]
                 else:
-                    struct.pack_into(f"={num_tokens}i", self._tokens, place.tokens_at * _TOKEN_BYTES, *tokens)
+                    struct.pack_into(f"={num_tokens}i", self._tokens, place.tokens_at * _INT32_BYTES, *tokens)
             except (struct.error, ValueError, TypeError) as error:
                 raise ValueError(f"token ids must be within 0..{self._vocab_size - 1}: {error}") from error
             if draw is not None:
@@ -154,18 +157,18 @@ class StepArrays:
         return results
 
     def _make_room(self, num_rows: int) -> None:
-        self._places = [_Place(number) for number in range(num_rows)]
         self.rows = (RowSpec * num_rows)()
         self.drawn = (DrawnToken * num_rows)()
         self._draws = (DrawSpec * num_rows)()
-        self._late_masks = (LateMask * num_rows)()
+        late_masks = (LateMask * num_rows)()
+        self._places = [_Place(number, late_mask) for number, late_mask in enumerate(late_masks)]
         self._tokens = (ctypes.c_int32 * (num_rows * CHUNK_TOKENS))()
         self._draws_at = ctypes.addressof(self._draws)
-        self._late_masks_at = ctypes.addressof(self._late_masks)
         self._tokens_at = ctypes.addressof(self._tokens)
         self._token_ids = memoryview(self._tokens).cast("B").cast("i")
         self._positions = memoryview(self._draws).cast("B").cast("Q")
         self._answers = memoryview(self.drawn).cast("B").cast("i")
+        self._mask_states = memoryview(late_masks).cast("B").cast("i")
 
     def _prepare(self, place: _Place, row: Row, known: Collection[int]) -> None:
         """Write what does not change while the same sequence goes on with the same draw."""
@@ -188,7 +191,7 @@ class StepArrays:
             self.rows,
             place.number * _ROW.size,
             row.sequence,
-            self._tokens_at + place.tokens_at * _TOKEN_BYTES,
+            self._tokens_at + place.tokens_at * _INT32_BYTES,
             len(row.tokens),
             want,
             self._draws_at + place.number * _DRAW.size if want == _TOKEN else 0,
@@ -265,8 +268,8 @@ class StepArrays:
         if self._masks.is_worth_waking(len(sources)):
             jobs = []
             for place, source in sources:
-                self._write_late_mask(place, MaskState.AWAITED)
-                jobs.append(MaskJob(source, self._late_masks[place.number]))
+                self._write_late_mask(place, _AWAITED)
+                jobs.append(MaskJob(source, place.late_mask))
             self._masks.take(jobs)
             return
         for place, source in sources:
@@ -274,13 +277,14 @@ class StepArrays:
             if mask is not None:
                 self._write_mask(place, mask)
             else:
-                self._write_late_mask(place, MaskState.FAILED)
+                self._write_late_mask(place, _FAILED)
 
-    def _write_late_mask(self, place: _Place, state: MaskState) -> None:
-        at = place.number * _LATE.size
-        _LATE.pack_into(self._late_masks, at, 0, 0, int(state))
-        self._point_to_mask(place, has_mask=False, address=0, length=0, late_mask=self._late_masks_at + at)
-        place.allowed = _ANOTHER_NEXT
+    def _write_late_mask(self, place: _Place, state: int) -> None:
+        self._mask_states[place.mask_state_at] = state
+        if place.allowed is not _LATE_MASK:
+            address = ctypes.addressof(place.late_mask)
+            self._point_to_mask(place, has_mask=False, address=0, length=0, late_mask=address)
+            place.allowed = _LATE_MASK
 
     def _point_to_mask(self, place: _Place, *, has_mask: bool, address: int, length: int, late_mask: int) -> None:
         at = place.number * _DRAW.size
