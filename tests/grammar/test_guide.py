@@ -10,6 +10,7 @@ import pytest
 from deepserve.core.errors import EngineFailure
 from deepserve.grammar.answer_form import AnswerForm, Content
 from deepserve.grammar.guide import AnswerGuide
+from deepserve.grammar.matcher import Matcher
 from deepserve.prompt.special_tokens import DSML, END_THINK
 from tests.grammar.answers import (
     arguments_of,
@@ -220,3 +221,40 @@ def test_a_token_that_the_grammar_does_not_know_is_an_error_of_this_answer() -> 
     guide.accept(ids_of("Sure")[0])
     with pytest.raises(EngineFailure, match="form of this answer"):
         mask_of(guide)
+
+
+def test_what_must_follow_is_not_asked_again_where_items_repeat(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Asking keeps the step loop as long as a mask would; what has to follow is forced in every item all the same."""
+    answers: list[int] = []  # how many tokens had to follow, each time the library was asked
+    ask = Matcher.forced
+
+    def counted(matcher: Matcher) -> list[int]:
+        found = ask(matcher)
+        answers.append(len(found))
+        return found
+
+    item = {
+        "type": "object",
+        "properties": {"number": {"type": "integer"}, "is_done": {"type": "boolean"}},
+        "required": ["number", "is_done"],
+        "additionalProperties": False,
+    }
+    guide = guide_of(compiler().compile(json_form({"type": "array", "items": item})))
+    left = json.dumps([{"number": number, "is_done": True} for number in range(11, 19)]).encode()
+    monkeypatch.setattr(Matcher, "forced", counted)
+    asked: list[tuple[int, int]] = []  # in vain, and not, after each item
+    while left:
+        (token, *_) = ids_of(left.decode())
+        assert allows(guide, token)
+        assert guide.accept(token) == token
+        tokens = [token, *guide.forced()]
+        text = b"".join(vocabulary().token_bytes[token] for token in tokens if token != EOS)
+        if b"}" in text:
+            asked.append((answers.count(0), sum(map(bool, answers))))
+            answers.clear()
+        assert left.startswith(text)
+        left = left.removeprefix(text)
+    in_vain, for_something = zip(*asked, strict=True)
+    assert in_vain[0] > 0
+    assert not any(in_vain[-3:])
+    assert min(for_something) == for_something[0] > 0

@@ -32,7 +32,7 @@ Beginning = Literal["thinking", "answer", "calls"]
 _MOST_BLANKS: Final = 3
 """Tokens of white space an answer may begin with: a model that writes nothing else has not answered."""
 
-_PLAIN: Final = re.compile(rb"[ !#-;=-\[\]-~]+")
+_PLAIN: Final = re.compile(r"[ !#-;=-\[\]-~\u00a0-\U0010ffff]+")
 """Text within a string that begins nothing: no quotation mark, escape, tag or part of a character."""
 _TEXT_GROWTH: Final = 2
 """Plain text lengthens the shortest answer by itself, and perhaps its end is cut into tokens otherwise. So do digits
@@ -94,6 +94,8 @@ class AnswerGuide:
         self._is_after_text = False  # the last token was plain text in a string
         self._is_after_digit = False
         self._is_in_digits = False  # the last token was digits behind a digit
+        self._place = 0  # the last mask and the tokens since: much the same may follow where they are the same
+        self._open_places: set[int] = set()  # where nothing had to follow
         if rules.beginning == "calls":
             self._enter_form("block")
         elif rules.beginning == "answer":
@@ -230,10 +232,15 @@ class AnswerGuide:
             return step
         if self._is_after_text or self._is_in_digits:
             return []
+        # Asking costs the step loop as much as a mask. Lists repeat their items, and where there was a choice in one
+        # there is one in the next, or else the model is asked and draws what has to follow.
+        if self._place in self._open_places:
+            return []
         step = self._matcher.forced()
         if not step and self._matcher.is_complete():
             step = [self._vocabulary.stop_ids[0]]
         if not step:
+            self._open_places.add(self._place)
             return []
         if len(step) > self._left:
             step = step[: self._left]
@@ -267,12 +274,14 @@ class AnswerGuide:
             return self._vocabulary.mask(self._plan[:1])
         mask = self._matcher.mask()
         self._is_in_string = self._compiled.shortest.is_in_string(mask)
+        self._place = hash(mask)
         return mask
 
     def _step(self, token: int, *, is_forced: bool = False) -> None:
         """Follow a token that the grammar allows."""
         assert self._matcher is not None
         assert self._compiled is not None
+        self._place = hash((self._place, token))
         kind = self._masks.kinds[token]
         self._is_after_text = is_text = self._is_in_string and kind & _PLAIN_TOKEN != 0
         self._is_in_digits = is_in_digits = self._is_after_digit and kind & _DIGITS_TOKEN != 0
@@ -346,9 +355,7 @@ class _Masks:
         for token in vocabulary.plain_ids:
             text = vocabulary.token_bytes[token]
             self.kinds[token] = (
-                _PLAIN_TOKEN * (_PLAIN.fullmatch(text) is not None)
-                | _DIGITS_TOKEN * text.isdigit()
-                | _ENDS_IN_DIGIT * text[-1:].isdigit()
+                _PLAIN_TOKEN * _is_plain(text) | _DIGITS_TOKEN * text.isdigit() | _ENDS_IN_DIGIT * text[-1:].isdigit()
             )
         for token in stops:
             self.kinds[token] = _STOP_TOKEN
@@ -367,6 +374,13 @@ class _Masks:
             may = self._marks[may_call] | {end_think}
             found = self._thinking[end_think, may_call] = _text_mask(self._vocabulary, may=may)
         return found
+
+
+def _is_plain(text: bytes) -> bool:
+    try:
+        return _PLAIN.fullmatch(text.decode()) is not None
+    except UnicodeDecodeError:  # a part of a character
+        return False
 
 
 def text_mask(vocabulary: Vocabulary) -> bytes:
