@@ -1,7 +1,7 @@
 /* The small operations of a training step, each in one pass over memory; `kernels.py` gives them to autograd.
  *
- * Everything is contiguous, and float32 unless said otherwise. Compiled for the machine at hand; loops over LANES tokens or over a vector's
- * width are what the compiler turns into vector instructions.
+ * Everything is contiguous, and float32 unless said otherwise. Compiled for the machine at hand; loops over LANES
+ * tokens or over a vector's width are what the compiler turns into vector instructions.
  *
  * Legend: N tokens, S = 4 streams, d hidden width, M rows, W width of a row.
  */
