@@ -157,7 +157,7 @@ def _nothing_found(catalog: PriceCatalog, at: datetime, models: Sequence[str], p
 
 
 def _count(file: Any, folder: Path | None) -> CountedFile:  # Any: what click opens has no better type
-    # Only here: tokenizers take a while to import.
+    # Only here: a model takes a while to import.
     from deepserve.backends.tokens.model import shipped_folder
     from deepserve.prompt.tokenizer import Tokenizer
 

@@ -7,15 +7,16 @@ text, so no text whatsoever encodes to one of them; their ids come from `Special
 from __future__ import annotations
 
 import codecs
+import contextlib
 import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
+import fastokens
 import msgspec
-import tokenizers
 
-from deepserve.core.errors import CheckpointError, UnsupportedFeature
+from deepserve.core.errors import CheckpointError, RequestError, UnsupportedFeature
 from deepserve.core.events import TokenLogprob
 from deepserve.prompt.decoder import Piece
 from deepserve.prompt.segments import Prompt, Segment, Special, Text, Tokens
@@ -35,6 +36,12 @@ NEEDED_TOKENS: Final = (BOS, EOS, USER, ASSISTANT, THINK, END_THINK, DSML, LATES
 """Without these no conversation can be written; a prompt that needs another one the file lacks is refused."""
 
 MAX_FILE_BYTES: Final = 64 * 2**20
+
+_STACK_BYTES: Final = 8 * 2**20
+"""For the words of a text, in each thread: of address space, for most of it is never touched."""
+
+_LARGE_STACK_BYTES: Final = 2**30
+"""For a text with a word of more than some hundred thousand characters, and only while that is cut."""
 
 
 class Encoded(msgspec.Struct, frozen=True):
@@ -60,14 +67,14 @@ class Tokenizer:
             if content["model"]["type"] != "BPE" or content["decoder"]["type"] != "ByteLevel":
                 raise CheckpointError("the tokenizer is not a byte-level BPE; V4 checkpoints have no other kind")
             content["added_tokens"] = []
-            content["model"]["vocab"] = {token: id_ for token, id_ in vocabulary.items() if token not in added}
+            content["model"]["vocab"] = _text_vocabulary(vocabulary, added)
             content["post_processor"] = content["truncation"] = content["padding"] = None
-            self._bpe = tokenizers.Tokenizer.from_str(json.dumps(content))
         except (KeyError, TypeError, ValueError) as error:
             raise CheckpointError(f"this is not a tokenizer.json: {error}") from error
-        except Exception as error:  # tokenizers raises a bare Exception for whatever it cannot build
-            if isinstance(error, CheckpointError):
-                raise
+        try:
+            self._content = json.dumps(content)
+            self._bpe = _open(self._content, _STACK_BYTES)
+        except ValueError as error:
             raise CheckpointError(f"the tokenizer cannot be built: {error}") from error
 
         missing = [token for token in NEEDED_TOKENS if token not in added]
@@ -118,13 +125,19 @@ class Tokenizer:
         return Encoded(ids, tuple(boundaries))
 
     def encode_text(self, text: str) -> list[int]:
-        """Token ids of plain text; lone surrogates, which no byte sequence stands for, become question marks."""
+        """Token ids of plain text; lone surrogates, which no byte sequence stands for, become question marks.
+
+        Raises RequestError for a word of many millions of characters.
+        """
         if not text.isascii():
             text = text.encode("utf-8", "replace").decode("utf-8")
-        # Of the library's ways to encode, only this one lets other threads run meanwhile: half a second for a megabyte.
-        (encoding,) = self._bpe.encode_batch_fast([text], add_special_tokens=False)
-        ids: list[int] = encoding.ids
-        return ids
+        # Other threads run meanwhile.
+        with contextlib.suppress(ValueError):
+            return _ids(self._bpe, text)
+        try:
+            return _ids(_open(self._content, _LARGE_STACK_BYTES), text)
+        except ValueError as error:
+            raise RequestError("A word of this text is too long to be cut into tokens.") from error
 
     def special_id(self, token: str) -> int:
         """The id of a special token; raises UnsupportedFeature when this vocabulary has none."""
@@ -186,6 +199,25 @@ class Detokenizer:
         """What is left of a broken character, as U+FFFD."""
         rest = self._utf8.decode(b"", final=True)
         return [Piece(rest)] if rest else []
+
+
+def _open(content: str, stack_bytes: int) -> fastokens.Tokenizer:
+    """Raises ValueError."""
+    return fastokens.Tokenizer.from_json_str(content, pcre2_max_jit_stack_size=stack_bytes)
+
+
+def _ids(bpe: fastokens.Tokenizer, text: str) -> list[int]:
+    """Raises ValueError where a word needs more of a stack than there is."""
+    ids: list[int] = bpe.encode(text).ids
+    return ids
+
+
+def _text_vocabulary(vocabulary: Mapping[str, int], added: Mapping[str, int]) -> dict[str, int]:
+    """The entries that text can become. The library wants one for every id up to the last of them: the others are given
+    names that no text has, for they begin with a letter that is not of the byte-level alphabet."""
+    kept = {token: id_ for token, id_ in vocabulary.items() if token not in added}
+    missing = set(range(max(kept.values(), default=-1) + 1)).difference(kept.values())
+    return kept | {f"\uffff{id_}": id_ for id_ in missing}
 
 
 def _token_bytes(vocabulary: dict[str, int], added: dict[str, int], size: int) -> list[bytes]:
