@@ -373,7 +373,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     log_level        the least that is logged; `info` has a line for each request
     log_format       lines for people, or one JSON object each
     backend          embedded: our V4 engine. scripted: a deterministic fake, for testing clients. upstream: others
-    model_path       a checkpoint folder; None: the model that ships
+    model_path       a checkpoint folder that answers for every model; None: those that ship
+    model_paths      model id -> the checkpoint folder that answers for it alone
     profile          prompt profile of a foreign checkpoint; None: decided from its name
     script_path      what the scripted back end answers; None: its own few words
     engine           auto: the native engine where it is installed, else the PyTorch reference
@@ -452,6 +453,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 
     backend: Literal["embedded", "scripted", "upstream"] = "embedded"
     model_path: Folder | None = None
+    model_paths: Mapping[str, Folder] = {}
     profile: ProfileName | None = None
     script_path: File | None = None
     engine: EngineName = "auto"

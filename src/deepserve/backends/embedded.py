@@ -14,7 +14,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import time
-from collections.abc import AsyncGenerator, Callable, Mapping
+from collections.abc import AsyncGenerator, Callable, Collection, Mapping
 from contextlib import aclosing
 
 import msgspec
@@ -24,6 +24,7 @@ from deepserve.backends.tokens.answer import AnswerWriter
 from deepserve.backends.tokens.composer import Composer, Work, draw_seed
 from deepserve.backends.tokens.knobs import MAX_OUTPUT_TOKENS
 from deepserve.backends.tokens.model import TokenModel, load_model
+from deepserve.backends.tokens.turn_memory import TurnMemory
 from deepserve.catalog.models import load_models
 from deepserve.config import Settings
 from deepserve.core.errors import BackendFailure, CheckpointError
@@ -37,20 +38,22 @@ from deepserve.engine.loader import load_engine
 from deepserve.engine.options import EngineOptions, Progress
 from deepserve.engine.prefix_index import CacheKey
 from deepserve.engine.prefix_store import PrefixStore, open_prefix_store
-from deepserve.engine.scheduler import Scheduler
+from deepserve.engine.scheduler import Scheduler, longest_history_tokens
 from deepserve.engine.step_loop import GenerationStream, StepLoop
 from deepserve.prompt.decoder import mint_call_id
 from deepserve.store.turns import TurnStore
 
 
 class EmbeddedBackend:
-    """Serves every model of the catalogue with one checkpoint, and says so.
+    """Serves models of the catalogue with one checkpoint, and says so.
 
     Raises CheckpointError when the tokenizer and the network are not of one model.
 
+    ids        the models it is asked for; None: all
     draw_seed  a fresh seed for a request that brings none
     call_id    names tool calls; must be unguessable, because turns are remembered by it
     turns      where turns with tools outlive this process; closed with the back end
+    memory     of turns, shared with others and closed by them; None: its own, which keeps them in `turns`
     clock      seconds, monotonic; only measures steps
     """
 
@@ -60,19 +63,19 @@ class EmbeddedBackend:
         engine: Engine,
         settings: Settings,
         *,
+        ids: Collection[str] | None = None,
         clock: Callable[[], float] = time.perf_counter,
         draw_seed: Callable[[], int] = draw_seed,
         call_id: Callable[[int], str] = mint_call_id,
         turns: TurnStore | None = None,
+        memory: TurnMemory | None = None,
     ) -> None:
         self._model = model
-        self._engine_info = info = engine.info
-        if model.tokenizer.vocab_size > info.vocab_size:
-            raise CheckpointError(
-                f"The tokenizer in {model.folder} has {model.tokenizer.vocab_size} tokens, "
-                f"but the network knows only {info.vocab_size}."
-            )
-        self._composer = Composer(model, num_tokens=info.vocab_size, draw_seed=draw_seed, call_id=call_id, turns=turns)
+        info = engine.info
+        self._models = served_models(model, info, ids)
+        self._composer = Composer(
+            model, num_tokens=info.vocab_size, draw_seed=draw_seed, call_id=call_id, turns=turns, memory=memory
+        )
         self._store = _open_store(settings, info)
         scheduler = Scheduler(
             engine,
@@ -83,21 +86,7 @@ class EmbeddedBackend:
         )
         self._loop = StepLoop(scheduler, max_queue_tokens=settings.max_queue_tokens)
         self._context_tokens = scheduler.capacity_tokens
-        fingerprint = hashlib.sha256(f"{engine.info.fingerprint} {model.fingerprint}".encode()).hexdigest()
-        self._served_by = ServedBy(
-            provider="deepserve", model=model.name, fingerprint=f"fp_deepserve_{model.name}_{fingerprint[:10]}"
-        )
-        self._models = tuple(
-            ServedModel(
-                id=row.id,
-                display_name=f"{row.display_name} (answered by {model.name})",
-                served_by=self._served_by,
-                context_tokens=self._context_tokens,
-                max_output_tokens=min(MAX_OUTPUT_TOKENS, self._context_tokens),
-                note=self._note(),
-            )
-            for row in load_models().models
-        )
+        self._served_by = served_by(model, info)
 
     @classmethod
     def load(
@@ -228,15 +217,46 @@ class EmbeddedBackend:
             ),
         )
 
-    def _note(self) -> str:
-        info, model = self._engine_info, self._model
-        size = f"{info.total_parameters / 1e6:,.1f} million parameters"
-        if model.is_shipped:
-            return (
-                f"Answers come from {model.name}, a small model of the V4 architecture with {size} that ships with "
-                "deepserve. It was not made by DeepSeek and knows very little."
-            )
-        return f"Answers come from {model.name}, {size}, run by the {info.name} engine in {info.formats}."
+
+def served_by(model: TokenModel, info: EngineInfo) -> ServedBy:
+    """What answers name as their origin."""
+    fingerprint = hashlib.sha256(f"{info.fingerprint} {model.fingerprint}".encode()).hexdigest()
+    return ServedBy(provider="deepserve", model=model.name, fingerprint=f"fp_deepserve_{model.name}_{fingerprint[:10]}")
+
+
+def served_models(model: TokenModel, info: EngineInfo, ids: Collection[str] | None = None) -> tuple[ServedModel, ...]:
+    """The models of the catalogue that a checkpoint answers for; None: all.
+
+    Raises CheckpointError when the tokenizer and the network are not of one model.
+    """
+    if model.tokenizer.vocab_size > info.vocab_size:
+        raise CheckpointError(
+            f"The tokenizer in {model.folder} has {model.tokenizer.vocab_size} tokens, "
+            f"but the network knows only {info.vocab_size}."
+        )
+    context_tokens = longest_history_tokens(info)
+    return tuple(
+        ServedModel(
+            id=row.id,
+            display_name=f"{row.display_name} (answered by {model.name})",
+            served_by=served_by(model, info),
+            context_tokens=context_tokens,
+            max_output_tokens=min(MAX_OUTPUT_TOKENS, context_tokens),
+            note=_note(model, info),
+        )
+        for row in load_models().models
+        if ids is None or row.id in ids
+    )
+
+
+def _note(model: TokenModel, info: EngineInfo) -> str:
+    size = f"{info.total_parameters / 1e6:,.1f} million parameters"
+    if model.is_shipped:
+        return (
+            f"Answers come from {model.name}, a small model of the V4 architecture with {size} that ships with "
+            "deepserve. It was not made by DeepSeek and knows very little."
+        )
+    return f"Answers come from {model.name}, {size}, run by the {info.name} engine in {info.formats}."
 
 
 def _open_store(settings: Settings, info: EngineInfo) -> PrefixStore | None:

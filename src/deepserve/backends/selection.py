@@ -20,9 +20,9 @@ def select_backend(settings: Settings, progress: Progress | None = None, *, turn
     """
     match settings.backend:
         case "embedded":
-            from deepserve.backends.embedded import EmbeddedBackend
+            from deepserve.backends.embedded_models import open_embedded
 
-            return EmbeddedBackend.load(settings, progress, turns=turns)
+            return open_embedded(settings, progress, turns=turns)
         case "scripted":
             from deepserve.backends.scripted import ScriptedBackend
 
@@ -32,9 +32,9 @@ def select_backend(settings: Settings, progress: Progress | None = None, *, turn
             from deepserve.backends.fleet.opening import open_fleet
 
             def engine() -> Backend:
-                from deepserve.backends.embedded import EmbeddedBackend
+                from deepserve.backends.embedded_models import open_embedded
 
-                return EmbeddedBackend.load(settings, progress, turns=turns)
+                return open_embedded(settings, progress, turns=turns)
 
             return open_fleet(settings, guard=guard_of(settings), engine=engine, turns=turns)
         case _:

@@ -18,10 +18,14 @@ _SHOWN_CHARACTERS = 200
 
 
 class ModelRow(msgspec.Struct, frozen=True, kw_only=True):
-    """released_at is when the vendor published the model; the model lists show it as `created`."""
+    """released_at is when the vendor published the model; the model lists show it as `created`.
+
+    mini  the model of our own that answers by default, where it ships
+    """
 
     id: str
     display_name: str
+    mini: str
     released_at: datetime
     source: str
 

@@ -137,10 +137,7 @@ def _explain_files(
 ) -> None:  # Any: as above
     settings = passing_settings_from(**options)
     names = load_models()
-    from deepserve.backends.tokens.model import load_model
-
-    model = load_model(settings.model_path, settings.profile)
-    one, other = (_asked(path, dialect, names, settings, model) for path in (earlier, later))
+    (one, _), (other, model) = (_asked(path, dialect, names, settings) for path in (earlier, later))
     prices = PriceBook(settings.prices_file).current()
     point = prices.point_at(other.model, other.arrived_at, prompt_tokens=len(other.ids or ()))
     found = explain(one, other, point=point)
@@ -184,8 +181,10 @@ def _shown(text: str) -> str:
 
 
 def _asked(
-    path: Path, dialect: BodyDialect | None, names: ModelCatalog, settings: Settings, model: TokenModel
-) -> AskedPrompt:
+    path: Path, dialect: BodyDialect | None, names: ModelCatalog, settings: Settings
+) -> tuple[AskedPrompt, TokenModel]:
+    """What a file asks, and whose tokens it is in."""
+    from deepserve.backends.embedded_models import model_for
     from deepserve.prompt.encoder import encode
 
     try:
@@ -193,7 +192,8 @@ def _asked(
     except OSError as error:
         raise ConfigurationError(f"{path} cannot be read: {error.strerror}.") from error
     request = decode_body(raw, dialect, at=datetime.now(UTC), names=names, limits=settings.limits, source=str(path))
-    return AskedPrompt(
+    model = model_for(settings, request.model)
+    asked = AskedPrompt(
         id=str(path),
         model=request.model,
         user_id=request.user_id,
@@ -201,3 +201,4 @@ def _asked(
         sections=outline(request),
         ids=model.tokenizer.encode(encode(request, model.profile)).ids,
     )
+    return asked, model

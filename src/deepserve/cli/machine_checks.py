@@ -6,6 +6,7 @@ import ctypes
 import platform
 import time
 from importlib import metadata
+from pathlib import Path
 
 from deepserve import __version__
 from deepserve.backends.backend import Backend
@@ -85,21 +86,29 @@ def _read_bandwidth(library: ctypes.CDLL, size_bytes: int, num_threads: int) -> 
 
 
 def load_measured(settings: Settings, library: ctypes.CDLL | None, findings: Findings) -> Backend:
-    """The embedded back end that would serve, its engine measured before it is handed over."""
-    from deepserve.backends.embedded import EmbeddedBackend
-    from deepserve.backends.tokens.model import load_model
+    """The embedded back end that would serve; the engine of every checkpoint is measured first."""
+    from deepserve.backends.embedded_models import open_embedded, place_models, share_of
+
+    placed = place_models(settings)
+    share = share_of(settings, len(placed))
+    for one in placed:
+        if len(placed) > 1:
+            findings.say("ok", "checkpoint", f"{one.model.name} for {' and '.join(one.ids)}")
+        _measure(one.model.folder, share, library, findings)
+    return open_embedded(settings)
+
+
+def _measure(folder: Path, settings: Settings, library: ctypes.CDLL | None, findings: Findings) -> None:
     from deepserve.engine.loader import load_engine
     from deepserve.engine.options import EngineOptions
 
-    model = load_model(settings.model_path, settings.profile)
-    engine = load_engine(model.folder, EngineOptions.from_settings(settings), LoadingProgress())
+    engine = load_engine(folder, EngineOptions.from_settings(settings), LoadingProgress())
     info = engine.info
     findings.say("ok", "engine", f"{info.name} on {info.device}, weights in {info.formats}")
     if library is not None and info.name == "native":
         _expect_speed(engine, library, findings)
     speed = measure_decode(engine, seconds=_DECODE_S, max_tokens=_DECODE_TOKENS, clock=time.perf_counter)
     findings.say("ok", "measured", f"{_rounded(speed)} tokens/s, one short answer by itself")
-    return EmbeddedBackend(model, engine, settings)
 
 
 def _expect_speed(engine: Engine, library: ctypes.CDLL, findings: Findings) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast, get_args
 
@@ -43,6 +44,22 @@ def config_option(function: Function) -> Function:
     )(function)
 
 
+def name_checkpoints(entries: Sequence[str]) -> dict[str, Path]:
+    """`deepseek-v4-pro=PATH` -> our id and a folder."""
+    folders: dict[str, Path] = {}
+    for entry in entries:
+        model_id, _, rest = (word.strip() for word in entry.partition("="))
+        if not model_id or not rest:
+            raise click.BadParameter(f"{entry!r} is not ID=PATH; write for example deepseek-v4-pro=/models/v4-pro.")
+        path = Path(rest).expanduser()
+        if not path.is_dir():
+            raise click.BadParameter(f"{str(path)!r} is not a folder.")
+        if model_id in folders:
+            raise click.BadParameter(f"{model_id} is named twice.")
+        folders[model_id] = path
+    return folders
+
+
 def _remember_file(context: click.Context, _: click.Parameter, file: Path | None) -> None:
     if file is not None:
         context.meta[_FILE_KEY] = file
@@ -62,7 +79,16 @@ def model_options(function: Function) -> Function:
             "--model",
             group=MODEL,
             metavar="PATH",
-            help="A DeepSeek V4 checkpoint folder; by default the small model that ships.",
+            help="A DeepSeek V4 checkpoint folder, for every model; by default the small models that ship.",
+        ),
+        setting_option(
+            "model_paths",
+            "--model-for",
+            group=MODEL,
+            metavar="ID=PATH",
+            multiple=True,
+            read=name_checkpoints,
+            help="A checkpoint folder for one model, as in deepseek-v4-pro=PATH. Repeatable.",
         ),
         setting_option("profile", group=MODEL, help="Prompt format of the checkpoint, where its name does not tell."),
         setting_option("script_path", "--script", group=MODEL, help="What the scripted backend answers."),

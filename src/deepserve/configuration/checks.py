@@ -38,6 +38,7 @@ def contradictions(settings: Settings) -> Iterator[Contradiction]:
         yield Contradiction(("runware_port",), f"`runware_port` is {settings.port}, as `port` is: choose another.")
     models = [row.id for row in load_models().models]
     yield from _unknown_models(("upstream_models",), settings.upstream_models, models)
+    yield from _unknown_models(("model_paths",), settings.model_paths, models)
     yield from _upstreams(settings, models)
     yield from _chains(settings, models)
     if settings.upstream is None:

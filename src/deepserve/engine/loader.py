@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Literal, assert_never
 
 from deepserve.core.errors import ConfigurationError
-from deepserve.engine.interface import Engine
+from deepserve.engine.interface import Engine, EngineInfo
 from deepserve.engine.native.shared_library import HOW_TO_GET_IT, find_library
 from deepserve.engine.options import EngineOptions, Progress
 
@@ -28,6 +28,18 @@ def load_engine(folder: Path, options: EngineOptions, progress: Progress | None 
             return _load_reference(folder, options)
         case never:
             assert_never(never)
+
+
+def describe_engine(folder: Path, options: EngineOptions) -> EngineInfo | None:
+    """What `load_engine` would give, at the cost of reading the weights once; None: only loading can tell.
+
+    Raises CheckpointError and ConfigurationError as it does.
+    """
+    if choose_engine(options) != "native":
+        return None
+    from deepserve.engine.native.core import describe_core
+
+    return describe_core(folder, options)
 
 
 def choose_engine(options: EngineOptions) -> Literal["native", "reference"]:

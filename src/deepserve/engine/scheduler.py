@@ -20,7 +20,7 @@ from deepserve.core.errors import DeepserveError, EngineFailure
 from deepserve.core.tenant import TenantId
 from deepserve.engine.disk_prefixes import DiskPrefixes
 from deepserve.engine.generation import Admitted, Generation, GenerationId, Progress, ResultEnded, TokenDrawn
-from deepserve.engine.interface import CHUNK_TOKENS, Drawn, Engine, Row, RowFault, Snapshot
+from deepserve.engine.interface import CHUNK_TOKENS, Drawn, Engine, EngineInfo, Row, RowFault, Snapshot
 from deepserve.engine.prefix_index import snapshot_interval
 from deepserve.engine.prefix_store import PrefixStore
 from deepserve.engine.result_state import ResultState
@@ -51,6 +51,12 @@ class _Group(msgspec.Struct, eq=False):
 
 
 _Outcome = Drawn | RowFault | None
+
+
+def longest_history_tokens(info: EngineInfo) -> int:
+    """The longest history of an engine that has the memory to itself, beside one snapshot."""
+    rounding = 2 * CHUNK_TOKENS
+    return max(0, min(info.max_context, info.capacity_tokens - rounding))
 
 
 class Scheduler:
@@ -102,8 +108,7 @@ class Scheduler:
     @property
     def capacity_tokens(self) -> int:
         """The longest history that fits into the memory when it has the machine to itself, beside one snapshot."""
-        rounding = 2 * CHUNK_TOKENS
-        return max(0, min(self._engine.info.max_context, self._engine.info.capacity_tokens - rounding))
+        return longest_history_tokens(self._engine.info)
 
     def stats(self) -> SchedulerStats:
         """As of at most _STATS_S ago, or of the last step; may be called from any thread."""

@@ -90,6 +90,7 @@ class Composer:
     call_id     names tool calls; must be unguessable, because turns are remembered by it
     turns       where turns with tools outlive this process; closed with the composer, where it
     owns_turns  is its own
+    memory      of turns, which others use, too, and close; None: its own, over `turns`
     """
 
     def __init__(
@@ -101,12 +102,14 @@ class Composer:
         call_id: Callable[[int], str] = mint_call_id,
         turns: TurnStore | None = None,
         owns_turns: bool = True,
+        memory: TurnMemory | None = None,
     ) -> None:
         self.model = model
         self._num_tokens = num_tokens
         self._draw_seed = draw_seed
         self._call_id = call_id
-        self._memory = TurnMemory(store=turns, owns_store=owns_turns, vocabulary=model.fingerprint)
+        self._owns_memory = memory is None
+        self._memory = memory or TurnMemory(store=turns, owns_store=owns_turns, vocabulary=model.fingerprint)
         self._texts = KnownTexts(model.tokenizer)
         self.vocabulary: Vocabulary = vocabulary_of(model.tokenizer, model.stop_tokens, num_tokens)
         self.text_mask = text_mask(self.vocabulary)
@@ -123,7 +126,8 @@ class Composer:
     async def close(self) -> None:
         if self._warming.is_alive():
             await asyncio.to_thread(self._warming.join)
-        await asyncio.to_thread(self._memory.close)
+        if self._owns_memory:
+            await asyncio.to_thread(self._memory.close)
 
     def gauges(self) -> Mapping[str, float]:
         return {"turns_remembered": self._memory.num_turns, "turns_recalled": self._memory.num_recalled}

@@ -51,19 +51,19 @@ class TokenModel(msgspec.Struct, frozen=True, kw_only=True):
     fingerprint: str
 
 
-def shipped_folder() -> Path:
-    """Where the model lies that comes with the package."""
-    return Path(str(resources.files("deepserve").joinpath("models", "mini-flash")))
+def shipped_folder(name: str = "mini-flash") -> Path:
+    """Where a model lies, or would, that comes with the package."""
+    return Path(str(resources.files("deepserve").joinpath("models", name)))
 
 
 def load_model(folder: Path | None, profile: str | None = None) -> TokenModel:
-    """Read a checkpoint folder, None for the shipped one.
+    """Read a checkpoint folder, None for the one that ships and answers where nothing else is said.
 
     Raises CheckpointError that names the file at fault, ConfigurationError for a profile that is unknown, cannot be
     told from the name, or whose texts are not installed.
     """
-    is_shipped = folder is None
     folder = shipped_folder() if folder is None else folder
+    is_shipped = folder.resolve() == shipped_folder(folder.name).resolve()
     if not folder.is_dir():
         raise CheckpointError(f"There is no model folder {folder}.")
     name = _name_of(folder)

@@ -135,9 +135,16 @@ class Formats(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Core:
-    """One loaded core; freed with this object."""
+    """One loaded core; freed with this object. has_weights: otherwise it can be described, and nothing else."""
 
-    def __init__(self, checkpoint: Checkpoint, options: EngineOptions, progress: Progress | None = None) -> None:
+    def __init__(
+        self,
+        checkpoint: Checkpoint,
+        options: EngineOptions,
+        progress: Progress | None = None,
+        *,
+        has_weights: bool = True,
+    ) -> None:
         self.shared_library = load_library()
         self._fault = abi.Fault()
         self.formats = choose_formats(checkpoint, options)
@@ -164,7 +171,7 @@ class Core:
         self._maps = _FileMaps(self.shared_library)
         weakref.finalize(self, _free, self.shared_library, handle, self._maps)
         fingerprint = _fingerprint(checkpoint, self.formats)
-        if not self._load_packed(options.packed_dir, fingerprint, progress):
+        if has_weights and not self._load_packed(options.packed_dir, fingerprint, progress):
             self._put_all(checkpoint, progress)
             self._save_packed(options.packed_dir, fingerprint)
         self.info = self._describe(checkpoint, fingerprint)
@@ -260,6 +267,11 @@ class Core:
 def load_core(folder: Path, options: EngineOptions, progress: Progress | None = None) -> Core:
     """Load a checkpoint folder. Raises CheckpointError, or ConfigurationError without the native library."""
     return Core(open_checkpoint(folder), options, progress)
+
+
+def describe_core(folder: Path, options: EngineOptions) -> EngineInfo:
+    """What a core says of itself once it is loaded, without loading it. Raises what `load_core` does."""
+    return Core(open_checkpoint(folder), options, has_weights=False).info
 
 
 def choose_formats(checkpoint: Checkpoint, options: EngineOptions) -> Formats:
