@@ -117,6 +117,16 @@ def test_with_mini_pro_each_answers_for_its_own(models: Path) -> None:
     assert model_for(settings_of(), PRO).name == "mini-pro"
 
 
+def test_models_with_one_vocabulary_share_its_tokenizer(models: Path) -> None:
+    flash, pro = place_models(settings_of())
+    assert flash.model.tokenizer is pro.model.tokenizer
+    (models / "mini-pro" / "tokenizer.json").write_bytes(
+        (models / "mini-flash" / "tokenizer.json").read_bytes() + b"\n"
+    )
+    flash, pro = place_models(settings_of())
+    assert flash.model.tokenizer is not pro.model.tokenizer
+
+
 def test_the_second_model_is_loaded_when_it_is_first_asked(models: Path, loaded: list[tuple[str, int]]) -> None:
     backend = open_embedded(settings_of())
     assert loaded == [("mini-flash", MEMORY_BYTES // 2)]

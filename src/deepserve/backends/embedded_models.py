@@ -28,6 +28,7 @@ from deepserve.core.provider import ServedModel
 from deepserve.core.request import Request
 from deepserve.engine.loader import describe_engine, load_engine
 from deepserve.engine.options import EngineOptions, Progress
+from deepserve.prompt.tokenizer import Tokenizer
 from deepserve.store.turns import TurnStore
 
 _logger = logging.getLogger(__name__)
@@ -61,10 +62,12 @@ def place_models(settings: Settings) -> list[Placed]:
     # The smaller one of those that ship answers first: it is the one that newcomers ask.
     folders = sorted(ids_of, key=lambda folder: folder != shipped_folder())
     has_named = settings.model_path is not None or bool(settings.model_paths)
-    models = [
-        load_model(folder, None if has_named and folder.parent == shipped_folder().parent else settings.profile)
-        for folder in folders
-    ]
+    tokenizers: dict[bytes, Tokenizer] = {}
+    models = []
+    for folder in folders:
+        is_shipped = folder.parent == shipped_folder().parent
+        profile = None if has_named and is_shipped else settings.profile
+        models.append(load_model(folder, profile, tokenizers=tokenizers))
     return [
         Placed(model=model, ids=tuple(ids_of[folder]), is_lazy=number > 0 and model.is_shipped)
         for number, (folder, model) in enumerate(zip(folders, models, strict=True))

@@ -56,8 +56,12 @@ def shipped_folder(name: str = "mini-flash") -> Path:
     return Path(str(resources.files("deepserve").joinpath("models", name)))
 
 
-def load_model(folder: Path | None, profile: str | None = None) -> TokenModel:
+def load_model(
+    folder: Path | None, profile: str | None = None, *, tokenizers: dict[bytes, Tokenizer] | None = None
+) -> TokenModel:
     """Read a checkpoint folder, None for the one that ships and answers where nothing else is said.
+
+    tokenizers: those read so far, by the contents of their files; models with the same one share it.
 
     Raises CheckpointError that names the file at fault, ConfigurationError for a profile that is unknown, cannot be
     told from the name, or whose texts are not installed.
@@ -72,7 +76,7 @@ def load_model(folder: Path | None, profile: str | None = None) -> TokenModel:
     if defaults_path.exists():
         defaults = _read_defaults(defaults_path)
     loaded_profile = load_profile(_choose_profile(name, profile, is_shipped=is_shipped))
-    tokenizer = Tokenizer.from_file(tokenizer_path)
+    tokenizer = _read_tokenizer(tokenizer_path, {} if tokenizers is None else tokenizers)
     if defaults.temperature is None and loaded_profile.name == "mini":
         # Models this small are at their best when they say the likeliest.
         defaults = msgspec.structs.replace(defaults, temperature=0.0)
@@ -88,6 +92,16 @@ def load_model(folder: Path | None, profile: str | None = None) -> TokenModel:
         defaults=defaults,
         fingerprint=digest.hexdigest(),
     )
+
+
+def _read_tokenizer(path: Path, known: dict[bytes, Tokenizer]) -> Tokenizer:
+    try:
+        contents = hashlib.sha256(path.read_bytes()).digest()
+    except OSError:
+        return Tokenizer.from_file(path)  # which says what is wrong
+    if contents not in known:
+        known[contents] = Tokenizer.from_file(path)
+    return known[contents]
 
 
 def _inside(folder: Path, name: str) -> Path:
