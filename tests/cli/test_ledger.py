@@ -167,3 +167,23 @@ def test_an_export_is_every_row(state: Path, tmp_path: Path) -> None:
     assert os.name != "posix" or stat.S_IMODE(path.stat().st_mode) == 0o600
     code, refused = run(state, "ledger", "export", "--output", str(path))
     assert (code, "is there already" in refused) == (1, True)
+
+
+def test_a_request_is_found_by_the_id_of_its_answer(state: Path) -> None:
+    code, text = run(state, "usage", "--request", "request-3")
+    assert code == 0
+    header, _, *lines = text.splitlines()
+    assert header.split()[0] == "attempt"
+    assert [line.split()[0] for line in lines] == ["1", "2"]
+    code, text = run(state, "usage", "--request", "request-3", "--json")
+    assert [one["attempt_id"] for one in json.loads(text)] == ["attempt-3", "attempt-3b"]
+    assert run(state, "usage", "--request", "request-3", "--tenant", "nobody", "--json")[1].strip() == "[]"
+
+
+def test_a_request_that_the_ledger_lacks_and_other_questions_beside_it_are_refused(state: Path) -> None:
+    code, text = run(state, "usage", "--request", "nothing")
+    assert code == 1
+    assert "`request-id`" in text
+    code, text = run(state, "usage", "--request", "request-3", "--by", "day")
+    assert code == 2
+    assert "--request shows one request whole" in text

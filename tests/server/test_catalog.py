@@ -11,6 +11,7 @@ from deepserve.catalog import price_book
 from deepserve.catalog.models import load_models
 from deepserve.catalog.price_table import load_prices
 from deepserve.config import Settings
+from deepserve.core.tenant import Grant, KeyId, Tenant, TenantId
 from tests.server.live import LiveServer, live_server
 
 OWN = """
@@ -73,6 +74,21 @@ def test_the_operators_rows_are_in_force_and_a_later_fault_is_told(
         assert problem.startswith("own.toml, line 2: [[price]] row 1")
         path.write_text(OWN.replace('"1.5"', '"17.5"'))
         assert in_force() == ("operator", "17.5", "")
+
+
+def test_the_operators_rows_are_for_administrators(tmp_path: Path) -> None:
+    class Keys:
+        def find(self, key: str) -> Tenant | None:
+            return Tenant(id=TenantId("t"), name="t", key=KeyId(key), grant=Grant(is_admin=key == "admin"))
+
+    path = tmp_path / "own.toml"
+    path.write_text(OWN)
+    with live_server(settings=Settings(prices_file=path), lookups=(Keys(),)) as server:
+        page = server.get("/v1/catalog", authorization="Bearer admin").json()
+        assert {row["origin"] for row in page["prices"]} == {"operator", "shipped"}
+        answer = server.get("/v1/catalog", authorization="Bearer user")
+        assert {row["origin"] for row in answer.json()["prices"]} == {"shipped"}
+        assert "our contract" not in answer.text
 
 
 def test_what_an_answer_costs_follows_the_operators_rows(tmp_path: Path) -> None:

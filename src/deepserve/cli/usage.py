@@ -13,12 +13,13 @@ import click
 import msgspec
 
 from deepserve.cli.bars import format_bars
+from deepserve.cli.cost_report import shown_instant
 from deepserve.cli.instants import Instant
 from deepserve.cli.settings import database_option, open_kept
 from deepserve.cli.table import format_table
 from deepserve.config import Settings
 from deepserve.core.cost import usd_of
-from deepserve.store.ledger_row import Dimension
+from deepserve.store.ledger_row import Dimension, LedgerRow
 
 if TYPE_CHECKING:
     from deepserve.store.ledger_record import LedgerSum
@@ -37,6 +38,9 @@ _NOTHING = "–"
 @click.option("--since", type=Instant(), help="Only requests that arrived from this day or instant on, in UTC.")
 @click.option("--until", type=Instant(is_end=True), help="Only requests that arrived before this, or on this day.")
 @click.option("--tenant", help="Only this tenant.")
+@click.option(
+    "--request", "request_id", metavar="ID", help="Every attempt at one request, by the id its answer carried."
+)
 @click.option("--chart", "is_chart", is_flag=True, help="Draw what each cost.")
 @click.option("--csv", "is_csv", is_flag=True, help="Print CSV; amounts are exact.")
 @click.option("--json", "is_json", is_flag=True, help="Print JSON; amounts are exact, as strings.")
@@ -46,6 +50,7 @@ def usage(
     since: datetime | None,
     until: datetime | None,
     tenant: str | None,
+    request_id: str | None,
     is_chart: bool,
     is_csv: bool,
     is_json: bool,
@@ -57,6 +62,7 @@ def usage(
       deepserve usage --by day --chart
       deepserve usage --by key --by model --since 2026-11-01
       deepserve usage --by pattern --csv > patterns.csv
+      deepserve usage --request 2f1c6a0e9b7d4c53a8e0d1f2b3c4d5e6
     """
     if is_chart + is_csv + is_json > 1:
         raise click.UsageError("--chart, --csv and --json are different outputs: choose one.")
@@ -64,6 +70,11 @@ def usage(
 
     by: Sequence[Dimension] = dimensions or ("model", "provider")
     record = LedgerRecord(open_kept(settings))
+    if request_id is not None:
+        if dimensions or since or until or is_chart or is_csv:
+            raise click.UsageError("--request shows one request whole: only --tenant and --json go with it.")
+        click.echo(_attempts(record.attempts(request_id, tenant=tenant), request_id, is_json=is_json))
+        return
     sums = record.sums(by, since=since, until=until, tenant=tenant)
     if is_csv:
         click.echo(_csv(by, sums), nl=False)
@@ -77,6 +88,34 @@ def usage(
     else:
         [total] = record.sums((), since=since, until=until, tenant=tenant)
         click.echo(_table(by, sums, total))
+
+
+def _attempts(rows: Sequence[LedgerRow], request_id: str, *, is_json: bool) -> str:
+    if is_json:
+        return msgspec.json.format(msgspec.json.encode(rows)).decode()
+    if not rows:
+        raise click.ClickException(
+            f"The ledger has no request {request_id}. Its id is in the answer's header `request-id`, whatever "
+            "`x-request-id` the client sent."
+        )
+    header = ("attempt", "arrived", "tenant", "key", "asked for", "answered", "prompt", "hit", "output", "USD", "end")
+    lines = [
+        (
+            str(row.number),
+            shown_instant(row.arrived_at),
+            row.tenant_id,
+            row.key_id or _NOTHING,
+            row.model,
+            row.served_by,
+            f"{row.usage.prompt_tokens:,}",
+            f"{row.hit_tokens:,}",
+            f"{row.usage.output_tokens:,}",
+            _usd(usd_of(row.total_pico_usd)),
+            row.outcome,
+        )
+        for row in rows
+    ]
+    return format_table(header, lines)
 
 
 def _table(by: Sequence[Dimension], sums: Sequence[LedgerSum], total: LedgerSum) -> str:

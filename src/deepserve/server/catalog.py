@@ -23,6 +23,7 @@ from deepserve.catalog.prices import (
     WindowPrice,
 )
 from deepserve.server.site import Site
+from deepserve.server.visit import visit_of
 
 
 class _PriceItem(msgspec.Struct, frozen=True, kw_only=True):
@@ -58,13 +59,17 @@ class _CatalogPage(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def routes(site: Site) -> list[BaseRoute]:
-    async def show(_: Request) -> Response:
-        return Response(msgspec.json.encode(_page(site)), media_type="application/json")
+    async def show(request: Request) -> Response:
+        grant = visit_of(request.scope).tenant.grant
+        page = _page(site, has_own=grant is None or grant.is_admin)
+        return Response(msgspec.json.encode(page), media_type="application/json")
 
     return [Route("/v1/catalog", show)]
 
 
-def _page(site: Site) -> _CatalogPage:
+def _page(site: Site, *, has_own: bool) -> _CatalogPage:
+    """has_own: with the operator's rows, whose amounts and sources are between them and their providers, and what is
+    wrong with their file."""
     at, prices, names = site.now(), site.prices.current(), site.names
     return _CatalogPage(
         at=at,
@@ -75,11 +80,11 @@ def _page(site: Site) -> _CatalogPage:
         providers=prices.providers,
         hours=prices.hours,
         prices=[
-            *(_item(row, prices, at, origin="operator") for row in prices.own_rows),
+            *(_item(row, prices, at, origin="operator") for row in prices.own_rows if has_own),
             *(_item(row, prices, at, origin="shipped") for row in prices.rows),
         ],
         scores=prices.scores,
-        problem=site.prices.problem,
+        problem=site.prices.problem if has_own else None,
     )
 
 

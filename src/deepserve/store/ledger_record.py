@@ -81,6 +81,14 @@ class LedgerRecord:
         found = self._read(query.order_by(ledger.c.number, ledger.c.attempt_id))
         return _together(found) if found else None
 
+    def attempts(self, request_id: str, *, tenant: str | None = None) -> Sequence[LedgerRow]:
+        """All at one request, in their order. tenant: only if it is that one's; None: whoever's it is."""
+        spellings = {request_id, request_id.replace("-", "").lower()}  # as given, and a UUID as we write it
+        query = _rows().where(ledger.c.request_id.in_(spellings))
+        if tenant is not None:
+            query = query.where(ledger.c.tenant_id == tenant)
+        return self._read(query.order_by(ledger.c.number, ledger.c.attempt_id))
+
     def page(self, tenant: TenantId, *, first: int, size: int) -> Sequence[RecordedAnswer]:
         """The newest come first."""
         if self._engine is None:
