@@ -183,7 +183,8 @@ class Scheduler:
 
         If `made_progress` is false afterwards, the next step will change nothing either, until a command comes.
         """
-        self._land()
+        if self._disk is not None:
+            self._land(self._disk)
         if self._waiting:
             self._admit()
         if self._has_changed:
@@ -234,11 +235,10 @@ class Scheduler:
         known_tokens = self._index.match(key, packed, limit=limit).position
         return self._disk.seek(state.id, key, packed, limit=limit, known_tokens=known_tokens)
 
-    def _land(self) -> None:
+    def _land(self, disk: DiskPrefixes) -> None:
         """Put those back in line whose prefix has come from the disk, or could not."""
-        if self._disk is not None:
-            for generation_id in self._disk.land():
-                self._waiting.add_siblings([self._fetching.pop(generation_id)])
+        for generation_id in disk.land():
+            self._waiting.add_siblings([self._fetching.pop(generation_id)])
 
     def _has_room_for(self, state: ResultState) -> bool:
         """Whether the whole history fits beside what is running, cached prefixes evicted if need be.

@@ -74,16 +74,17 @@ class NativeEngine(Engine):
 
     @override
     def step(self, rows: Sequence[Row]) -> list[Drawn | RowFault | None]:
-        self._arrays.write(rows, known=self._sequences)
-        self._run(len(rows))
-        return self._arrays.read(rows)
+        arrays = self._arrays
+        arrays.write(rows, known=self._sequences)
+        self._check(self._step(self._handle, arrays.rows, len(rows), arrays.drawn, self._fault))
+        return arrays.read(rows)
 
     def logits(self, rows: Sequence[Row]) -> list[list[memoryview]]:
         """Append the rows like `step`, and return the logits of every token of each row; draws are ignored."""
         vocab = self.info.vocab_size
         room = [array("f", bytes(4 * vocab * len(row.tokens))) for row in rows]
         self._arrays.write_for_logits(rows, [values.buffer_info()[0] for values in room], known=self._sequences)
-        self._run(len(rows))
+        self._check(self._step(self._handle, self._arrays.rows, len(rows), self._arrays.drawn, self._fault))
         views = [memoryview(values) for values in room]
         return [[view[at : at + vocab] for at in range(0, len(view), vocab)] for view in views]
 
@@ -157,14 +158,6 @@ class NativeEngine(Engine):
         if not isinstance(snapshot, NativeSnapshot) or snapshot.handle not in self._snapshots:
             raise ValueError("not a snapshot that this engine holds")
         return snapshot
-
-    # One step
-
-    def _run(self, num_rows: int) -> None:
-        arrays = self._arrays
-        status = self._step(self._handle, arrays.rows, num_rows, arrays.drawn, self._fault)
-        if status:
-            self._raise(status)
 
     def _check(self, status: int) -> None:
         if status:
