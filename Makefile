@@ -10,7 +10,7 @@ CORE := CMakeLists.txt csrc $(wildcard csrc/*)
 CXX_COMPILERS := $(strip $(foreach name,$(CXX) c++ g++ clang++,$(shell command -v $(name))))
 CORE_PLAN := $(if $(CXX_COMPILERS),and the native core is compiled,without the native core: no C++ compiler is here)
 
-.PHONY: serve test check sanitize bench train format clean
+.PHONY: serve test check sanitize bench train train-full export-models eval format clean
 
 .venv/.created:
 	@$(PYTHON) -c 'import sys; sys.exit("deepserve needs Python 3.11 or newer, but $(PYTHON) is " + sys.version.split()[0] + ". Try: make PYTHON=python3.12 serve") if sys.version_info < (3, 11) else 0'
@@ -98,8 +98,29 @@ sanitize: .venv/.dev
 bench: .venv/.dev .venv/.core
 	$(BIN)/python -m bench
 
+# A small model in minutes, to see that everything works: trained, exported, asked a sample of the questions.
+TRAIN_MINUTES ?= 5
+SMALL := training/runs/small/model
 train: .venv/.dev .venv/.core
-	$(BIN)/python -m training.train
+	$(BIN)/python -m training.train --run small --minutes $(TRAIN_MINUTES)
+	$(BIN)/python -m training.export --run small --out $(SMALL)
+	$(BIN)/python -m training.eval --model $(SMALL) --run small --quick --unrecorded
+
+# Both models as they ship, which takes hours; what was interrupted goes on where it was.
+train-full: .venv/.dev .venv/.core
+	$(BIN)/python -m training.train --run mini-flash --shape mini-flash
+	$(BIN)/python -m training.train --run mini-pro --shape mini-pro
+	$(MAKE) export-models eval
+
+export-models: .venv/.dev .venv/.core
+	$(BIN)/python -m training.export --run mini-flash --out src/deepserve/models/mini-flash
+	$(BIN)/python -m training.export --run mini-pro --out src/deepserve/models/mini-pro
+
+EVAL_ARGS ?=
+eval: .venv/.dev .venv/.core
+	$(BIN)/python -m training.eval $(EVAL_ARGS)
+	$(BIN)/python -m training.card
+	$(BIN)/python -m training.tour
 
 format: .venv/.dev
 	$(BIN)/ruff format .

@@ -38,7 +38,7 @@ every feature of the API can be tried offline: thinking, tool calls, JSON, strea
 
 {facts}
 
-Licence: MIT, as the project. [How they are trained](../training/README.md).
+Licence: MIT, as the project. [How they are trained](../training/README.md); [a tour](tour.md).
 
 ## What they reach
 

@@ -19,12 +19,12 @@ import msgspec
 import torch
 from torch import Tensor
 
-import training.shape
 from deepserve.core.errors import CheckpointError
 from deepserve.engine.network_config import NetworkConfig
 from deepserve.engine.reference.checkpoint import Quantisation, load_network, save_network
 from deepserve.engine.reference.network import Network
 from training.curves import CURVES_FILE, LOG_FILE, draw_curves, read_log, thinned, write_log
+from training.shape import SHAPES
 from training.train import RUNS, TOKENIZER
 
 TOKEN_IDS = {"bos_token_id": 0, "eos_token_id": 1, "pad_token_id": 2}
@@ -59,12 +59,11 @@ class RunWeights(msgspec.Struct, frozen=True):
 
 def _shape_of(weights: dict[str, Tensor]) -> NetworkConfig:
     found = {name: tensor.shape for name, tensor in weights.items()}
-    for config in vars(training.shape).values():
-        if isinstance(config, NetworkConfig):
-            with torch.device("meta"):
-                network = Network(config)
-            if {name: tensor.shape for name, tensor in network.state_dict().items()} == found:
-                return config
+    for config in SHAPES.values():
+        with torch.device("meta"):
+            network = Network(config)
+        if {name: tensor.shape for name, tensor in network.state_dict().items()} == found:
+            return config
     raise ValueError("The weights of this run fit none of the networks in training/shape.py.")
 
 
