@@ -72,3 +72,16 @@ def test_who_was_accepted_gets_an_answer_and_who_comes_then_a_clear_refusal(
             pass
     assert not any(path.stat().st_size for path in folder.glob("*.spill")), "what had to wait is in the ledger"
     assert all(row.outcome == "stop" for row in LedgerRecord(open_database(folder)).rows())
+
+
+@pytest.mark.parametrize("given", [None, "mine-1"])
+def test_the_id_of_an_answer_finds_its_row(live: LiveServer, folder: Path, given: str | None) -> None:
+    """A client's own `x-request-id` comes back as it is; the row is known by ours, which `request-id` tells."""
+    headers = {} if given is None else {"x-request-id": given}
+    response = httpx.post(
+        f"{live.address}/chat/completions", json=QUESTIONS["chat"][1], headers=headers, timeout=PATIENCE_S
+    )
+    own = response.headers["request-id"]
+    assert response.headers["x-request-id"] == (given or own)
+    [row] = LedgerRecord(open_database(folder)).attempts(own)
+    assert row.model == "deepseek-v4-pro"

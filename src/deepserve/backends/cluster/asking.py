@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Literal, Protocol
+from typing import Literal, Protocol, TypeVar
 
 import msgspec
 
@@ -107,6 +107,28 @@ class StreamedError(msgspec.Struct):
 
     def raised(self) -> Refused:
         return Refused(self.code if isinstance(self.code, int) else 500, self.message)
+
+
+class Event(msgspec.Struct):
+    """What the events of every server may be instead of what they are asked for."""
+
+    error: StreamedError | None = None
+
+
+SomeEvent = TypeVar("SomeEvent", bound=Event)
+
+
+def decode_event(data: bytes, kind: type[SomeEvent], *, title: str) -> SomeEvent | None:
+    """One event's data; None: it only says that the stream is over. Raises Refused, BackendFailure."""
+    if data.strip() == b"[DONE]":
+        return None
+    try:
+        event = msgspec.json.decode(data, type=kind)
+    except msgspec.MsgspecError as error:
+        raise BackendFailure(f"{title} sent an event that cannot be read: {error}.") from error
+    if event.error is not None:
+        raise event.error.raised()
+    return event
 
 
 class Wire(Protocol):

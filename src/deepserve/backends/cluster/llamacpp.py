@@ -12,11 +12,12 @@ import msgspec
 
 from deepserve.backends.cluster.asking import (
     Ask,
+    Event,
     FormLevel,
     Part,
     ServedName,
-    StreamedError,
     best,
+    decode_event,
     form_level,
     knobs,
 )
@@ -41,13 +42,12 @@ class _Timings(msgspec.Struct):
     cache_n: int | None = None
 
 
-class _Chunk(msgspec.Struct):
-    tokens: list[int] = []
+class _Chunk(Event):
+    tokens: list[int] = msgspec.field(default_factory=list)
     stop: bool = False
     stop_type: str = "none"
-    completion_probabilities: list[_Probability] = []
+    completion_probabilities: list[_Probability] = msgspec.field(default_factory=list)
     timings: _Timings | None = None
-    error: StreamedError | None = None
 
 
 class _Generation(msgspec.Struct):
@@ -115,14 +115,9 @@ class LlamaCppReader:
         self._ask = ask
 
     def read(self, data: bytes) -> Part | None:
-        if data.strip() == b"[DONE]":
+        chunk = decode_event(data, _Chunk, title="llama.cpp")
+        if chunk is None:
             return None
-        try:
-            chunk = msgspec.json.decode(data, type=_Chunk)
-        except msgspec.MsgspecError as error:
-            raise BackendFailure(f"llama.cpp sent an event that cannot be read: {error}.") from error
-        if chunk.error is not None:
-            raise chunk.error.raised()
         hit_tokens = chunk.timings.cache_n if chunk.timings is not None else None
         if not chunk.stop:
             return Part(drawn=self._drawn(chunk), hit_tokens=hit_tokens)

@@ -12,12 +12,13 @@ import msgspec
 
 from deepserve.backends.cluster.asking import (
     Ask,
+    Event,
     FormLevel,
     Part,
     Refused,
     ServedName,
-    StreamedError,
     best,
+    decode_event,
     decode_served_names,
     form_level,
     knobs,
@@ -47,10 +48,9 @@ class _Meta(msgspec.Struct):
     output_top_logprobs: list[list[_TopEntry] | None] | None = None
 
 
-class _Chunk(msgspec.Struct):
+class _Chunk(Event):
     output_ids: list[int] | None = None
     meta_info: _Meta | None = None
-    error: StreamedError | None = None
 
 
 class SglangWire:
@@ -123,14 +123,9 @@ class SglangReader:
         self._num_read = 0
 
     def read(self, data: bytes) -> Part | None:
-        if data.strip() == b"[DONE]":
+        chunk = decode_event(data, _Chunk, title="SGLang")
+        if chunk is None:
             return None
-        try:
-            chunk = msgspec.json.decode(data, type=_Chunk)
-        except msgspec.MsgspecError as error:
-            raise BackendFailure(f"SGLang sent an event that cannot be read: {error}.") from error
-        if chunk.error is not None:
-            raise chunk.error.raised()
         if chunk.meta_info is None:
             raise BackendFailure("SGLang sent an event without its `meta_info`.")
         meta, end = chunk.meta_info, chunk.meta_info.finish_reason

@@ -11,11 +11,12 @@ import msgspec
 
 from deepserve.backends.cluster.asking import (
     Ask,
+    Event,
     FormLevel,
     Part,
     ServedName,
-    StreamedError,
     best,
+    decode_event,
     decode_served_names,
     form_level,
     knobs,
@@ -49,10 +50,9 @@ class _Usage(msgspec.Struct):
     prompt_tokens_details: _PromptDetails | None = None
 
 
-class _Chunk(msgspec.Struct):
-    choices: list[_Choice] = []
+class _Chunk(Event):
+    choices: list[_Choice] = msgspec.field(default_factory=list)
     usage: _Usage | None = None
-    error: StreamedError | None = None
 
 
 class VllmWire:
@@ -119,14 +119,9 @@ class VllmReader:
         self._ask = ask
 
     def read(self, data: bytes) -> Part | None:
-        if data.strip() == b"[DONE]":
+        chunk = decode_event(data, _Chunk, title="vLLM")
+        if chunk is None:
             return None
-        try:
-            chunk = msgspec.json.decode(data, type=_Chunk)
-        except msgspec.MsgspecError as error:
-            raise BackendFailure(f"vLLM sent an event that cannot be read: {error}.") from error
-        if chunk.error is not None:
-            raise chunk.error.raised()
         hit_tokens = None
         if chunk.usage is not None and chunk.usage.prompt_tokens_details is not None:
             hit_tokens = chunk.usage.prompt_tokens_details.cached_tokens
