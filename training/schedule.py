@@ -45,6 +45,11 @@ def trains_indexer(progress: float, number: int, length: int) -> bool:
     return reads_densely(progress, number)
 
 
+def rounds_experts(progress: float) -> bool:
+    """Whether the experts are already used in the precision in which they ship."""
+    return progress >= 0.6
+
+
 def rate(progress: float, number: int) -> float:
     """The factor on both learning rates: a short warm-up, level, then a straight line to nothing."""
     warm_up = min(1.0, (number + 1) / WARM_UP_STEPS)

@@ -13,6 +13,7 @@ Minutes are the processor's, spent by this process: waiting for a busy machine, 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import ctypes
 import math
 import signal
@@ -33,6 +34,7 @@ from deepserve.engine.reference.network import Network
 from training import forward, kernels, schedule
 from training.batches import Batch, BatchMaker
 from training.optimizer import Optimizer
+from training.rounding import rounded_experts
 from training.shape import SHAPES, TOKENIZER
 from training.vocabulary import Encoder
 
@@ -103,8 +105,10 @@ class Trainer:
         batch = self.batches.batch(number, plan)
         with_index_loss = schedule.trains_indexer(share, number, plan.length)
         selects = not schedule.reads_densely(share, number)
-        loss, index_loss = self.losses(batch, with_index_loss=with_index_loss, selects=selects)
-        torch.autograd.backward(loss + index_loss)
+        # Forward and backward see the same weights.
+        with rounded_experts(self.network) if schedule.rounds_experts(share) else contextlib.nullcontext():
+            loss, index_loss = self.losses(batch, with_index_loss=with_index_loss, selects=selects)
+            torch.autograd.backward(loss + index_loss)
         norm = torch.nn.utils.clip_grad_norm_(self.network.language_parameters(), 1.0)
         if norm.isfinite():
             factor = schedule.rate(share, number)

@@ -12,13 +12,14 @@ import torch
 from training.batches import Plan
 from training.export import export, main
 from training.optimizer import orthogonalise
+from training.rounding import rounded, rounded_experts
 from training.shape import MINI_FLASH, MINI_PRO, num_active_parameters, num_total_parameters
 from training.train import TOKENIZER, Trainer, run
 from training.vocabulary import Encoder
 
 import deepserve
 import training
-from deepserve.engine.reference.checkpoint import load_network
+from deepserve.engine.reference.checkpoint import load_network, save_network
 from training import kernels, train
 
 README = Path(training.__file__ or "").parent / "README.md"
@@ -76,6 +77,24 @@ def test_a_resumed_run_ends_like_an_uninterrupted_one(tmp_path: Path) -> None:
     assert second.progress.num_tokens == whole.progress.num_tokens == 20 * 2 * 128
     for name, tensor in weights(whole).items():
         assert tensor.equal(weights(second)[name]), name
+
+
+def test_experts_are_trained_as_they_are_exported_and_kept_exact(tmp_path: Path) -> None:
+    network = new_trainer().network
+    before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+    with rounded_experts(network):
+        for name, tensor in network.state_dict().items():
+            if ".experts." in name:
+                assert not tensor.equal(before[name])
+                assert rounded(tensor).equal(tensor)
+            else:
+                assert tensor.equal(before[name])
+    assert all(tensor.equal(before[name]) for name, tensor in network.state_dict().items())
+    save_network(network, tmp_path, quantisation="fp4")
+    exported = load_network(tmp_path).state_dict()
+    for name in before:
+        if ".experts." in name:
+            assert exported[name].equal(rounded(before[name]))
 
 
 def test_the_indexer_learns_from_its_own_loss() -> None:
