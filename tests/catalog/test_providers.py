@@ -10,10 +10,16 @@ from deepserve.catalog.providers import Provider, find_provider, load_providers
 from deepserve.core.errors import ConfigurationError
 from deepserve.dialects.chat.upstream_flavour import UPSTREAM_FLAVOURS
 from deepserve.dialects.messages.upstream_flavour import MESSAGES_FLAVOURS
+from deepserve.dialects.responses.upstream_flavour import RESPONSES_FLAVOURS
 from deepserve.dialects.runware.upstream_flavour import RUNWARE_FLAVOURS
 
 _PROVIDERS = load_providers()
-_FLAVOURS = {"chat": UPSTREAM_FLAVOURS, "messages": MESSAGES_FLAVOURS, "runware": RUNWARE_FLAVOURS}
+_FLAVOURS = {
+    "chat": UPSTREAM_FLAVOURS,
+    "messages": MESSAGES_FLAVOURS,
+    "responses": RESPONSES_FLAVOURS,
+    "runware": RUNWARE_FLAVOURS,
+}
 """Of protocols whose services differ."""
 _KNOWN = {model.id for model in load_models().models}
 

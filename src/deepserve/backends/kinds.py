@@ -65,6 +65,7 @@ TOKENS: Final = "tokens"
 KINDS: Final[Mapping[str, Callable[[Opening], Backend]]] = {
     "chat": _open_answering,
     "messages": _open_answering,
+    "responses": _open_answering,
     "runware": _open_answering,
     TOKENS: _open_cluster,
 }

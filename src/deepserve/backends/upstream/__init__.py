@@ -1,1 +1,1 @@
-"""Answers from other services, in Chat or Messages: DeepSeek, its resellers, clusters, another deepserve."""
+"""Answers from other services, in any of their dialects: DeepSeek, its resellers, clusters, another deepserve."""

@@ -7,6 +7,7 @@ from typing import Final
 
 from deepserve.backends.upstream.chat_wire import ChatWire
 from deepserve.backends.upstream.messages_wire import MessagesWire
+from deepserve.backends.upstream.responses_wire import ResponsesWire
 from deepserve.backends.upstream.runware_wire import RunwareWire
 from deepserve.backends.upstream.wire import UpstreamWire
 from deepserve.catalog.providers import Provider
@@ -15,6 +16,7 @@ from deepserve.prompt.decoder import mint_call_id
 _WIRES: Final[Mapping[str, Callable[..., UpstreamWire]]] = {
     "chat": ChatWire,
     "messages": MessagesWire,
+    "responses": ResponsesWire,
     "runware": RunwareWire,
 }
 
