@@ -37,17 +37,13 @@ from deepserve.dialects.chat.upstream_wire import (
     ReadAnswer,
     ReadCall,
     ReadChoice,
-    ReadCompletionDetails,
-    ReadCostDetails,
     ReadFunction,
     ReadMessage,
-    ReadPromptDetails,
-    ReadUsage,
     ReadWords,
 )
 from deepserve.dialects.chat.wire import WireLogprob, WireLogprobs, WireTopLogprob
-from deepserve.dialects.upstream_cost import stated_cost
 from deepserve.dialects.upstream_errors import decode_error_value
+from deepserve.dialects.upstream_usage import ReadUsage, count_usage
 
 _REASONS: Mapping[str, FinishReason] = {
     "stop": "stop",
@@ -317,27 +313,9 @@ class AnswerDecoder:
         return events
 
     def _count(self, read: ReadUsage) -> None:
-        prompt_details = read.prompt_tokens_details or ReadPromptDetails()
-        completion_details = read.completion_tokens_details or ReadCompletionDetails()
-        prompt, output = read.prompt_tokens or 0, read.completion_tokens or 0
-        hit = read.prompt_cache_hit_tokens or prompt_details.cached_tokens or 0
-        written = prompt_details.cache_write_tokens or 0
-        reasoning = completion_details.reasoning_tokens or read.reasoning_tokens or 0
-        is_sound = 0 <= hit <= prompt and 0 <= reasoning <= output and 0 <= written <= prompt - hit
-        if not is_sound:
-            self.doubt = f"{hit} cached of {prompt} prompt tokens, {written} stored, {reasoning} thought of {output}"
-        prompt, output = max(prompt, 0), max(output, 0)
-        hit, reasoning = min(max(hit, 0), prompt), min(max(reasoning, 0), output)
-        self.usage = Usage(
-            hit_tokens=hit,
-            miss_tokens=prompt - hit,
-            reasoning_tokens=reasoning,
-            answer_tokens=output - reasoning,
-            cache_write_tokens=min(max(written, 0), prompt - hit),
-            is_estimated=not is_sound,
-        )
-        details = read.cost_details or ReadCostDetails()
-        self._cost = stated_cost(read.cost, details.upstream_inference_prompt_cost)
+        counted = count_usage(read)
+        self.usage, self._cost = counted.usage, counted.cost
+        self.doubt = counted.doubt or self.doubt
 
 
 def _piece(index: int, result: _Result, text: str, logprobs: Sequence[WireLogprob] | None) -> BlockDelta:

@@ -6,12 +6,11 @@ call differently stands side by side. What we write ourselves is in `wire`.
 
 from __future__ import annotations
 
-from decimal import Decimal
-
 import msgspec
 
 from deepserve.core.messages import Json
 from deepserve.dialects.chat.wire import WireLogprobs
+from deepserve.dialects.upstream_usage import ReadUsage
 
 
 class ReadFunction(msgspec.Struct, frozen=True):
@@ -64,32 +63,6 @@ class ReadChoice(msgspec.Struct, frozen=True):
     finish_reason: str | None = None
     native_finish_reason: str | None = None
     stop_reason: str | int | None = None
-
-
-class ReadPromptDetails(msgspec.Struct, frozen=True):
-    cached_tokens: int | None = None
-    cache_write_tokens: int | None = None
-
-
-class ReadCompletionDetails(msgspec.Struct, frozen=True):
-    reasoning_tokens: int | None = None
-
-
-class ReadCostDetails(msgspec.Struct, frozen=True):
-    upstream_inference_prompt_cost: Decimal | None = None
-
-
-class ReadUsage(msgspec.Struct, frozen=True):
-    """cost: in US dollars, at services that state it."""
-
-    prompt_tokens: int | None = None
-    completion_tokens: int | None = None
-    prompt_tokens_details: ReadPromptDetails | None = None
-    completion_tokens_details: ReadCompletionDetails | None = None
-    prompt_cache_hit_tokens: int | None = None
-    reasoning_tokens: int | None = None
-    cost: Decimal | None = None
-    cost_details: ReadCostDetails | None = None
 
 
 class ReadWords(msgspec.Struct, frozen=True):
