@@ -114,7 +114,8 @@ def measure_decoding(answers: Answers, weights: str, recorder: Recorder) -> None
             100 * enforced / free,
             "%",
             details=f"{enforced:,.0f} tok/s, free {free:,.0f}; {100 * answers.forced_ratio:.0f} % of tokens forced",
-            at_least=90 if num_streams > 1 else None,
+            # What random weights write is no use to anybody: told, as the harder case, and not judged.
+            at_least=90 if num_streams > 1 and weights == "shipped" else None,
             keep_probes=True,
         )
     step_s = answers.step_s
