@@ -17,6 +17,19 @@ GENERIC = "openai"
 """The kind of a server of which nothing but its address is known."""
 
 
+class PlainCompletions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Where a service that speaks Chat continues plain texts.
+
+    path         after its base address
+    has_suffix   it fills holes, too
+    needs_limit  where `max_tokens` is left out it ends after a few tokens
+    """
+
+    path: str
+    has_suffix: bool = False
+    needs_limit: bool = True
+
+
 class Provider(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One service.
 
@@ -25,6 +38,7 @@ class Provider(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     base_url      None: a kind of server, whose address the operator gives
     key_variable  of the environment, which holds the key
     models        our canonical id -> the service's name for it
+    completions   None: it has none, or none is documented for these models
     collects_data  whether it keeps prompts or trains on them; None: not known
     source        who says all this, and when it was read
     """
@@ -36,6 +50,7 @@ class Provider(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     key_variable: str
     models: Mapping[str, str]
     source: str
+    completions: PlainCompletions | None = None
     collects_data: bool | None = None
     base_url: str | None = None
     needs_key: bool = True

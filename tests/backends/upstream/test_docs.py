@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -31,6 +32,16 @@ def test_every_provider_is_on_the_page_with_its_models_and_key(provider: Provide
     assert f"`{provider.key_variable}`" in row
     assert ("if it wants one" in row) is not provider.needs_key
     assert f"| {', '.join(_MODELS[model] for model in provider.models)} |" in row
+
+
+def test_the_page_says_who_continues_texts_and_who_fills_holes() -> None:
+    section = _PAGE.partition("## Plain completions\n")[2].partition("\n## ")[0]
+    holes, _, texts = section.partition("Without:")
+    named = {id_: id_ in re.findall(r"`([a-z-]+)`", texts) for id_ in load_providers()}
+    for provider in load_providers().values():
+        found = provider.completions
+        assert named[provider.id] is (found is not None and not found.has_suffix), provider.id
+        assert (f"`{provider.id}`" in holes) is (found is not None and found.has_suffix), provider.id
 
 
 def test_the_limits_are_those_of_the_code() -> None:
