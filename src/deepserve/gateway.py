@@ -236,8 +236,13 @@ class Gateway:
                 observer.on_ended(request, error)
 
     async def count(self, request: Request) -> int:
-        """Prompt tokens the request would be billed for; where the choice of the model is open, in its usual lane."""
+        """Prompt tokens the request would be billed for; where the choice of the model is open, in its usual lane.
+
+        It takes one of the requests that the key may send in a minute.
+        """
         self.check(request)
+        if self._turnstile is not None:
+            await self._turnstile.admit_count(request)
         return await self._count(msgspec.structs.replace(request, is_count=True))
 
     async def _count(self, request: Request) -> int:

@@ -7,6 +7,7 @@ from collections.abc import AsyncGenerator
 from datetime import timedelta
 from decimal import Decimal
 
+import msgspec
 import pytest
 from sqlalchemy import insert, select
 
@@ -551,3 +552,29 @@ def test_what_a_gateway_held_that_was_killed_comes_free_when_its_lease_ends(data
         gate.close()
 
     asyncio.run(run())
+
+
+def test_a_count_takes_one_of_the_requests_and_neither_tokens_nor_money_nor_a_place(database: Database) -> None:
+    async def run() -> None:
+        time = Time()
+        gate = turnstile(database, time)
+        grant = msgspec.structs.replace(budget("0.01"), limits=limited(concurrent=1, requests=3, tokens=2_000).limits)
+        async with gate.admit(request(grant, max_output_tokens=100), thousand) as permit:
+            assert permit.allowance.requests is not None
+            assert permit.allowance.requests.remaining == 2
+            reserved = held(database)
+            for _ in range(2):
+                await gate.admit_count(request(grant))  # beside the only answer that may run
+            assert time.passed_s == 0
+            assert held(database) == reserved
+        with pytest.raises(RateLimited, match="3 requests a minute") as caught:
+            await gate.admit_count(request(grant))
+        assert caught.value.retry_after_s == 20.0
+        assert gate.gauges() == {"limited_running": 0, "limited_waiting": 0}
+        for free in (limited(concurrent=1, tokens=1), budget("0.01")):
+            for _ in range(5):
+                await gate.admit_count(request(free, key=KeyId("key-2")))
+        gate.close()
+
+    asyncio.run(run())
+    assert held(database) == []

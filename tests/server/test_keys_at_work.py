@@ -351,6 +351,19 @@ def test_tokens_are_counted_for_those_alone_who_may_ask(site: Site) -> None:
     assert site.ask(key, "messages", path=path, model="deepseek-v4-pro").status_code == 200
 
 
+def test_counts_go_by_the_rate_of_the_key(site: Site) -> None:
+    for dialect, path in (
+        ("messages", "/anthropic/v1/messages/count_tokens"),
+        ("responses", "/v1/responses/input_tokens"),
+    ):
+        key = site.key(limits=RateLimits(max_concurrent=1, requests_per_minute=1))
+        assert site.ask(key, dialect, path=path).status_code == 200
+        refused = site.ask(key, dialect, path=path)
+        assert refused.status_code == 429
+        assert int(refused.headers["retry-after"]) > 50
+        assert site.ask(key, dialect).status_code == 429
+
+
 def test_a_repetition_is_for_those_alone_who_may_ask(site: Site) -> None:
     """Answers are kept for the tenant, of which another key may have asked first."""
     may, may_not = site.key(), site.key(models=frozenset(("deepseek-v4-pro",)))

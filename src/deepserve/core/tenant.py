@@ -28,7 +28,7 @@ class RateLimits(msgspec.Struct, frozen=True, kw_only=True):
     """How much at once, and how fast. None: no bound.
 
     max_concurrent       answers that run side by side
-    requests_per_minute  answers begun
+    requests_per_minute  answers begun, and tokens counted
     tokens_per_minute    prompt and output together
     """
 

@@ -22,7 +22,7 @@ import msgspec
 from deepserve.config import WaitLimits
 from deepserve.core.errors import BudgetExhausted, RateLimited, StoreUnavailable
 from deepserve.core.request import Request
-from deepserve.core.tenant import Grant, KeyId
+from deepserve.core.tenant import Grant, KeyId, RateLimits
 from deepserve.core.usage import Usage
 from deepserve.limits.admission import Admitted, Asked, LimitName, Waiting, decide, exhausted, left_pico, tightest
 from deepserve.limits.line import Line, LineFull, Place
@@ -73,6 +73,8 @@ class Turnstile:
         self._new_hex = new_hex
         self._sleep = sleep
         self._line = Line(limits.places)
+        # Counts wait for the rate alone, and so not behind answers that wait for others to end.
+        self._counts = Line(limits.places)
         self._inside: dict[str, Permit] = {}
         self._renewing: asyncio.Task[None] | None = None
         # One thread: what is said about an answer is done in the order in which it was said.
@@ -80,12 +82,15 @@ class Turnstile:
 
     def gauges(self) -> dict[str, float]:
         """What monitoring may show."""
-        return {"limited_running": len(self._inside), "limited_waiting": self._line.num_waiting}
+        return {
+            "limited_running": len(self._inside),
+            "limited_waiting": self._line.num_waiting + self._counts.num_waiting,
+        }
 
     def take(self, limits: WaitLimits) -> None:
         """Other bounds for requests that come from now on."""
         self._limits = limits
-        self._line.places = limits.places
+        self._line.places = self._counts.places = limits.places
 
     def close(self) -> None:
         """Finish what is being written, in the event loop's thread. Nobody may be inside any more."""
@@ -103,7 +108,7 @@ class Turnstile:
         assert grant is not None, "everything is allowed without asking"
         assert key is not None, "limits are those of a key"
         visit = await self._prepare(request, grant, key, count)
-        admitted = await self._take_turn(visit, request)
+        admitted = await self._take_turn(visit, request, self._line)
         permit = Permit(
             visit.reservation,
             admitted.allowance,
@@ -119,6 +124,29 @@ class Turnstile:
             yield permit
         finally:
             await self._leave(visit, permit)
+
+    async def admit_count(self, request: Request) -> None:
+        """The leave to have tokens counted, which takes one of the minute's requests and nothing else.
+
+        Raises RateLimited where the turn does not come in time; StoreUnavailable.
+        """
+        grant, key = request.tenant.grant, request.tenant.key
+        if grant is None or key is None or grant.limits.requests_per_minute is None:
+            return
+        day = request.arrived_at.astimezone(UTC).date()
+        visit = _Visit(
+            grant=Grant(limits=RateLimits(requests_per_minute=grant.limits.requests_per_minute)),
+            asked=Asked(day=day, cost_pico=0, tokens=0),
+            reservation=Reservation(id=self._new_hex(16), key=key, day=day, amount_pico=0),
+        )
+        await self._take_turn(visit, request, self._counts)
+        try:
+            await _uncancelled(self._thread.submit(self._store.end, visit.reservation, tokens_us=0))
+        except StoreUnavailable:
+            _log.warning("The place that a count took comes free after %g s", _LEASE_S)
+        finally:
+            # It may have been taken for an answer that runs.
+            self._line.stir(key)
 
     # In.
 
@@ -141,14 +169,14 @@ class Turnstile:
         visit.reservation = Reservation(id=self._new_hex(16), key=key, day=day, amount_pico=visit.asked.cost_pico)
         return visit
 
-    async def _take_turn(self, visit: _Visit, request: Request) -> Admitted:
+    async def _take_turn(self, visit: _Visit, request: Request, line: Line) -> Admitted:
         deadline = self._clock() + self._limits.wait_s
         waiting: Waiting | None = None
         try:
-            with self._line.join(request.tenant.id, visit.reservation.key) as place:
+            with line.join(request.tenant.id, visit.reservation.key) as place:
                 while True:
                     pause_s: float | None = None  # the one before says when it goes
-                    if self._line.is_first(place):
+                    if line.is_first(place):
                         found = await self._try(visit)
                         if isinstance(found, Admitted):
                             return found
