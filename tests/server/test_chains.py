@@ -277,8 +277,10 @@ def test_any_dialect_through_any_upstream_is_as_without(
     assert ours.costs[-1] == ours.costs[-2]
 
 
-@pytest.mark.parametrize("kind", list(_KINDS))
-def test_what_no_upstream_is_asked_is_refused_by_name(
+@pytest.mark.parametrize(
+    "kind", [kind for kind, row in _KINDS.items() if row.completions is None or not row.completions.has_suffix]
+)
+def test_holes_are_refused_by_name_where_the_service_fills_none(
     fronts: Mapping[str, tuple[LiveServer, Bills]], kind: str
 ) -> None:
     front, _ = fronts[kind]
