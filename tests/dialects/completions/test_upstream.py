@@ -258,7 +258,7 @@ def test_a_terminator_is_an_end_and_silence_is_none() -> None:
 
 def test_an_upstream_that_does_not_say_what_a_completion_took_is_estimated() -> None:
     body = json.dumps(_chunk(_choice(0, "between", "stop"))).encode()
-    asked = request(messages=(), infill=HOLE, is_whole=True, default_output_tokens=9)
+    asked = request(messages=(), infill=Infill(prompt="a"), is_whole=True, default_output_tokens=9)
     events = told(answer(200, "Content-Type: application/json", body=body), asked=asked)
     report = events[-2]
     assert isinstance(report, UsageReported)
