@@ -149,7 +149,7 @@ def test_a_row_that_was_tampered_with_is_found(state: Path) -> None:
 
 
 def test_rows_that_wait_in_files_are_told(state: Path) -> None:
-    (state / "ledger-x.spill").write_text("{}\n{}\n")
+    (state / "ledger-x.journal").write_text("{}\n{}\n")
     assert "2 rows wait in files" in run(state, "ledger", "verify")[1]
 
 

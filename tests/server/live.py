@@ -183,8 +183,8 @@ def live_server(
             tasks=tasks,
             lookups=(*keys, *lookups),
             closing=closing,
-            ledger=LedgerRecord(database),
-            keys=KeyRecord(database),
+            ledger=LedgerRecord(database, catch_up=None if ledger is None else ledger.catch_up),
+            keys=KeyRecord(database, catch_up=None if ledger is None else ledger.catch_up),
             prices=prices,
             log=log,
         )

@@ -9,6 +9,7 @@ from pathlib import Path
 import httpx
 
 from deepserve.store.database import open_database
+from deepserve.store.ledger import Ledger
 from deepserve.store.ledger_record import LedgerRecord
 from tests.conftest import running_server
 
@@ -64,7 +65,10 @@ def test_no_row_of_an_answer_that_ended_is_lost_when_the_server_is_killed(tmp_pa
             callers.wait_for(chance.randrange(30, 150))
         callers.join()
         seen += callers.seen
-    rows = {row.request_id: row for row in LedgerRecord(open_database(tmp_path)).rows()}
+    database = open_database(tmp_path)
+    Ledger(database, state_dir=tmp_path).close()  # as the next server, it takes what the last one left
+    rows = {row.request_id: row for row in LedgerRecord(database).rows()}
+    assert not list(tmp_path.glob("ledger-*"))
     missing = [request_id for request_id in seen if request_id not in rows]
     assert missing == []
     assert len(seen) >= 30 * LIVES

@@ -61,7 +61,7 @@ def verify(since: datetime | None, until: datetime | None, settings: Settings) -
         click.echo(f"and {num_more:,} more")
     waiting = _num_waiting(settings.state_dir)
     if waiting:
-        click.echo(f"{waiting:,} rows wait in files for the next server that starts.")
+        click.echo(f"{waiting:,} rows wait in files: a server that runs, or else the next that starts, brings them in.")
     if num_found:
         raise click.ClickException(
             f"{num_found + num_more:,} of {num_rows:,} rows are not what their prices make them."
@@ -120,6 +120,6 @@ def _written(path: Path | None) -> Iterator[IO[str]]:
 
 
 def _num_waiting(state_dir: Path | None) -> int:
-    if state_dir is None:
-        return 0
-    return sum(path.read_bytes().count(b"\n") for path in state_dir.glob("ledger-*.spill"))
+    from deepserve.store.journal import num_lines
+
+    return 0 if state_dir is None else num_lines(state_dir)

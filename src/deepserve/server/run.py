@@ -292,8 +292,8 @@ async def _serve(
                 kept=kept,
                 replays=replays,
                 sealer=sealer,
-                ledger=LedgerRecord(database),
-                keys=KeyRecord(database),
+                ledger=LedgerRecord(database, catch_up=None if ledger is None else ledger.catch_up),
+                keys=KeyRecord(database, catch_up=None if ledger is None else ledger.catch_up),
                 prices=prices,
                 log=log,
             )

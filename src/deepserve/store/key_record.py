@@ -2,27 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 
 from sqlalchemy import Engine
 
-from deepserve.core.tenant import Tenant, TenantId
+from deepserve.core.tenant import KeyId, Tenant, TenantId
 from deepserve.store.keys import KeyRow, rows_of_tenant
 from deepserve.store.spending import Spending, read_spending
 
 
 class KeyRecord:
-    """Methods block for a database's time; without a database there are no keys."""
+    """Methods block for a database's time; without a database there are no keys.
 
-    def __init__(self, engine: Engine | None) -> None:
+    catch_up  called before spending is read: brings in what this process has written down elsewhere
+    """
+
+    def __init__(self, engine: Engine | None, *, catch_up: Callable[[], None] | None = None) -> None:
         self._engine = engine
+        self._catch_up = catch_up
 
     def spending(self, tenant: Tenant, *, now: datetime) -> Spending:
         """Of the key that was used."""
         if self._engine is None or tenant.key is None:
             return Spending()
-        return read_spending(self._engine, [tenant.key], now=now)[tenant.key]
+        return self._read(self._engine, [tenant.key], now)[tenant.key]
 
     def row(self, tenant: Tenant) -> KeyRow | None:
         """The key that was used; None where it is one of the settings, or none was needed."""
@@ -39,5 +43,10 @@ class KeyRecord:
         """Of each of these."""
         if self._engine is None or not rows:
             return [Spending() for _ in rows]
-        found = read_spending(self._engine, [row.id for row in rows], now=now)
+        found = self._read(self._engine, [row.id for row in rows], now)
         return [found[row.id] for row in rows]
+
+    def _read(self, engine: Engine, keys: Sequence[KeyId], now: datetime) -> Mapping[KeyId, Spending]:
+        if self._catch_up is not None:
+            self._catch_up()
+        return read_spending(engine, keys, now=now)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime
 from itertools import groupby
 from typing import Any, Final
 
 import msgspec
-from sqlalchemy import ColumnElement, Engine, Select, String, cast, func, literal, or_, select
+from sqlalchemy import ColumnElement, Connection, Engine, Select, String, cast, func, literal, or_, select
 
 from deepserve.core.request import RequestId
 from deepserve.core.tenant import TenantId
@@ -69,10 +69,14 @@ class LedgerSum(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class LedgerRecord:
-    """Methods block; without a database there is nothing to find."""
+    """Methods block; without a database there is nothing to find.
 
-    def __init__(self, engine: Engine | None) -> None:
+    catch_up  called before anything is looked for: brings in what this process has written down elsewhere
+    """
+
+    def __init__(self, engine: Engine | None, *, catch_up: Callable[[], None] | None = None) -> None:
         self._engine = engine
+        self._catch_up = catch_up
 
     # Each tenant's own.
 
@@ -95,7 +99,7 @@ class LedgerRecord:
             return []
         query = select(ledger.c.request_id).where(ledger.c.tenant_id == tenant, ledger.c.number == 1)
         order = ledger.c.arrived_at.desc(), ledger.c.request_id
-        with self._engine.connect() as connection:
+        with self._connect(self._engine) as connection:
             wanted = list(connection.execute(query.order_by(*order).offset(first).limit(size)).scalars())
         found: dict[str, RecordedAnswer] = {}
         for start in range(0, len(wanted), _ROWS_AT_ONCE):
@@ -113,7 +117,7 @@ class LedgerRecord:
         """Requests that were answered, or failed."""
         if self._engine is None:
             return 0
-        with self._engine.connect() as connection:
+        with self._connect(self._engine) as connection:
             where = ledger.c.tenant_id == tenant, ledger.c.number == 1
             return connection.execute(select(func.count()).select_from(ledger).where(*where)).scalar_one()
 
@@ -124,7 +128,7 @@ class LedgerRecord:
         query = select(*_exact_sum(_TOTAL)).where(ledger.c.tenant_id == tenant)
         if since is not None:
             query = query.where(ledger.c.arrived_at >= since)
-        with self._engine.connect() as connection:
+        with self._connect(self._engine) as connection:
             return _exact(*connection.execute(query).one())
 
     # Everything, for the operator.
@@ -163,7 +167,7 @@ class LedgerRecord:
             query = query.where(ledger.c.tenant_id == tenant)
         if groups:
             query = query.group_by(*groups).order_by(*groups)
-        with self._engine.connect() as connection:
+        with self._connect(self._engine) as connection:
             found = [_sum(row, by) for row in connection.execute(query) if row[len(groups) + 1]]
         together: dict[tuple[str, ...], LedgerSum] = {}
         for one in found:
@@ -188,10 +192,15 @@ class LedgerRecord:
             yield from found
             last = found[-1].attempt_id
 
+    def _connect(self, engine: Engine) -> Connection:
+        if self._catch_up is not None:
+            self._catch_up()
+        return engine.connect()
+
     def _read(self, query: Select[Any]) -> list[LedgerRow]:
         if self._engine is None:
             return []
-        with self._engine.connect() as connection:
+        with self._connect(self._engine) as connection:
             return [read_row(row) for row in connection.execute(query)]
 
 

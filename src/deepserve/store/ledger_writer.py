@@ -1,7 +1,8 @@
 """The one thread that writes the ledger: whatever waits while it commits goes into the next commit.
 
-Nobody waits for company: a row alone is committed alone, and under load the groups grow by themselves. What the
-database does not take is tried again and again; `ledger` decides how long a client waits for that.
+A row that somebody waits for does not wait for company: it is committed at once, and under load the groups grow by
+themselves. Rows that are safe in the journal already are left alone for a moment, for a commit costs more than a row.
+What the database does not take is tried again and again; `ledger` decides how long a client waits for that.
 """
 
 from __future__ import annotations
@@ -23,8 +24,8 @@ from sqlalchemy.exc import DataError, IntegrityError
 from deepserve.core.errors import EngineFailure
 from deepserve.store.checkpoints import Checkpoints
 from deepserve.store.database import FAULTS
+from deepserve.store.journal import Batch, Journal, Unwritten
 from deepserve.store.ledger_row import LedgerRow, read_row
-from deepserve.store.spill import SpillFile, Unwritten
 from deepserve.store.sqlite_driver import REFUSALS, driver_of, spell_instant
 from deepserve.store.tables import ledger
 
@@ -48,40 +49,14 @@ _REFUSALS: Final = (IntegrityError, DataError, *REFUSALS)
 """What says that the same row will never be taken."""
 
 _LOOK_S: Final = 0.25
-"""How often it is tried whether the database takes again what had to go to a file."""
-
-_IDLE_S: Final = 1.0
-"""How often it is looked whether something has gone there."""
-
-
-class Batch:
-    """Rows that are settled together.
-
-    is_overdue  a file is being asked to take them
-    is_spilled  it has, and nobody waits for the database
-    is_safe     they are in one or the other, or were refused for good
-    """
-
-    __slots__ = ("future", "is_overdue", "is_safe", "is_spilled", "release", "rows", "settled_at")
-
-    def __init__(
-        self, rows: Sequence[LedgerRow], release: str | None, future: asyncio.Future[None], settled_at: float
-    ) -> None:
-        self.rows = rows
-        self.release = release
-        self.future = future
-        self.settled_at = settled_at
-        self.is_overdue = False
-        self.is_safe = False
-        self.is_spilled = False
-
-    def unwritten(self) -> list[Unwritten]:
-        return [Unwritten(row, self.release) for row in self.rows]
+"""How often it is tried whether the database takes what processes left that are no more."""
 
 
 class LedgerWriter:
     """Takes batches from event loops and tells these when they are durable.
 
+    journal        what is recorded is forgotten there
+    gather_s       so long rows may wait for others that nobody waits for
     is_power_safe  wait for the disk at every commit
     book           see `Booking`; None: nobody wants to know
     """
@@ -89,35 +64,53 @@ class LedgerWriter:
     def __init__(
         self,
         engine: Engine,
-        spill: SpillFile | None,
+        journal: Journal | None,
         *,
+        gather_s: float = 0.0,
         is_power_safe: bool = False,
         book: Booking | None = None,
     ) -> None:
         self._engine = engine
-        self._spill = spill
+        self._journal = journal
+        self._gather_s = gather_s
         self._is_power_safe = is_power_safe
         self._book = book
         self._is_sqlite = engine.dialect.name == "sqlite"
         file = engine.url.database if self._is_sqlite else None
         self._checkpoints = Checkpoints(file) if file not in (None, "", ":memory:") else None
-        self._queue: queue.SimpleQueue[Sequence[Batch] | None] = queue.SimpleQueue()
+        self._queue: queue.SimpleQueue[Sequence[Batch] | threading.Event | None] = queue.SimpleQueue()
+        self._hurry = threading.Event()
+        self._num_put = self._num_taken = 0
         self._connection: Connection | None = None
         self._closing = threading.Event()
         self._left: Sequence[Batch] = ()
-        self._has_left_behind = spill is not None
+        self._has_left_behind = journal is not None
         self.problem: str | None = None
         """Why the last commit failed; None once one has succeeded."""
         self._thread = threading.Thread(target=self._run, name="deepserve-ledger", daemon=True)
         self._thread.start()
 
-    def put(self, batches: Sequence[Batch]) -> None:
+    def put(self, batches: Sequence[Batch], *, is_awaited: bool = True) -> None:
+        """is_awaited: by somebody, so that it must not be left alone for a moment."""
+        self._num_put += 1
         self._queue.put(batches)
+        if is_awaited:
+            self._hurry.set()
+
+    def catch_up(self, timeout_s: float) -> None:
+        """Return once the database has what was put before, or after this time. From any thread but an event loop's."""
+        if self._num_taken == self._num_put or self._closing.is_set():
+            return
+        reached = threading.Event()
+        self._queue.put(reached)
+        self._hurry.set()
+        reached.wait(timeout_s)
 
     def close(self, timeout_s: float) -> Sequence[Batch]:
         """Write what waits and stop. Returns what the database did not take within this time."""
         self._closing.set()
         self._queue.put(None)
+        self._hurry.set()
         self._thread.join(timeout_s)
         if self._checkpoints is not None:
             self._checkpoints.close(timeout_s)
@@ -127,7 +120,10 @@ class LedgerWriter:
                 item = self._queue.get_nowait()
             except queue.Empty:
                 return left
-            left += item or ()
+            if isinstance(item, threading.Event):
+                item.set()
+            else:
+                left += item or ()
 
     # The thread.
 
@@ -136,16 +132,23 @@ class LedgerWriter:
         while is_open:
             if self._has_left_behind:
                 self._guarded(self._load_left_behind)
-            group: list[Batch] = []
             try:
-                item = self._queue.get(timeout=self._patience_s())
+                item = self._queue.get(timeout=_LOOK_S if self._has_left_behind else None)
             except queue.Empty:
-                self._guarded(self._load)
                 continue
-            num_rows = 0
+            if self._gather_s:
+                self._hurry.wait(self._gather_s)
+            self._hurry.clear()
+            group: list[Batch] = []
+            reached: list[threading.Event] = []
+            num_rows = num_taken = 0
             while item is not None:
-                group += [batch for batch in item if not batch.is_spilled]
-                num_rows += sum(len(batch.rows) for batch in item)
+                if isinstance(item, threading.Event):
+                    reached.append(item)
+                else:
+                    group += item
+                    num_taken += 1
+                    num_rows += sum(len(batch.rows) for batch in item)
                 if num_rows >= _MAX_ROWS_PER_COMMIT:
                     break
                 try:
@@ -153,11 +156,11 @@ class LedgerWriter:
                 except queue.Empty:
                     break
             self._write(group)
+            self._num_taken += num_taken
+            for event in reached:
+                event.set()
             is_open = item is not None and not (self._left and self._closing.is_set())
         self._disconnect()
-
-    def _patience_s(self) -> float | None:
-        return None if self._spill is None else _LOOK_S if self._spill else _IDLE_S
 
     def _write(self, group: Sequence[Batch]) -> None:
         """Until the database has taken the group, or nobody waits for that any more. `_left` is what is then left."""
@@ -180,18 +183,15 @@ class LedgerWriter:
                 if self._closing.wait(_RETRY_S[min(attempt, len(_RETRY_S) - 1)]) and attempt > 0:
                     return
                 attempt += 1
-                group = [batch for batch in group if not batch.is_spilled]
                 continue
             if self.problem is not None:
                 self.problem = None
                 _log.warning("ledger: rows are written again")
-            _resolve(group)
+            self._resolve(group)
             if self._checkpoints is not None:
                 self._checkpoints.note_written(sum(len(batch.rows) for batch in group))
             break
         self._left = ()
-        if self._spill and self.problem is None:
-            self._guarded(self._load)
 
     def _write_apart(self, group: Sequence[Batch]) -> None:
         """One row that the database refuses must not keep the others."""
@@ -212,8 +212,11 @@ class LedgerWriter:
             return
         self._left = ()
         for row in refused:
-            _log.critical("ledger: an attempt was refused: %s", msgspec.json.encode(row).decode())
-        (_refuse if refused else _resolve)(group)
+            _tell_refused(row)
+        if refused:
+            self._refuse(batch)
+        else:
+            self._resolve(group)
 
     def _is_taken(self, one: Unwritten) -> bool:
         """Whether a row could be inserted, or is there: the database may have gone away after it had committed."""
@@ -274,23 +277,48 @@ class LedgerWriter:
             values = [value for row in part for value in _sqlite_values(row)]
             driver.execute(_sqlite_insert(len(part)), values)
 
-    def _load(self) -> None:
-        """Bring back what had to wait in the file."""
-        if self._spill:
-            self._tell_loaded(self._spill.load(self._restore))
+    def _resolve(self, group: Sequence[Batch]) -> None:
+        """Tell the event loops, with one call for each."""
+        self._forget(group)
+        waiting: dict[asyncio.AbstractEventLoop, list[asyncio.Future[None]]] = {}
+        for batch in group:
+            if not batch.future.done():
+                waiting.setdefault(batch.future.get_loop(), []).append(batch.future)
+        for loop, futures in waiting.items():
+            with contextlib.suppress(RuntimeError):  # the loop has ended, and with it whoever waited
+                loop.call_soon_threadsafe(_end, futures)
+
+    def _refuse(self, batch: Batch) -> None:
+        self._forget((batch,))
+        with contextlib.suppress(RuntimeError):
+            batch.future.get_loop().call_soon_threadsafe(_fail, batch.future)
+
+    def _forget(self, group: Sequence[Batch]) -> None:
+        if self._journal is not None:
+            self._journal.forget(group)
+            return
+        for batch in group:
+            batch.is_recorded = True
 
     def _load_left_behind(self) -> None:
-        assert self._spill is not None
-        self._tell_loaded(self._spill.load_left_behind(self._restore))
+        assert self._journal is not None
+        num_rows = self._journal.load_left_behind(self._restore)
         self._has_left_behind = False
-
-    def _tell_loaded(self, num_rows: int) -> None:
         if num_rows:
             self.problem = None
-            _log.warning("ledger: %d rows that had to wait are written now", num_rows)
+            _log.warning("ledger: %d rows that another process left in files are written now", num_rows)
 
     def _restore(self, waiting: Sequence[Unwritten]) -> None:
-        """In one transaction, but for what had been written after all."""
+        """But for what had been written after all."""
+        try:
+            self._restore_together(waiting)
+        except _REFUSALS:
+            self._disconnect()
+            for one in waiting:
+                if not self._is_taken(one):
+                    _tell_refused(one.row)
+
+    def _restore_together(self, waiting: Sequence[Unwritten]) -> None:
         with self._transaction() as connection:
             for first in range(0, len(waiting), 500):
                 part = waiting[first : first + 500]
@@ -336,33 +364,19 @@ class LedgerWriter:
                 _log.debug("ledger: a connection could not be closed", exc_info=True)
 
 
-def _resolve(group: Sequence[Batch]) -> None:
-    """Tell the event loops, with one call for each."""
-    waiting: dict[asyncio.AbstractEventLoop, list[asyncio.Future[None]]] = {}
-    for batch in group:
-        batch.is_safe = True
-        waiting.setdefault(batch.future.get_loop(), []).append(batch.future)
-    for loop, futures in waiting.items():
-        with contextlib.suppress(RuntimeError):  # the loop has ended, and with it whoever waited
-            loop.call_soon_threadsafe(_end, futures)
-
-
 def _end(futures: Sequence[asyncio.Future[None]]) -> None:
     for future in futures:
         if not future.done():
             future.set_result(None)
 
 
-def _refuse(group: Sequence[Batch]) -> None:
-    for batch in group:
-        batch.is_safe = True
-        with contextlib.suppress(RuntimeError):
-            batch.future.get_loop().call_soon_threadsafe(_fail, batch.future)
-
-
 def _fail(future: asyncio.Future[None]) -> None:
     if not future.done():
         future.set_exception(EngineFailure("The answer could not be recorded. It has been logged."))
+
+
+def _tell_refused(row: LedgerRow) -> None:
+    _log.critical("ledger: an attempt was refused: %s", msgspec.json.encode(row).decode())
 
 
 def _reason(error: BaseException) -> str:

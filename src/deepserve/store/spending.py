@@ -12,7 +12,7 @@ from sqlalchemy import Connection, Date, DateTime, Engine, bindparam, case, sele
 
 from deepserve.core.cost import usd_of
 from deepserve.core.tenant import Budgets, KeyId
-from deepserve.store.spill import Unwritten
+from deepserve.store.journal import Unwritten
 from deepserve.store.sqlite_driver import driver_of, spell_instant
 from deepserve.store.tables import key_spending, reservations
 
