@@ -108,8 +108,8 @@ train: .venv/.dev .venv/.core
 
 # Both models as they ship, which takes hours; what was interrupted goes on where it was.
 train-full: .venv/.dev .venv/.core
-	$(BIN)/python -m training.train --run mini-flash --shape mini-flash --minutes 62
-	$(BIN)/python -m training.train --run mini-pro --shape mini-pro --minutes 66
+	$(BIN)/python -m training.train --run mini-flash --shape mini-flash --continue-from training/started/mini-flash
+	$(BIN)/python -m training.train --run mini-pro --shape mini-pro --continue-from training/started/mini-pro
 	$(MAKE) export-models eval
 
 export-models: .venv/.dev .venv/.core

@@ -16,6 +16,7 @@ import argparse
 import contextlib
 import ctypes
 import math
+import shutil
 import signal
 import sys
 import threading
@@ -30,6 +31,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from deepserve.engine.network_config import NetworkConfig
+from deepserve.engine.reference.checkpoint import load_network
 from deepserve.engine.reference.network import Network
 from training import forward, kernels, schedule
 from training.batches import Batch, BatchMaker
@@ -184,6 +186,14 @@ class Trainer:
         self.progress = msgspec.convert(state["progress"], Progress)
         self.batches.seed = self.progress.seed
 
+    def load_exported(self, model: Path) -> None:
+        """Go on where an exported run's log ends, with its averaged weights; the optimizer begins anew."""
+        self.network.load_state_dict(load_network(model).state_dict())
+        self.average = {name: tensor.clone() for name, tensor in self.network.state_dict().items()}
+        last = msgspec.json.decode((model / "log.jsonl").read_bytes().splitlines()[-1], type=LogLine)
+        self.progress.step, self.progress.num_tokens = last.step, last.num_tokens
+        self.progress.elapsed_s, self.progress.wall_s = last.elapsed_s, last.wall_s
+
 
 def run(
     trainer: Trainer,
@@ -264,6 +274,7 @@ def main() -> None:
     )
     budget.add_argument("--steps", type=int, help="how many steps, earlier parts counted in")
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--continue-from", type=Path, help="an exported run, to go on from where this one is new")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     _keep_freed_memory()
@@ -277,6 +288,11 @@ def main() -> None:
     if (folder / "state.pt").exists():
         trainer.load(folder)
         print(f"continuing {folder.name} at step {trainer.progress.step}")
+    elif arguments.continue_from is not None:
+        trainer.load_exported(arguments.continue_from)
+        folder.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(arguments.continue_from / "log.jsonl", folder / "log.jsonl")
+        print(f"continuing {arguments.continue_from} at step {trainer.progress.step}")
     stop = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stop.set())

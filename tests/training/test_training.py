@@ -128,6 +128,23 @@ def test_an_exported_run_loads_as_the_averaged_network(tmp_path: Path) -> None:
     assert (tmp_path / "model" / "tokenizer.json").read_bytes() == TOKENIZER.read_bytes()
 
 
+def test_an_exported_run_goes_on_where_its_log_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("training.train.SHOW_EVERY_S", -1.0)
+    trainer = new_trainer()
+    run(trainer, tmp_path / "tiny", minutes=None, steps=3)
+    export(tmp_path / "tiny", tmp_path / "model", quantisation="none", config=TINY)
+    other = new_trainer(seed=2)
+    other.load_exported(tmp_path / "model")
+    assert other.progress.step == trainer.progress.step == 3
+    assert other.progress.num_tokens == trainer.progress.num_tokens
+    exported = load_network(tmp_path / "model").state_dict()
+    for name, tensor in other.network.state_dict().items():
+        if not name.endswith(".load"):
+            assert tensor.equal(exported[name])
+            assert other.average[name].equal(tensor)
+    assert other.step(0.5).gradient_norm > 0
+
+
 def test_a_converted_model_is_whole_and_its_values_are_near(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
