@@ -74,7 +74,8 @@ class Ledger:
         self._writer = LedgerWriter(
             engine,
             self._journal,
-            gather_s=_GATHER_S if self._is_quick else 0.0,
+            # Rows that gather are not late.
+            gather_s=min(_GATHER_S, self._limits.refuse_after_s / 4) if self._is_quick else 0.0,
             is_power_safe=is_power_safe,
             book=book,
         )
