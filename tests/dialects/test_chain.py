@@ -5,83 +5,40 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import httpx
-import msgspec
 import pytest
 
-from deepserve.backends.embedded import EmbeddedBackend
 from deepserve.backends.scripted import ScriptedBackend
-from deepserve.backends.selection import select_backend
-from deepserve.config import Settings
-from deepserve.core.messages import Message
-from deepserve.core.request import ResponseFormat, ToolChoice
-from deepserve.engine.native.shared_library import find_library
-from tests.dialects.speakers import ELSEWHERE, SPEAKERS, Conversation, Told, wishes
-from tests.dialects.test_same_everywhere import CALL, CONVERSATIONS, QUESTION, RESULT, SYSTEM, WEATHER, ask
+from tests.dialects.chains import (
+    HELD,
+    KEYS,
+    check_every_dialect,
+    check_lost_trace,
+    check_one_dialect,
+    check_refusal,
+    check_who_answers,
+    in_front,
+    shipped_model,
+)
+from tests.dialects.speakers import SPEAKERS
+from tests.dialects.test_same_everywhere import CONVERSATIONS, ask
 from tests.server.live import LiveServer, live_server
-
-CASES = [(speaker, is_stream) for speaker in SPEAKERS + ELSEWHERE for is_stream in (False, True)]
-HELD = {
-    **{name: CONVERSATIONS[name] for name in ("a question, cut off", "tools offered", "a tool's result")},
-    "a named tool": Conversation(
-        messages=(QUESTION,), tools=(WEATHER,), choice=ToolChoice(mode="named", names=("get_weather",)), max_tokens=200
-    ),
-    "a schema": Conversation(
-        messages=(SYSTEM, QUESTION),
-        form=ResponseFormat(
-            kind="json_schema",
-            name="answer",
-            schema={
-                "type": "object",
-                "properties": {"sunny": {"type": "boolean"}},
-                "required": ["sunny"],
-                "additionalProperties": False,
-            },
-            strict=True,
-        ),
-        max_tokens=300,
-    ),
-}
-KEYS = tuple(f"sk-{number}" for number in range(len(CASES) * len(HELD)))
-
-
-def _front(origin: LiveServer, **fields: object) -> Settings:
-    return Settings(backend="upstream", upstream=f"deepserve={origin.address}/v1", **fields)  # type: ignore[arg-type]
 
 
 @pytest.fixture(scope="module")
 def origin() -> Iterator[LiveServer]:
-    """The shipped model. What comes from the front is one tenant, whose users are the front's tenants."""
-    if find_library() is None:
-        pytest.importorskip("torch", reason="the shipped model needs the native core or deepserve[reference]")
-    settings = Settings(api_keys=("sk-front", *KEYS))
-    with live_server(EmbeddedBackend.load(settings), settings) as live:
+    with shipped_model() as live:
         yield live
 
 
 @pytest.fixture(scope="module")
 def front(origin: LiveServer) -> Iterator[LiveServer]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("DEEPSERVE_UPSTREAM_KEY", "sk-front")
-        settings = _front(origin, api_keys=KEYS)
-        with live_server(select_backend(settings), settings) as live:
-            yield live
+    with in_front(f"deepserve={origin.address}/v1", upstream_models={}, api_keys=KEYS) as live:
+        yield live
 
 
 @pytest.mark.parametrize("name", HELD)
 def test_an_answer_is_the_same_through_another_server(origin: LiveServer, front: LiveServer, name: str) -> None:
-    conversation = HELD[name]
-    first_key = list(HELD).index(name) * len(CASES)
-    direct = ask(origin, SPEAKERS[0], conversation, is_stream=False, key=KEYS[first_key]).without_names()
-    told: dict[tuple[str, bool], Told] = {}
-    for number, (speaker, is_stream) in enumerate(CASES):
-        if wishes(conversation) & speaker.unsayable:
-            continue
-        found = ask(front, speaker, conversation, is_stream=is_stream, key=KEYS[first_key + number])
-        assert len(found.call_ids) == len(set(found.call_ids)) == len(found.calls)
-        told[speaker.name, is_stream] = found.without_names()
-    assert told == dict.fromkeys(told, direct)
-    assert len(told) > len(CASES) / 2
-    assert direct.output_tokens > 0
+    check_every_dialect(origin, front, name)
 
 
 def test_a_second_turn_is_a_hit_in_the_cache_behind_the_front(front: LiveServer) -> None:
@@ -104,13 +61,7 @@ def test_the_models_are_those_of_the_server_behind(origin: LiveServer, front: Li
 
 
 def test_the_server_that_really_answers_is_named(front: LiveServer) -> None:
-    answer = httpx.post(
-        f"{front.address}/v1/chat/completions",
-        json={"model": "deepseek-v4-flash", "messages": [{"role": "user", "content": "Hi"}], "max_tokens": 3},
-        headers={"authorization": f"Bearer {KEYS[0]}"},
-        timeout=60,
-    )
-    assert answer.headers["x-deepserve-served-by"] == "deepserve/mini-flash"
+    check_who_answers(front)
 
 
 # Spoken to as other services are
@@ -129,8 +80,7 @@ SPOKEN = {
 @pytest.fixture(scope="module")
 def strict_origin() -> Iterator[LiveServer]:
     """Refuses whatever api.deepseek.com refuses."""
-    settings = Settings(is_strict=True, api_keys=("sk-front", *KEYS))
-    with live_server(EmbeddedBackend.load(settings), settings) as live:
+    with shipped_model(is_strict=True) as live:
         yield live
 
 
@@ -142,16 +92,8 @@ def dressed_front(
     kind: str = request.param
     path, variable = SPOKEN[kind]
     behind = strict_origin if kind == "deepseek" else origin
-    settings = Settings(
-        backend="upstream",
-        upstream=f"{kind}={behind.address}{path}",
-        upstream_models={"deepseek-v4-flash": "deepseek-v4-flash"},
-        api_keys=KEYS,
-    )
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv(variable, "sk-front")
-        with live_server(select_backend(settings), settings) as live:
-            yield live
+    with in_front(f"{kind}={behind.address}{path}", key_variable=variable, api_keys=KEYS) as live:
+        yield live
 
 
 @pytest.mark.parametrize("name", ["a question, cut off", "tools offered", "a tool's result"])
@@ -159,26 +101,11 @@ def test_an_answer_is_the_same_whichever_service_the_server_behind_is_taken_for(
     origin: LiveServer, dressed_front: LiveServer, name: str
 ) -> None:
     """Its spelling of thinking, of traces and of tools; usage and hits as that service tells them."""
-    key = KEYS[list(HELD).index(name)]
-    direct = ask(origin, SPEAKERS[0], HELD[name], is_stream=True, key=key)
-    told = ask(dressed_front, SPEAKERS[0], HELD[name], is_stream=True, key=key)
-
-    def comparable(one: Told) -> Told:
-        # All these fronts are one tenant behind: what is a hit depends on the order of the tests.
-        prompt_tokens = one.hit_tokens + one.miss_tokens
-        return msgspec.structs.replace(one.without_names(), hit_tokens=0, miss_tokens=prompt_tokens)
-
-    assert comparable(told) == comparable(direct)
+    check_one_dialect(origin, dressed_front, name)
 
 
 def test_a_lost_trace_is_no_refusal_of_a_strict_service(strict_origin: LiveServer, dressed_front: LiveServer) -> None:
-    called = Message(role="assistant", parts=(CALL,))
-    forgetful = Conversation(messages=(QUESTION, called, RESULT), tools=(WEATHER,), max_tokens=20)
-    body = SPEAKERS[0].body(forgetful, is_stream=False)
-    headers = {"authorization": f"Bearer {KEYS[0]}"}
-    for server, status in ((strict_origin, 400), (dressed_front, 200)):
-        answer = httpx.post(f"{server.address}/v1/chat/completions", json=body, headers=headers, timeout=60)
-        assert answer.status_code == status, answer.text
+    check_lost_trace(strict_origin, dressed_front, SPEAKERS[0])
 
 
 @pytest.fixture
@@ -189,17 +116,15 @@ def live() -> Iterator[LiveServer]:
 
 @pytest.fixture
 def scripted_front() -> Iterator[LiveServer]:
-    with live_server(ScriptedBackend()) as behind:
-        settings = _front(behind)
-        with live_server(select_backend(settings), settings) as live:
-            yield live
+    with (
+        live_server(ScriptedBackend()) as behind,
+        in_front(f"deepserve={behind.address}/v1", upstream_models={}) as live,
+    ):
+        yield live
 
 
 def test_refusals_come_through_in_the_words_of_the_server_behind(scripted_front: LiveServer) -> None:
-    long = [{"role": "user", "content": "word " * 140_000}]
-    answer = scripted_front.post(messages=long, max_tokens=10)
-    assert answer.status_code == 400
-    assert "maximum context length is 131072 tokens" in answer.json()["error"]["message"]
+    check_refusal(scripted_front)
     refused = scripted_front.post(guided_regex="a+", stream=True)
     assert refused.status_code == 400
     assert "regular expression" in refused.json()["error"]["message"]

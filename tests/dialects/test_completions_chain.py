@@ -9,11 +9,10 @@ from typing import Any
 import httpx
 import pytest
 
-from deepserve.backends.embedded import EmbeddedBackend
 from deepserve.backends.scripted import ScriptedBackend
 from deepserve.backends.selection import select_backend
 from deepserve.config import Settings
-from deepserve.engine.native.shared_library import find_library
+from tests.dialects.chains import in_front, shipped_model
 from tests.server.live import LiveServer, live_server
 
 SPOKEN = {
@@ -30,10 +29,7 @@ Json = Any
 
 @pytest.fixture(scope="module")
 def origin() -> Iterator[LiveServer]:
-    if find_library() is None:
-        pytest.importorskip("torch", reason="the shipped model needs the native core or deepserve[reference]")
-    settings = Settings(api_keys=("sk-front",))
-    with live_server(EmbeddedBackend.load(settings), settings) as live:
+    with shipped_model() as live:
         yield live
 
 
@@ -46,15 +42,8 @@ def kind(request: pytest.FixtureRequest) -> str:
 @pytest.fixture(scope="module")
 def front(kind: str, origin: LiveServer) -> Iterator[LiveServer]:
     path, variable = SPOKEN[kind]
-    settings = Settings(
-        backend="upstream",
-        upstream=f"{kind}={origin.address}{path}",
-        upstream_models={"deepseek-v4-flash": "deepseek-v4-flash"},
-    )
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv(variable, "sk-front")
-        with live_server(select_backend(settings), settings) as live:
-            yield live
+    with in_front(f"{kind}={origin.address}{path}", key_variable=variable) as live:
+        yield live
 
 
 def _ask(server: LiveServer, path: str = "/beta/completions", **fields: Json) -> httpx.Response:

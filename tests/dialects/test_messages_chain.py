@@ -6,53 +6,47 @@ from collections.abc import Iterator
 from decimal import Decimal
 
 import httpx
-import msgspec
 import pytest
 
-from deepserve.backends.embedded import EmbeddedBackend
 from deepserve.backends.scripted import ScriptedBackend
 from deepserve.backends.selection import select_backend
 from deepserve.config import Settings
-from deepserve.core.messages import Message
-from deepserve.engine.native.shared_library import find_library
-from tests.dialects.speakers import SPEAKERS, Conversation, Told, wishes
-from tests.dialects.test_chain import CASES, HELD, KEYS
-from tests.dialects.test_same_everywhere import CALL, QUESTION, RESULT, WEATHER, ask
+from tests.dialects.chains import (
+    HELD,
+    KEYS,
+    check_counts,
+    check_every_dialect,
+    check_hits,
+    check_lost_trace,
+    check_models,
+    check_one_dialect,
+    check_refusal,
+    check_who_answers,
+    in_front,
+    shipped_model,
+)
+from tests.dialects.speakers import SPEAKERS
 from tests.server.live import HELLO, LiveServer, live_server
 
 SPOKEN = {
-    "deepserve-anthropic": "/anthropic",
-    "deepseek-anthropic": "/anthropic",
-    "anthropic": "/anthropic",
+    "deepserve-anthropic": "DEEPSERVE_UPSTREAM_KEY",
+    "deepseek-anthropic": "DEEPSEEK_API_KEY",
+    "anthropic": "DEEPSERVE_UPSTREAM_KEY",
 }
-"""Kind -> where this server speaks its dialect."""
+"""Kind -> where its key is."""
 
 
 @pytest.fixture(scope="module")
 def origin() -> Iterator[LiveServer]:
-    """The shipped model. What comes from a front is one tenant, whose users are the front's tenants."""
-    if find_library() is None:
-        pytest.importorskip("torch", reason="the shipped model needs the native core or deepserve[reference]")
-    settings = Settings(api_keys=("sk-front", *KEYS))
-    with live_server(EmbeddedBackend.load(settings), settings) as live:
+    with shipped_model() as live:
         yield live
 
 
 @pytest.fixture(scope="module")
 def strict_origin() -> Iterator[LiveServer]:
     """Refuses whatever api.deepseek.com refuses."""
-    settings = Settings(is_strict=True, api_keys=("sk-front", *KEYS))
-    with live_server(EmbeddedBackend.load(settings), settings) as live:
+    with shipped_model(is_strict=True) as live:
         yield live
-
-
-def _settings(kind: str, address: str, **fields: object) -> Settings:
-    return Settings(
-        backend="upstream",
-        upstream=f"{kind}={address}{SPOKEN[kind]}",
-        upstream_models={"deepseek-v4-flash": "deepseek-v4-flash"},
-        **fields,  # type: ignore[arg-type]  # fields of Settings
-    )
 
 
 @pytest.fixture(scope="module", params=SPOKEN)
@@ -60,39 +54,19 @@ def front(request: pytest.FixtureRequest, origin: LiveServer, strict_origin: Liv
     """A server that takes ours for another service."""
     kind: str = request.param
     behind = strict_origin if kind == "deepseek-anthropic" else origin
-    settings = _settings(kind, behind.address, api_keys=KEYS)
-    with pytest.MonkeyPatch.context() as patch:
-        for variable in ("DEEPSERVE_UPSTREAM_KEY", "DEEPSEEK_API_KEY"):
-            patch.setenv(variable, "sk-front")
-        with live_server(select_backend(settings), settings) as live:
-            yield live
+    with in_front(f"{kind}={behind.address}/anthropic", key_variable=SPOKEN[kind], api_keys=KEYS) as live:
+        yield live
 
 
 @pytest.fixture(scope="module")
 def own_front(origin: LiveServer) -> Iterator[LiveServer]:
-    settings = _settings("deepserve-anthropic", origin.address, api_keys=KEYS)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("DEEPSERVE_UPSTREAM_KEY", "sk-front")
-        with live_server(select_backend(settings), settings) as live:
-            yield live
+    with in_front(f"deepserve-anthropic={origin.address}/anthropic", api_keys=KEYS) as live:
+        yield live
 
 
 @pytest.mark.parametrize("name", HELD)
 def test_an_answer_is_the_same_through_messages(origin: LiveServer, own_front: LiveServer, name: str) -> None:
-    """Whatever dialect it is asked in, streamed and whole: trace, text, calls, end and usage."""
-    conversation = HELD[name]
-    first_key = list(HELD).index(name) * len(CASES)
-    direct = ask(origin, SPEAKERS[0], conversation, is_stream=False, key=KEYS[first_key]).without_names()
-    told: dict[tuple[str, bool], Told] = {}
-    for number, (speaker, is_stream) in enumerate(CASES):
-        if wishes(conversation) & speaker.unsayable:
-            continue
-        found = ask(own_front, speaker, conversation, is_stream=is_stream, key=KEYS[first_key + number])
-        assert len(found.call_ids) == len(set(found.call_ids)) == len(found.calls)
-        told[speaker.name, is_stream] = found.without_names()
-    assert told == dict.fromkeys(told, direct)
-    assert len(told) > len(CASES) / 2
-    assert direct.output_tokens > 0
+    check_every_dialect(origin, own_front, name)
 
 
 @pytest.mark.parametrize("name", ["a question, cut off", "tools offered", "a tool's result"])
@@ -100,72 +74,27 @@ def test_an_answer_is_the_same_whichever_service_of_the_dialect_it_is_taken_for(
     origin: LiveServer, front: LiveServer, name: str
 ) -> None:
     """Its spelling of thinking, of traces and of tools; DeepSeek's strictness."""
-    key = KEYS[list(HELD).index(name)]
-    direct = ask(origin, SPEAKERS[0], HELD[name], is_stream=True, key=key)
-    told = ask(front, SPEAKERS[0], HELD[name], is_stream=True, key=key)
-
-    def comparable(one: Told) -> Told:
-        # All these fronts are one tenant behind: what is a hit depends on the order of the tests.
-        prompt_tokens = one.hit_tokens + one.miss_tokens
-        return msgspec.structs.replace(one.without_names(), hit_tokens=0, miss_tokens=prompt_tokens)
-
-    assert comparable(told) == comparable(direct)
+    check_one_dialect(origin, front, name)
 
 
 def test_a_lost_trace_is_no_refusal_of_a_strict_service(strict_origin: LiveServer, front: LiveServer) -> None:
-    called = Message(role="assistant", parts=(CALL,))
-    forgetful = Conversation(messages=(QUESTION, called, RESULT), tools=(WEATHER,), max_tokens=20)
-    body = SPEAKERS[1].body(forgetful, is_stream=False)
-    headers = {"authorization": f"Bearer {KEYS[0]}"}
-    for server, status in ((strict_origin, 400), (front, 200)):
-        answer = httpx.post(f"{server.address}{SPEAKERS[1].path}", json=body, headers=headers, timeout=60)
-        assert answer.status_code == status, answer.text
+    check_lost_trace(strict_origin, front, SPEAKERS[1])
 
 
 def test_a_second_turn_is_a_hit_in_the_cache_behind_the_front(own_front: LiveServer) -> None:
-    for speaker in SPEAKERS[:3]:
-        conversation = msgspec.structs.replace(HELD["tools offered"], max_tokens=20)
-        key = KEYS[-1 - SPEAKERS.index(speaker)]
-        first = ask(own_front, speaker, conversation, is_stream=True, key=key)
-        second = ask(own_front, speaker, conversation, is_stream=False, key=key)
-        assert second.hit_tokens > first.hit_tokens == 0
-        assert second.hit_tokens + second.miss_tokens == first.miss_tokens
+    check_hits(own_front)
 
 
 def test_counts_are_those_of_the_server_behind(origin: LiveServer, own_front: LiveServer) -> None:
-    """And no longer estimates. What is counted is what is billed."""
-    body = SPEAKERS[1].body(HELD["a tool's result"], is_stream=False)
-    headers = {"authorization": f"Bearer {KEYS[0]}"}
-    counted = [
-        httpx.post(f"{server.address}{SPEAKERS[1].path}/count_tokens", json=body, headers=headers, timeout=60)
-        for server in (origin, own_front)
-    ]
-    assert counted[0].json() == counted[1].json()
-    assert "x-deepserve-estimated" not in counted[1].headers
-    told = ask(own_front, SPEAKERS[1], HELD["a tool's result"], is_stream=False, key=KEYS[-5])
-    assert told.hit_tokens + told.miss_tokens == counted[1].json()["input_tokens"]
+    check_counts(origin, own_front, SPEAKERS[1], "count_tokens")
 
 
 def test_the_models_are_those_of_the_server_behind(origin: LiveServer, own_front: LiveServer) -> None:
-    """With their limits, and with who really answers there."""
-
-    def listed(server: LiveServer) -> list[tuple[object, ...]]:
-        models = server.get("/v1/models", authorization=f"Bearer {KEYS[0]}").json()["data"]
-        members = ("id", "context_window", "max_output_tokens", "served_by")
-        return [tuple(model[name] for name in members) for model in models if model["id"] == "deepseek-v4-flash"]
-
-    assert listed(own_front) == listed(origin)
-    assert listed(origin)
+    check_models(origin, own_front)
 
 
 def test_the_server_that_really_answers_is_named(own_front: LiveServer) -> None:
-    answer = httpx.post(
-        f"{own_front.address}/v1/chat/completions",
-        json={**HELLO, "max_tokens": 3},
-        headers={"authorization": f"Bearer {KEYS[0]}"},
-        timeout=60,
-    )
-    assert answer.headers["x-deepserve-served-by"] == "deepserve/mini-flash"
+    check_who_answers(own_front)
 
 
 def test_the_cost_that_the_server_behind_states_comes_through() -> None:
@@ -185,17 +114,15 @@ def test_the_cost_that_the_server_behind_states_comes_through() -> None:
 
 @pytest.fixture
 def scripted_front() -> Iterator[LiveServer]:
-    with live_server(ScriptedBackend()) as behind:
-        settings = _settings("deepserve-anthropic", behind.address)
-        with live_server(select_backend(settings), settings) as live:
-            yield live
+    with (
+        live_server(ScriptedBackend()) as behind,
+        in_front(f"deepserve-anthropic={behind.address}/anthropic") as live,
+    ):
+        yield live
 
 
 def test_refusals_come_through_in_the_words_of_the_server_behind(scripted_front: LiveServer) -> None:
-    long = [{"role": "user", "content": "word " * 140_000}]
-    answer = scripted_front.post(messages=long, max_tokens=10)
-    assert answer.status_code == 400
-    assert "maximum context length is 131072 tokens" in answer.json()["error"]["message"]
+    check_refusal(scripted_front)
 
 
 def test_what_the_dialect_cannot_ask_for_is_named_or_refused(scripted_front: LiveServer) -> None:

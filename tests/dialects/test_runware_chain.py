@@ -8,13 +8,9 @@ from decimal import Decimal
 from typing import Any
 from uuid import uuid4
 
-import msgspec
 import pytest
 
-from deepserve.backends.embedded import EmbeddedBackend
 from deepserve.backends.scripted import ScriptedBackend
-from deepserve.backends.selection import select_backend
-from deepserve.config import Settings
 from deepserve.core.errors import BackendFailure, Overloaded, RequestError, TooManyRequests, UnsupportedFeature
 from deepserve.core.events import BlockDelta, BlockOpened, Failed, Finished, ToolCallBlock, UsageReported
 from deepserve.core.messages import Image, Message, Text, ToolCall, ToolResult
@@ -23,70 +19,33 @@ from deepserve.core.sampling import Sampling
 from deepserve.core.usage import Usage
 from deepserve.dialects.runware.upstream_answer import AnswerDecoder
 from deepserve.dialects.runware.upstream_request import encode_upstream_request
-from deepserve.engine.native.shared_library import find_library
 from tests.backends.upstream.setup import request
-from tests.dialects.speakers import SPEAKERS, Told, wishes
-from tests.dialects.test_chain import CASES, HELD, KEYS
-from tests.dialects.test_same_everywhere import ask
+from tests.dialects.chains import HELD, KEYS, check_every_dialect, check_refusal, in_front, shipped_model, without_hits
 from tests.server.live import LiveServer, live_server
-
-
-def _settings(address: str, **fields: Any) -> Settings:
-    return Settings(
-        backend="upstream",
-        upstream=f"deepserve-runware={address}/v1",
-        upstream_models={"deepseek-v4-flash": "deepseek-v4-flash"},
-        **fields,
-    )
 
 
 @pytest.fixture(scope="module")
 def origin() -> Iterator[LiveServer]:
-    """The shipped model."""
-    if find_library() is None:
-        pytest.importorskip("torch", reason="the shipped model needs the native core or deepserve[reference]")
-    settings = Settings(api_keys=("sk-front", *KEYS))
-    with live_server(EmbeddedBackend.load(settings), settings) as live:
+    with shipped_model() as live:
         yield live
 
 
 @pytest.fixture(scope="module")
 def front(origin: LiveServer) -> Iterator[LiveServer]:
-    settings = _settings(origin.address, api_keys=KEYS)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("DEEPSERVE_UPSTREAM_KEY", "sk-front")
-        with live_server(select_backend(settings), settings) as live:
-            yield live
+    with in_front(f"deepserve-runware={origin.address}/v1", api_keys=KEYS) as live:
+        yield live
 
 
 @pytest.mark.parametrize("name", HELD)
 def test_an_answer_is_the_same_through_tasks(origin: LiveServer, front: LiveServer, name: str) -> None:
-    """Whatever dialect it is asked in, streamed and whole: trace, text, calls, end and usage."""
-    conversation = HELD[name]
-    first_key = list(HELD).index(name) * len(CASES)
-
-    def comparable(one: Told) -> Told:
-        # Tasks have no users: all that comes from a front is one user behind it, and hits what others left.
-        return msgspec.structs.replace(one.without_names(), hit_tokens=0, miss_tokens=one.hit_tokens + one.miss_tokens)
-
-    direct = comparable(ask(origin, SPEAKERS[0], conversation, is_stream=False, key=KEYS[first_key]))
-    told: dict[tuple[str, bool], Told] = {}
-    for number, (speaker, is_stream) in enumerate(CASES):
-        if wishes(conversation) & speaker.unsayable:
-            continue
-        found = ask(front, speaker, conversation, is_stream=is_stream, key=KEYS[first_key + number])
-        assert len(found.call_ids) == len(set(found.call_ids)) == len(found.calls)
-        told[speaker.name, is_stream] = comparable(found)
-    assert told == dict.fromkeys(told, direct)
-    assert len(told) > len(CASES) / 2
+    """Tasks have no users, so that all that comes from a front hits what others left."""
+    check_every_dialect(origin, front, name, without_hits)
 
 
 @pytest.fixture
 def scripted_front() -> Iterator[LiveServer]:
-    with live_server(ScriptedBackend()) as behind:
-        settings = _settings(behind.address)
-        with live_server(select_backend(settings), settings) as live:
-            yield live
+    with live_server(ScriptedBackend()) as behind, in_front(f"deepserve-runware={behind.address}/v1") as live:
+        yield live
 
 
 def test_what_tasks_cannot_ask_for_is_named_or_refused(scripted_front: LiveServer) -> None:
@@ -100,17 +59,13 @@ def test_what_tasks_cannot_ask_for_is_named_or_refused(scripted_front: LiveServe
 
 
 def test_refusals_come_through_in_the_words_of_the_server_behind(scripted_front: LiveServer) -> None:
-    answer = scripted_front.post(messages=[{"role": "user", "content": "word " * 140_000}], max_tokens=10)
-    assert answer.status_code == 400
-    assert "maximum context length is 131072 tokens" in answer.json()["error"]["message"]
+    check_refusal(scripted_front)
 
 
 def test_the_server_that_really_answers_is_named() -> None:
-    with live_server(ScriptedBackend()) as behind:
-        settings = _settings(behind.address)
-        with live_server(select_backend(settings), settings) as live:
-            answer = live.post()
-            assert answer.headers["x-deepserve-served-by"] == behind.post().headers["x-deepserve-served-by"]
+    with live_server(ScriptedBackend()) as behind, in_front(f"deepserve-runware={behind.address}/v1") as live:
+        answer = live.post()
+        assert answer.headers["x-deepserve-served-by"] == behind.post().headers["x-deepserve-served-by"]
 
 
 # --- bodies -----------------------------------------------------------------------------------------------------------
