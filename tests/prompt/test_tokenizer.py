@@ -95,7 +95,10 @@ def test_replayed_tokens_go_through_untouched(tokenizer: Tokenizer) -> None:
 
 
 def test_other_threads_run_while_a_long_text_is_encoded(tokenizer: Tokenizer) -> None:
-    """Half a megabyte kept the event loop waiting for half a second, though it was encoded in another thread."""
+    """Half a megabyte kept the event loop waiting for half a second, though it was encoded in another thread.
+
+    An encoder that kept the interpreter would let no round, or one, begin; how many do is the machine's affair.
+    """
     num_rounds, is_done, rounds_meanwhile = 0, threading.Event(), 0
 
     def encode() -> None:
@@ -110,7 +113,7 @@ def test_other_threads_run_while_a_long_text_is_encoded(tokenizer: Tokenizer) ->
     while not is_done.wait(0.0001):  # lets the other thread have its turn
         num_rounds += 1
     thread.join()
-    assert rounds_meanwhile > 100
+    assert rounds_meanwhile > 5
 
 
 def test_lone_surrogates_become_question_marks(tokenizer: Tokenizer) -> None:
