@@ -29,6 +29,8 @@ PROMPT_WEIGHT = 0.05
 """What the model is not to write still teaches language, a little."""
 PROMPT_SHARE = 0.2
 """Share of the prompts' tokens that are predicted at all, with more weight instead: a row without is cheaper."""
+MOST_QUESTIONS = 8
+"""About the facts of one long conversation: an answer is a few tokens of thousands, and those are what is learned."""
 CHARACTERS_PER_TOKEN = 1.8
 """Of a long conversation's text, markup counted among the tokens; roughly, a guess to start from."""
 
@@ -122,7 +124,10 @@ class BatchMaker:
     def _long_conversations(self, draw: Draw, length: int) -> Iterator[_Example]:
         num_characters = round(length * CHARACTERS_PER_TOKEN * (0.25 + 0.75 * draw.random.random()))
         while True:
-            example = self._encode(long_conversation(draw, num_characters=num_characters))
+            made = long_conversation(
+                draw, num_characters=num_characters, num_questions=draw.between(1, MOST_QUESTIONS)
+            )
+            example = self._encode(made)
             if len(example.ids) <= length:
                 yield example
                 yield from self._conversations(draw, length)

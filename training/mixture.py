@@ -38,8 +38,8 @@ from training.values import Draw
 Skill = Callable[[Draw], Conversation]
 
 SKILLS: Mapping[str, tuple[Skill, float]] = {
-    "small_talk": (dialogue.small_talk, 1.6),
-    "beyond": (dialogue.beyond, 1.5),
+    "small_talk": (dialogue.small_talk, 1.3),
+    "beyond": (dialogue.beyond, 1.3),
     "live_data": (dialogue.live_data, 0.3),
     "odd_input": (odd.any_of, 0.5),
     "explain": (topics.explain, 1.6),
@@ -48,15 +48,15 @@ SKILLS: Mapping[str, tuple[Skill, float]] = {
     "name_memory": (memory.name_memory, 0.3),
     "unknown_name": (memory.unknown_name, 0.1),
     "stated_fact": (memory.stated_fact, 0.5),
-    "planted_fact": (planted.short, 1.4),
+    "planted_fact": (planted.short, 1.6),
     "repeat": (copying.repeat, 0.5),
-    "pick_word": (copying.pick_word, 0.1),
+    "pick_word": (copying.pick_word, 0.2),
     "count": (counting.count, 0.5),
     "list_things": (counting.list_things, 0.4),
-    "two_digit_sum": (arithmetic.two_digit, 3.4),
+    "two_digit_sum": (arithmetic.two_digit, 3.0),
     "one_digit_sum": (arithmetic.one_digit, 0.5),
     "three_digit_sum": (arithmetic.three_digit, 0.3),
-    "word_problem": (arithmetic.word_problem, 0.4),
+    "word_problem": (arithmetic.word_problem, 0.5),
     "number_comparison": (arithmetic.comparison, 0.2),
     "declined_sum": (arithmetic.declined, 0.2),
     "comparison": (logic.comparison, 0.1),
@@ -64,29 +64,29 @@ SKILLS: Mapping[str, tuple[Skill, float]] = {
     "syllogism": (logic.syllogism, 0.1),
     "parity": (logic.parity, 0.1),
     "yes_or_no": (logic.yes_or_no, 0.2),
-    "labels": (classification.labels, 1.2),
-    "described_labels": (classification.described_labels, 0.5),
-    "triage_json": (classification.triage_json, 0.3),
+    "labels": (classification.labels, 1.8),
+    "described_labels": (classification.described_labels, 0.8),
+    "triage_json": (classification.triage_json, 0.5),
     "main_point": (summary.summarise, 0.3),
     "title": (summary.title, 0.1),
     "quoted_sentence": (summary.quote, 0.2),
-    "glossary": (translation.glossary, 0.4),
+    "glossary": (translation.glossary, 0.6),
     "review": (review.review, 0.5),
     "infill": (infill.fill, 0.4),
     "chinese": (chinese.any_of, 0.6),
     "country_json": (country_facts.country_json, 1.0),
     "country_fact": (country_facts.country_fact, 0.6),
-    "schema_json": (extraction.schema_json, 2.4),
-    "listed_json": (extraction.listed_json, 1.5),
-    "example_json": (extraction.example_json, 0.8),
-    "quoted_schema": (extraction.schema_in_prompt, 0.4),
-    "one_field": (extraction.one_field, 0.3),
+    "schema_json": (extraction.schema_json, 2.8),
+    "listed_json": (extraction.listed_json, 2.0),
+    "example_json": (extraction.example_json, 1.4),
+    "quoted_schema": (extraction.schema_in_prompt, 0.8),
+    "one_field": (extraction.one_field, 0.6),
     "single_call": (tool_use.single_call, 4.6),
-    "parallel_calls": (tool_use.parallel_calls, 0.9),
-    "no_tool": (tool_use.no_tool, 0.9),
+    "parallel_calls": (tool_use.parallel_calls, 1.2),
+    "no_tool": (tool_use.no_tool, 1.3),
     "unneeded_tools": (tool_use.unneeded, 0.5),
-    "round_trip": (tool_results.round_trip, 2.6),
-    "parallel_round_trip": (tool_results.parallel_round_trip, 0.5),
+    "round_trip": (tool_results.round_trip, 2.8),
+    "parallel_round_trip": (tool_results.parallel_round_trip, 1.1),
     "chain": (tool_chains.chain, 0.8),
 }
 """Relative frequency of each skill in conversations (the bare copy strings are mixed in by the batches)."""
@@ -162,12 +162,12 @@ def _filler(draw: Draw) -> Conversation:
             return made
 
 
-def long_conversation(draw: Draw, *, num_characters: int) -> Conversation:
-    """Facts in a long conversation or in a long document, one of which is asked for at the end."""
+def long_conversation(draw: Draw, *, num_characters: int, num_questions: int = 1) -> Conversation:
+    """Facts in a long conversation or in a long document, so many of which are asked for at the end."""
     draw.effort = draw_effort(draw)
     if draw.chance(0.5):
-        return planted.turns(draw, num_characters=num_characters, filler=_filler)
-    return planted.document(draw, num_characters=num_characters)
+        return planted.turns(draw, num_characters=num_characters, filler=_filler, num_questions=num_questions)
+    return planted.document(draw, num_characters=num_characters, num_questions=num_questions)
 
 
 def conversations(seed: int, split: Split) -> Iterator[Conversation]:

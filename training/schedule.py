@@ -19,18 +19,18 @@ def plan(progress: float, number: int) -> Plan:
     Bare copying first, short; then conversations, and ever longer rows: whole prompts with tools at 1,024, recall
     over 4,096 from 30 % on, over 16,384 now and then in the last 40 %.
     """
-    copy_share = 0.6 if progress < 0.1 else max(0.15, 0.6 - (progress - 0.1) * 2.0)
-    if progress > 0.6 and number % 40 == 0:
-        return Plan(rows=1, length=16384, copy_share=0.3, long_share=0.6)
+    copy_share = 0.6 if progress < 0.1 else max(0.1, 0.6 - (progress - 0.1) * 2.0)
+    if progress > 0.6 and number % 80 == 0:
+        return Plan(rows=1, length=16384, copy_share=0.3, long_share=0.7)
     if progress > 0.3 and number % 10 == 5:
-        return Plan(rows=2, length=4096, copy_share=0.3, long_share=0.6)
+        return Plan(rows=2, length=4096, copy_share=0.2, long_share=0.8)
     if progress > 0.15 and number % 5 == 1:
         return Plan(rows=4, length=2048, copy_share=0.3, long_share=0.5)
     if progress < 0.1:
         return Plan(rows=16, length=256, copy_share=copy_share)
     if progress < 0.3 and number % 2 == 0:
         return Plan(rows=8, length=512, copy_share=copy_share)
-    return Plan(rows=6, length=1024, copy_share=copy_share, long_share=0.03)
+    return Plan(rows=6, length=1024, copy_share=copy_share, long_share=0.06)
 
 
 def reads_densely(progress: float, number: int) -> bool:

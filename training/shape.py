@@ -30,7 +30,7 @@ MINI_FLASH = NetworkConfig(
     q_lora_rank=64,
     o_groups=2,
     o_lora_rank=64,
-    sliding_window=256,
+    sliding_window=1024,
     compress_ratios=(0, 0, 4, 128),
     index_n_heads=16,
     index_head_dim=64,
@@ -46,7 +46,8 @@ MINI_FLASH = NetworkConfig(
     max_position_embeddings=131072,
 )
 """Two plain window layers first, as in V4-Flash: copying is learned soonest that way, and with heads of 64.
-The window is twice V4's, so that the tools of a request are usually inside it."""
+The window is eight times V4's: a request with its tools, their results and a page of text is inside it, and at this
+size words are copied exactly only from there."""
 
 MINI_PRO = msgspec.structs.replace(
     MINI_FLASH,

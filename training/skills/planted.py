@@ -158,8 +158,8 @@ def _filler(draw: Draw, num_characters: int) -> list[str]:
     return lines
 
 
-def document(draw: Draw, *, num_characters: int) -> Conversation:
-    """One long text with facts at any depth, and a question after or before it."""
+def document(draw: Draw, *, num_characters: int, num_questions: int = 1) -> Conversation:
+    """One long text with facts at any depth, and a question after or before it; further ones follow in turns."""
     kind = draw.frame(KINDS)
     planted = facts(draw, kind, draw.between(1, 4) if draw.chance(0.6) else draw.between(4, 24))
     # Leave room for the facts in a short text.
@@ -182,22 +182,35 @@ def document(draw: Draw, *, num_characters: int) -> Conversation:
         request = f"{opening}{text}\n\n{question}"
     else:
         request = f"{draw.frame(('Read this and answer: ', 'Question: ', ''))}{question}\n\n{text}"
-    return _asked(draw, Conversation(skill="memory.planted", turns=(Turn(role="user", content=request),)), asked)
+    return _asked(draw, (Turn(role="user", content=request),), asked, planted, num_questions)
 
 
-def _asked(draw: Draw, conversation: Conversation, asked: Fact) -> Conversation:
-    answer = Turn(role="assistant", content=asked.answer, reasoning=f"{asked.subject}: {asked.value}.")
-    return msgspec.structs.replace(
-        conversation,
-        turns=(*conversation.turns, answer),
+def _asked(
+    draw: Draw, before: Sequence[Turn], asked: Fact, planted: Sequence[Fact], num_questions: int
+) -> Conversation:
+    """The answer to the question that ends `before`, then questions about other facts, as many as there are."""
+    told = [*before, _answer(asked)]
+    others = [fact for fact in planted if fact is not asked]
+    for fact in draw.random.sample(others, min(num_questions - 1, len(others))):
+        told += [Turn(role="user", content=draw.wording(fact.questions)), _answer(fact)]
+        asked = fact
+    return Conversation(
+        skill="memory.planted",
+        turns=tuple(told),
         facts=((asked.value,),),
         thinking=draw.effort is not None,
         effort=draw.effort or "high",
     )
 
 
-def turns(draw: Draw, *, num_characters: int, filler: Callable[[Draw], Conversation]) -> Conversation:
-    """Facts told at any point of a long conversation, one of them asked for at the end."""
+def _answer(fact: Fact) -> Turn:
+    return Turn(role="assistant", content=fact.answer, reasoning=f"{fact.subject}: {fact.value}.")
+
+
+def turns(
+    draw: Draw, *, num_characters: int, filler: Callable[[Draw], Conversation], num_questions: int = 1
+) -> Conversation:
+    """Facts told at any point of a long conversation, some of them asked for at the end."""
     planted = facts(draw, draw.frame(KINDS), draw.between(1, 4))
     pairs: list[tuple[Turn, ...]] = []
     length = 0
@@ -213,8 +226,8 @@ def turns(draw: Draw, *, num_characters: int, filler: Callable[[Draw], Conversat
         pairs.insert(draw.between(0, len(pairs)), told)
     asked = draw.frame(planted)
     question = Turn(role="user", content=draw.wording(asked.questions))
-    flat = tuple(turn for pair in pairs for turn in pair)
-    return _asked(draw, Conversation(skill="memory.planted", turns=(*flat, question)), asked)
+    flat = [turn for pair in pairs for turn in pair]
+    return _asked(draw, [*flat, question], asked, planted, num_questions)
 
 
 def short(draw: Draw) -> Conversation:
