@@ -124,9 +124,7 @@ class BatchMaker:
     def _long_conversations(self, draw: Draw, length: int) -> Iterator[_Example]:
         num_characters = round(length * CHARACTERS_PER_TOKEN * (0.25 + 0.75 * draw.random.random()))
         while True:
-            made = long_conversation(
-                draw, num_characters=num_characters, num_questions=draw.between(1, MOST_QUESTIONS)
-            )
+            made = long_conversation(draw, num_characters=num_characters, num_questions=draw.between(1, MOST_QUESTIONS))
             example = self._encode(made)
             if len(example.ids) <= length:
                 yield example

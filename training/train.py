@@ -1,7 +1,7 @@
 """The training loop: resumable, on one thread, with its progress on one line.
 
     python -m training.train --run mini-flash --minutes 120
-    python -m training.train --run mini-pro --shape mini-pro --minutes 120
+    python -m training.train --run mini-pro --shape mini-pro --minutes 120 --grow-from training/started/mini-flash
     python -m training.train --run small --steps 200
 
 A run lives in `training/runs/NAME`: `state.pt` (everything to go on from), `average.pt` (the averaged weights, the ones
@@ -35,6 +35,7 @@ from deepserve.engine.reference.checkpoint import load_network
 from deepserve.engine.reference.network import Network
 from training import forward, kernels, schedule
 from training.batches import Batch, BatchMaker
+from training.growth import grown
 from training.optimizer import Optimizer
 from training.rounding import rounded_experts
 from training.shape import SHAPES, TOKENIZER
@@ -46,6 +47,8 @@ RUNS = Path(__file__).parent / "runs"
 AVERAGE_HORIZON_STEPS = 150
 SHOW_EVERY_S = 10.0
 MINUTES = 120.0
+GROWN_HEAD_START = 0.3
+"""Where in the schedule a grown network begins: it copies and converses already."""
 INDEX_POSITIONS = 256
 """Tokens of a row from which the indexers learn in one step: those the model writes, then any."""
 
@@ -59,6 +62,8 @@ class Progress(msgspec.Struct, kw_only=True):
     elapsed_s: float = 0.0
     """Of the processor."""
     wall_s: float = 0.0
+    head_start: float = 0.0
+    """Share of the schedule that was left out, because a smaller network had been through it."""
 
 
 class Figures(msgspec.Struct, frozen=True, kw_only=True):
@@ -194,6 +199,19 @@ class Trainer:
         self.progress.step, self.progress.num_tokens = last.step, last.num_tokens
         self.progress.elapsed_s, self.progress.wall_s = last.elapsed_s, last.wall_s
 
+    def grow(self, model: Path) -> None:
+        """Begin as an exported run of a smaller network, whose time and tokens are not counted.
+
+        Raises ValueError for a network that cannot grow into this one.
+        """
+        exported = load_network(model)
+        small = Network(msgspec.structs.replace(exported.config, sliding_window=self.network.config.sliding_window))
+        small.load_state_dict(exported.state_dict())
+        generator = torch.Generator().manual_seed(self.progress.seed)
+        self.network.load_state_dict(grown(small, self.network.config, generator).state_dict())
+        self.average = {name: tensor.clone() for name, tensor in self.network.state_dict().items()}
+        self.progress.head_start = GROWN_HEAD_START
+
 
 def run(
     trainer: Trainer,
@@ -217,9 +235,10 @@ def run(
         while True:
             progress.elapsed_s = elapsed_before + clock() - started
             progress.wall_s = wall_before + time.monotonic() - wall_started
-            share = progress.elapsed_s / (minutes * 60) if minutes is not None else progress.step / (steps or 1)
-            if share >= 1 or should_stop():
+            done = progress.elapsed_s / (minutes * 60) if minutes is not None else progress.step / (steps or 1)
+            if done >= 1 or should_stop():
                 break
+            share = progress.head_start + (1 - progress.head_start) * done
             figures = trainer.step(share)
             if math.isfinite(figures.loss):
                 seen.append(figures)
@@ -237,7 +256,7 @@ def run(
                 )
                 log.write(msgspec.json.encode(line) + b"\n")
                 log.flush()
-                print(describe(line), flush=True)
+                print(describe(line, left_s=progress.elapsed_s / max(done, 1e-9) * (1 - done)), flush=True)
                 last_shown, tokens_shown, seen = now, progress.num_tokens, []
             if now - last_saved > save_every_s:
                 trainer.save(folder)
@@ -245,12 +264,11 @@ def run(
     trainer.save(folder)
 
 
-def describe(line: LogLine) -> str:
+def describe(line: LogLine, *, left_s: float) -> str:
     """The progress display."""
-    left_minutes = line.elapsed_s / max(line.share, 1e-9) * (1 - line.share) / 60
     return (
         f"{line.share:6.1%}  step {line.step}  {line.num_tokens / 1e6:.2f}M tokens  {line.tokens_per_s:,.0f} tok/s  "
-        f"loss {line.loss:.3f}  {left_minutes:.0f} min left"
+        f"loss {line.loss:.3f}  {left_s / 60:.0f} min left"
     )
 
 
@@ -274,7 +292,9 @@ def main() -> None:
     )
     budget.add_argument("--steps", type=int, help="how many steps, earlier parts counted in")
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--continue-from", type=Path, help="an exported run, to go on from where this one is new")
+    begin = parser.add_mutually_exclusive_group()
+    begin.add_argument("--continue-from", type=Path, help="an exported run, to go on from where this one is new")
+    begin.add_argument("--grow-from", type=Path, help="an exported run of a smaller network, to begin as where new")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     _keep_freed_memory()
@@ -293,6 +313,9 @@ def main() -> None:
         folder.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(arguments.continue_from / "log.jsonl", folder / "log.jsonl")
         print(f"continuing {arguments.continue_from} at step {trainer.progress.step}")
+    elif arguments.grow_from is not None:
+        trainer.grow(arguments.grow_from)
+        print(f"beginning as {arguments.grow_from}, grown")
     stop = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stop.set())
