@@ -17,7 +17,7 @@ from deepserve.core.messages import Reasoning, Text, ToolCall
 from deepserve.core.provider import ServedBy
 from deepserve.core.usage import Usage
 from deepserve.dialects.messages.response import STOP_REASONS
-from deepserve.dialects.messages.upstream_answer import AnswerDecoder, decode_count
+from deepserve.dialects.messages.upstream_answer import AnswerDecoder
 from deepserve.dialects.upstream_errors import decode_error
 
 Json = Any
@@ -339,10 +339,3 @@ def test_a_full_context_is_understood_in_anthropics_words(words: str, limits: tu
     error = decode_error(400, body, title="Upstream")
     assert isinstance(error, ContextOverflow)
     assert (error.limit_tokens, error.prompt_tokens, error.requested_tokens) == limits
-
-
-def test_a_count_is_a_number_of_tokens_or_a_failure() -> None:
-    assert decode_count(b'{"input_tokens":7,"more":1}', title="Upstream") == 7
-    for body in (b"{}", b'{"input_tokens":-1}', b'{"input_tokens":"7"}', b"<html>"):
-        with pytest.raises(BackendFailure, match="count"):
-            decode_count(body, title="Upstream")

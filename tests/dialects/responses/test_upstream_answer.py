@@ -16,7 +16,7 @@ from deepserve.core.events import BlockDelta, Event, Failed, Finished, Started, 
 from deepserve.core.messages import Reasoning, Text, ToolCall
 from deepserve.core.provider import ServedBy
 from deepserve.core.usage import Usage
-from deepserve.dialects.responses.upstream_answer import AnswerDecoder, decode_count
+from deepserve.dialects.responses.upstream_answer import AnswerDecoder
 
 Json = Any
 """Events as services write them."""
@@ -319,10 +319,3 @@ def test_a_stream_without_its_end_has_failed() -> None:
     assert decoder.chunk(b"[DONE]") == []
     with pytest.raises(BackendFailure, match="before it began"):
         decoder.finish()
-
-
-def test_a_count_is_a_number_or_an_error() -> None:
-    assert decode_count(b'{"object":"response.input_tokens","input_tokens":7}', title="Upstream") == 7
-    for body in (b"{}", b"<html>", b'{"input_tokens":-1}'):
-        with pytest.raises(BackendFailure):
-            decode_count(body, title="Upstream")

@@ -7,9 +7,10 @@ from collections.abc import Callable
 from deepserve.backends.upstream.wire import named_server
 from deepserve.catalog.providers import Provider
 from deepserve.core.request import Request
-from deepserve.dialects.responses.upstream_answer import AnswerDecoder, decode_count
+from deepserve.dialects.responses.upstream_answer import AnswerDecoder
 from deepserve.dialects.responses.upstream_flavour import RESPONSES_FLAVOURS
 from deepserve.dialects.responses.upstream_request import encode_count_request, encode_upstream_request
+from deepserve.dialects.upstream_count import decode_count
 from deepserve.dialects.upstream_request import UpstreamRequest
 
 

@@ -34,7 +34,6 @@ from deepserve.dialects.messages.response import STOP_REASONS
 from deepserve.dialects.messages.upstream_wire import (
     ReadBlock,
     ReadCostDetails,
-    ReadCount,
     ReadDelta,
     ReadEvent,
     ReadMessage,
@@ -297,14 +296,3 @@ def _arguments(raw: bytes) -> str:
         return ""
     only = value.get(INVALID_JSON) if len(value) == 1 else None
     return only if isinstance(only, str) else raw.decode()
-
-
-def decode_count(body: bytes, *, title: str) -> int:
-    """The number of prompt tokens. Raises BackendFailure."""
-    try:
-        count = msgspec.json.decode(body, type=ReadCount).input_tokens
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-        raise BackendFailure(f"{title} sent a count of tokens that cannot be read: {error}") from error
-    if count < 0:
-        raise BackendFailure(f"{title} counted {count} tokens.")
-    return count

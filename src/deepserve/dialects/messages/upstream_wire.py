@@ -77,7 +77,3 @@ class ReadUsage(msgspec.Struct, frozen=True):
     output_tokens_details: ReadOutputDetails | None = None
     cost: Decimal | None = None
     cost_details: ReadCostDetails | None = None
-
-
-class ReadCount(msgspec.Struct, frozen=True):
-    input_tokens: int

@@ -33,7 +33,6 @@ from deepserve.core.provider import ServedBy
 from deepserve.core.usage import Usage
 from deepserve.dialects.responses.upstream_wire import (
     ReadCostDetails,
-    ReadCount,
     ReadEvent,
     ReadInputDetails,
     ReadItem,
@@ -343,14 +342,3 @@ def _decode_bytes(token: ReadTopLogprob) -> bytes:
     if not values or any(not 0 <= value < 256 for value in values):
         return token.token.encode()
     return bytes(values)
-
-
-def decode_count(body: bytes, *, title: str) -> int:
-    """The number of prompt tokens. Raises BackendFailure."""
-    try:
-        count = msgspec.json.decode(body, type=ReadCount).input_tokens
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-        raise BackendFailure(f"{title} sent a count of tokens that cannot be read: {error}") from error
-    if count < 0:
-        raise BackendFailure(f"{title} counted {count} tokens.")
-    return count
