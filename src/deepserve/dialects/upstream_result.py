@@ -14,6 +14,7 @@ from deepserve.core.events import Block, BlockOpened, Event, Failed, Finished, S
 from deepserve.core.messages import Json
 from deepserve.core.usage import Usage
 from deepserve.dialects.upstream_errors import decode_error_value
+from deepserve.dialects.upstream_usage import CountedUsage
 
 DONE = b"[DONE]"
 """The frame that ends a stream in OpenAI's dialect. Some gateways write it at the end of every other, too."""
@@ -24,8 +25,8 @@ Read = TypeVar("Read")
 class ResultDecoder(ABC):
     """Reads one answer: `chunk` for the data of each event or `whole` once, then `finish` once.
 
-    A dialect reads its own words: it calls `_opened`, `_new_call_id` and `_begun`, and sets `_finished`, `_cost`,
-    `usage` and `doubt`.
+    A dialect reads its own words: it calls `_opened`, `_new_call_id` and `_begun`, and sets `_finished`. What the answer
+    took it gives to `_settle`, or sets `usage`, `doubt` and `_cost` where it is told piece by piece.
 
     title    the service's name, for messages
     call_id  names a call whose own id is missing or not the only one; gets the number of the call
@@ -107,6 +108,17 @@ class ResultDecoder(ABC):
         if not self.has_begun:
             raise self._error
         return []
+
+    def _settle(self, raw: msgspec.Raw, count: Callable[[msgspec.Raw], CountedUsage | None]) -> None:
+        """Take what the service says of usage. A wrong one is as good as none: it is no reason to lose the answer."""
+        try:
+            counted = count(raw)
+        except msgspec.MsgspecError:
+            self.doubt = "it cannot be read"
+            return
+        if counted is not None:
+            self.usage, self._cost = counted.usage, counted.cost
+            self.doubt = counted.doubt or self.doubt
 
     def _new_call_id(self, given: str | None) -> str:
         id_ = given if given and given not in self._call_ids else self._call_id(len(self._call_ids))

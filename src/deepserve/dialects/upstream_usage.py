@@ -1,4 +1,7 @@
-"""What services that speak OpenAI's older dialects (Chat, plain completions) say of an answer's tokens and cost."""
+"""What services say of an answer's tokens and cost, as OpenAI's dialects tell it.
+
+`judge_usage` serves all of them; what stands on the wire here is that of the older ones, Chat and plain completions.
+"""
 
 from __future__ import annotations
 
@@ -45,13 +48,12 @@ class CountedUsage(msgspec.Struct, frozen=True, kw_only=True):
     cost: Cost | None = None
 
 
-def count_usage(read: ReadUsage) -> CountedUsage:
-    prompt_details = read.prompt_tokens_details or ReadPromptDetails()
-    completion_details = read.completion_tokens_details or ReadCompletionDetails()
-    prompt, output = read.prompt_tokens or 0, read.completion_tokens or 0
-    hit = read.prompt_cache_hit_tokens or prompt_details.cached_tokens or 0
-    written = prompt_details.cache_write_tokens or 0
-    reasoning = completion_details.reasoning_tokens or read.reasoning_tokens or 0
+def judge_usage(*, prompt: int, output: int, hit: int, written: int, reasoning: int, cost: Cost | None) -> CountedUsage:
+    """Tokens as a service counted them, within the bounds that they must keep.
+
+    hit, written  of the prompt: read from the service's cache, and of the others put into it
+    reasoning     of the output
+    """
     doubt = None
     if not (0 <= hit <= prompt and 0 <= reasoning <= output and 0 <= written <= prompt - hit):
         doubt = f"{hit} cached of {prompt} prompt tokens, {written} stored, {reasoning} thought of {output}"
@@ -65,5 +67,18 @@ def count_usage(read: ReadUsage) -> CountedUsage:
         cache_write_tokens=min(max(written, 0), prompt - hit),
         is_estimated=doubt is not None,
     )
-    details = read.cost_details or ReadCostDetails()
-    return CountedUsage(usage=usage, doubt=doubt, cost=stated_cost(read.cost, details.upstream_inference_prompt_cost))
+    return CountedUsage(usage=usage, doubt=doubt, cost=cost)
+
+
+def count_usage(read: ReadUsage) -> CountedUsage:
+    prompt_details = read.prompt_tokens_details or ReadPromptDetails()
+    completion_details = read.completion_tokens_details or ReadCompletionDetails()
+    cost_details = read.cost_details or ReadCostDetails()
+    return judge_usage(
+        prompt=read.prompt_tokens or 0,
+        output=read.completion_tokens or 0,
+        hit=read.prompt_cache_hit_tokens or prompt_details.cached_tokens or 0,
+        written=prompt_details.cache_write_tokens or 0,
+        reasoning=completion_details.reasoning_tokens or read.reasoning_tokens or 0,
+        cost=stated_cost(read.cost, cost_details.upstream_inference_prompt_cost),
+    )

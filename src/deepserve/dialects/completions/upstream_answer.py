@@ -30,7 +30,7 @@ from deepserve.core.provider import ServedBy
 from deepserve.dialects.completions.response import FAILED_WORD, FINISH_WORDS
 from deepserve.dialects.completions.upstream_wire import ReadAnswer, ReadChoice, ReadLogprobs
 from deepserve.dialects.upstream_result import DONE, ResultDecoder
-from deepserve.dialects.upstream_usage import ReadUsage, count_usage
+from deepserve.dialects.upstream_usage import CountedUsage, ReadUsage, count_usage
 
 _REASONS: Final[Mapping[str, FinishReason]] = {
     "stop": "stop",
@@ -151,7 +151,7 @@ class AnswerDecoder(ResultDecoder):
                 events += self._say(choice.index, result, choice)
                 if choice.finish_reason is not None or is_whole:
                     events += self._end(choice.index, result, choice)
-        self._count(read.usage)
+        self._settle(read.usage, _counted)
         has_something = bool(events) or any(result.finished is not None for result in self._results)
         told = self._begun(events) if has_something else []
         return told if read.error is None else [*told, *self._fail(read.error)]
@@ -180,17 +180,10 @@ class AnswerDecoder(ResultDecoder):
         )
         return events
 
-    def _count(self, raw: msgspec.Raw) -> None:
-        """A wrong one is as good as none: it is no reason to lose the answer."""
-        try:
-            read = _read_usage(raw)
-        except msgspec.MsgspecError:
-            self.doubt = "it cannot be read"
-            return
-        if read is not None:
-            counted = count_usage(read)
-            self.usage, self._cost = counted.usage, counted.cost
-            self.doubt = counted.doubt or self.doubt
+
+def _counted(raw: msgspec.Raw) -> CountedUsage | None:
+    read = _read_usage(raw)
+    return None if read is None else count_usage(read)
 
 
 def _logprobs(read: ReadLogprobs) -> Iterator[TokenLogprob]:

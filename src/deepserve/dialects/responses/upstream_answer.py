@@ -30,7 +30,6 @@ from deepserve.core.events import (
 )
 from deepserve.core.messages import Json
 from deepserve.core.provider import ServedBy
-from deepserve.core.usage import Usage
 from deepserve.dialects.responses.upstream_wire import (
     ReadCostDetails,
     ReadEvent,
@@ -45,6 +44,7 @@ from deepserve.dialects.responses.upstream_wire import (
 )
 from deepserve.dialects.upstream_cost import stated_cost
 from deepserve.dialects.upstream_result import DONE, ResultDecoder
+from deepserve.dialects.upstream_usage import CountedUsage, judge_usage
 
 _INCOMPLETE: Final[Mapping[str, FinishReason]] = {
     "max_output_tokens": "length",
@@ -266,7 +266,7 @@ class AnswerDecoder(ResultDecoder):
     def _end(self, read: ReadResponse, word: str | None = None) -> list[Event]:
         """word: how the event says that it ended; a body says it by its status."""
         self._hear_server(read)
-        self._count(read.usage)
+        self._settle(read.usage, _counted)
         self._has_ended = True
         status = word or read.status or "completed"
         if read.error is not None or status not in ("completed", "incomplete"):
@@ -285,34 +285,22 @@ class AnswerDecoder(ResultDecoder):
         self._finished = Finished(reason=reason, native_reason=native)
         return events
 
-    def _count(self, raw: msgspec.Raw) -> None:
-        """A wrong one is as good as none: it is no reason to lose the answer."""
-        try:
-            read = _read_usage(raw)
-        except msgspec.MsgspecError:
-            self.doubt = "it cannot be read"
-            return
-        if read is None or read.output_tokens is None:
-            return
-        input_details = read.input_tokens_details or ReadInputDetails()
-        prompt, output = read.input_tokens or 0, read.output_tokens
-        hit, written = input_details.cached_tokens or 0, input_details.cache_write_tokens or 0
-        reasoning = (read.output_tokens_details or ReadOutputDetails()).reasoning_tokens or 0
-        is_sound = 0 <= hit <= prompt and 0 <= reasoning <= output and 0 <= written <= prompt - hit
-        if not is_sound:
-            self.doubt = f"{hit} cached of {prompt} prompt tokens, {written} stored, {reasoning} thought of {output}"
-        prompt, output = max(prompt, 0), max(output, 0)
-        hit, reasoning = min(max(hit, 0), prompt), min(max(reasoning, 0), output)
-        self.usage = Usage(
-            hit_tokens=hit,
-            miss_tokens=prompt - hit,
-            reasoning_tokens=reasoning,
-            answer_tokens=output - reasoning,
-            cache_write_tokens=min(max(written, 0), prompt - hit),
-            is_estimated=not is_sound,
-        )
-        details = read.cost_details or ReadCostDetails()
-        self._cost = stated_cost(read.cost, details.upstream_inference_input_cost)
+
+def _counted(raw: msgspec.Raw) -> CountedUsage | None:
+    read = _read_usage(raw)
+    if read is None or read.output_tokens is None:
+        return None
+    input_details = read.input_tokens_details or ReadInputDetails()
+    output_details = read.output_tokens_details or ReadOutputDetails()
+    cost_details = read.cost_details or ReadCostDetails()
+    return judge_usage(
+        prompt=read.input_tokens or 0,
+        output=read.output_tokens,
+        hit=input_details.cached_tokens or 0,
+        written=input_details.cache_write_tokens or 0,
+        reasoning=output_details.reasoning_tokens or 0,
+        cost=stated_cost(read.cost, cost_details.upstream_inference_input_cost),
+    )
 
 
 def _error_of(error: Json) -> Json:
