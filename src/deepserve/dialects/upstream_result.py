@@ -25,8 +25,8 @@ Read = TypeVar("Read")
 class ResultDecoder(ABC):
     """Reads one answer: `chunk` for the data of each event or `whole` once, then `finish` once.
 
-    A dialect reads its own words: it calls `_opened`, `_new_call_id` and `_begun`, and sets `_finished`. What the answer
-    took it gives to `_settle`, or sets `usage`, `doubt` and `_cost` where it is told piece by piece.
+    A dialect reads its own words: it calls `_opened`, `_new_call_id` and `_begun`, and sets `_finished`. What the
+    service says of usage it gives to `_settle`, or sets `usage`, `doubt` and `_cost` where that comes piece by piece.
 
     title    the service's name, for messages
     call_id  names a call whose own id is missing or not the only one; gets the number of the call
