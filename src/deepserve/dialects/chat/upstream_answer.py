@@ -26,7 +26,6 @@ from deepserve.core.events import (
     ReasoningBlock,
     Started,
     TextBlock,
-    TokenLogprob,
     ToolCallBlock,
     UsageReported,
 )
@@ -41,8 +40,9 @@ from deepserve.dialects.chat.upstream_wire import (
     ReadMessage,
     ReadWords,
 )
-from deepserve.dialects.chat.wire import WireLogprob, WireLogprobs, WireTopLogprob
+from deepserve.dialects.chat.wire import WireLogprob, WireLogprobs
 from deepserve.dialects.upstream_errors import decode_error_value
+from deepserve.dialects.upstream_logprobs import decode_logprobs
 from deepserve.dialects.upstream_usage import ReadUsage, count_usage
 
 _REASONS: Mapping[str, FinishReason] = {
@@ -319,26 +319,4 @@ class AnswerDecoder:
 
 
 def _piece(index: int, result: _Result, text: str, logprobs: Sequence[WireLogprob] | None) -> BlockDelta:
-    return BlockDelta(index=result.num_blocks - 1, text=text, logprobs=_logprobs(logprobs), result=index)
-
-
-def _logprobs(tokens: Sequence[WireLogprob] | None) -> tuple[TokenLogprob, ...]:
-    return tuple(
-        TokenLogprob(
-            token=token.token,
-            logprob=token.logprob,
-            bytes=_decode_bytes(token),
-            top=tuple(
-                TokenLogprob(token=other.token, logprob=other.logprob, bytes=_decode_bytes(other))
-                for other in token.top_logprobs
-            ),
-        )
-        for token in tokens or ()
-    )
-
-
-def _decode_bytes(token: WireLogprob | WireTopLogprob) -> bytes:
-    values = token.bytes
-    if values is None or any(not 0 <= value < 256 for value in values):
-        return token.token.encode()
-    return bytes(values)
+    return BlockDelta(index=result.num_blocks - 1, text=text, logprobs=decode_logprobs(logprobs), result=index)

@@ -39,10 +39,10 @@ from deepserve.dialects.responses.upstream_wire import (
     ReadOutputDetails,
     ReadPart,
     ReadResponse,
-    ReadTopLogprob,
     ReadUsage,
 )
 from deepserve.dialects.upstream_cost import stated_cost
+from deepserve.dialects.upstream_logprobs import decode_logprobs
 from deepserve.dialects.upstream_result import DONE, ResultDecoder
 from deepserve.dialects.upstream_usage import CountedUsage, judge_usage
 
@@ -197,7 +197,7 @@ class AnswerDecoder(ResultDecoder):
         return self._add(current, ReasoningBlock(), gap + text)
 
     def _say(self, current: _Open, text: str, logprobs: Sequence[ReadLogprob] | None = None) -> list[Event]:
-        return self._add(current, TextBlock(), text, _logprobs(logprobs)) if text or logprobs else []
+        return self._add(current, TextBlock(), text, decode_logprobs(logprobs)) if text or logprobs else []
 
     def _argue(self, current: _Open, text: str) -> list[Event]:
         assert current.block is not None
@@ -308,25 +308,3 @@ def _error_of(error: Json) -> Json:
     if not isinstance(error, dict) or error.get("type") not in (None, "error"):
         return error
     return {**error, "type": _TYPE_OF_CODE.get(str(error.get("code")), "server_error")}
-
-
-def _logprobs(tokens: Sequence[ReadLogprob] | None) -> tuple[TokenLogprob, ...]:
-    return tuple(
-        TokenLogprob(
-            token=token.token,
-            logprob=token.logprob,
-            bytes=_decode_bytes(token),
-            top=tuple(
-                TokenLogprob(token=other.token, logprob=other.logprob, bytes=_decode_bytes(other))
-                for other in token.top_logprobs or ()
-            ),
-        )
-        for token in tokens or ()
-    )
-
-
-def _decode_bytes(token: ReadTopLogprob) -> bytes:
-    values = token.bytes
-    if not values or any(not 0 <= value < 256 for value in values):
-        return token.token.encode()
-    return bytes(values)
