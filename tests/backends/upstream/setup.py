@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import aclosing, asynccontextmanager
 from datetime import UTC, datetime
 from typing import Any
 
 import msgspec
+import pytest
 
 from deepserve.backends.fleet.fleet import FleetBackend
 from deepserve.backends.fleet.member import Member
@@ -17,12 +18,13 @@ from deepserve.backends.upstream.backend import UpstreamBackend
 from deepserve.backends.upstream.limits import UpstreamLimits
 from deepserve.catalog.providers import load_providers
 from deepserve.config import UpstreamSettings
-from deepserve.core.events import Event
+from deepserve.core.errors import DeepserveError
+from deepserve.core.events import BlockDelta, Event, Failed, Finished, Started, UsageReported
 from deepserve.core.messages import Message, Text
 from deepserve.core.request import Request, RequestId
 from deepserve.outgoing.addresses import AddressPolicy
 from deepserve.outgoing.origin_client import OriginClient
-from tests.outgoing.receiver import Receiver, Respond
+from tests.outgoing.receiver import Received, Receiver, Respond
 
 ARRIVED_AT = datetime(2026, 11, 20, 12, 0, tzinfo=UTC)
 KEY = "sk-0123456789abcdef"
@@ -36,6 +38,7 @@ QUICK = UpstreamLimits(
     learn_s=0.2,
     event_bytes=1000,
 )
+HASTY = msgspec.structs.replace(QUICK, first_event_s=0.1, idle_s=0.1)
 
 
 def request(**fields: Any) -> Request:  # Any: fields of Request
@@ -110,6 +113,99 @@ async def events_from(*answers: bytes | Respond, asked: Request | None = None, *
 
 def told(*answers: bytes | Respond, asked: Request | None = None, **options: Any) -> list[Event]:
     return asyncio.run(events_from(*answers, asked=asked, **options))
+
+
+def error_of(*answers: bytes | Respond, **options: Any) -> DeepserveError:  # Any: options of `upstream`
+    """Raised before anything was told."""
+    with pytest.raises(DeepserveError) as caught:
+        told(*answers, **options)
+    return caught.value
+
+
+def failure_of(*answers: bytes | Respond, **options: Any) -> DeepserveError:  # Any: options of `upstream`
+    """Told after the beginning, as the one end, and with an estimate of what was told until then."""
+    events = told(*answers, **options)
+    assert isinstance(events[0], Started)
+    assert sum(isinstance(event, Failed | Finished) for event in events) == 1
+    usage, failed = events[-2:]
+    assert isinstance(usage, UsageReported)
+    assert usage.usage.is_estimated
+    assert usage.usage.answer_tokens > 1
+    assert isinstance(failed, Failed)
+    return failed.error
+
+
+def question_to(provider: str, good: bytes) -> Received:
+    """What a service gets that gives this answer."""
+
+    async def ask() -> Received:
+        async with Receiver(good) as receiver, upstream(receiver.host, provider=provider) as backend:
+            [event async for event in backend.answer(request())]
+            return receiver.received[0]
+
+    return asyncio.run(ask())
+
+
+def counted(*answers: bytes, provider: str, times: int = 1, is_count: bool = True) -> tuple[list[int], int, bool]:
+    """What was counted, how many calls that took, and whether it is called an estimate then."""
+
+    async def ask() -> tuple[list[int], int, bool]:
+        asked = request(is_count=is_count)
+        async with Receiver(*answers) as receiver, upstream(receiver.host, provider=provider) as backend:
+            counts = [await backend.count(asked) for _ in range(times)]
+            return counts, len(receiver.received), backend.models()[0].counts_by_estimate
+
+    return asyncio.run(ask())
+
+
+def gauges_after_leaving(begun: bytes, alive: bytes, **options: Any) -> Mapping[str, float]:  # Any: of `upstream`
+    """Once the upstream has noticed that the client left, who had heard the first piece. alive: written for ever."""
+
+    async def leave() -> Mapping[str, float]:
+        gone = asyncio.Event()
+
+        async def respond(_: Received, writer: asyncio.StreamWriter) -> None:
+            try:
+                writer.write(begun)
+                while True:
+                    await writer.drain()
+                    writer.write(alive)
+                    await asyncio.sleep(0.005)
+            except ConnectionError:
+                gone.set()
+
+        async with Receiver(respond) as receiver, upstream(receiver.host, **options) as backend:
+            async with aclosing(backend.answer(request())) as events:
+                async for event in events:
+                    if isinstance(event, BlockDelta):
+                        break
+            async with asyncio.timeout(5):
+                await gone.wait()
+            return backend.gauges()
+
+    return asyncio.run(leave())
+
+
+def text_of(events: Sequence[Event]) -> str:
+    return "".join(event.text for event in events if isinstance(event, BlockDelta))
+
+
+def in_pieces(*pieces: bytes, stays: bool = False, repeats: bytes | None = None) -> Respond:
+    """Writes the pieces one by one, then closes, stays silent, or repeats one for ever."""
+
+    async def respond(_: Received, writer: asyncio.StreamWriter) -> None:
+        for piece in pieces:
+            writer.write(piece)
+            await writer.drain()
+            await asyncio.sleep(0)
+        while repeats is not None:
+            writer.write(repeats)
+            await writer.drain()
+            await asyncio.sleep(0.005)
+        if stays:
+            await asyncio.Event().wait()
+
+    return respond
 
 
 def head(content_type: str = "text/event-stream", *, status: int = 200, extra: Sequence[str] = ()) -> bytes:

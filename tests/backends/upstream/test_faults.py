@@ -5,13 +5,12 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-from contextlib import aclosing, suppress
+from contextlib import suppress
 from typing import Any
 
 import msgspec
 import pytest
 
-from deepserve.backends.upstream.limits import UpstreamLimits
 from deepserve.backends.upstream.patience import Patience
 from deepserve.core.errors import (
     BackendFailure,
@@ -21,82 +20,46 @@ from deepserve.core.errors import (
     RequestTimedOut,
     TooManyRequests,
 )
-from deepserve.core.events import BlockDelta, Event, Failed, Finished, Started, UsageReported
+from deepserve.core.events import BlockDelta, Event, Finished, Started, UsageReported
 from deepserve.core.sampling import Sampling
 from deepserve.core.usage import Usage
 from tests.backends.upstream.setup import (
     DONE,
     END,
     GOOD,
+    HASTY,
     HELLO,
     KEY,
     QUICK,
     USAGE,
     Pauses,
     delta,
+    error_of,
     events_from,
+    failure_of,
     frame,
+    gauges_after_leaving,
     head,
+    in_pieces,
     request,
+    text_of,
     told,
     upstream,
 )
-from tests.outgoing.receiver import Received, Receiver, Respond, answer, silent
-
-HASTY = msgspec.structs.replace(QUICK, first_event_s=0.1, idle_s=0.1)
-
-
-def _text(events: list[Event]) -> str:
-    return "".join(event.text for event in events if isinstance(event, BlockDelta))
-
-
-def _error(*answers: bytes | Respond, limits: UpstreamLimits = QUICK) -> DeepserveError:
-    """Raised before anything was told."""
-    with pytest.raises(DeepserveError) as caught:
-        told(*answers, limits=limits)
-    return caught.value
-
-
-def _failure(*answers: bytes | Respond, limits: UpstreamLimits = QUICK) -> DeepserveError:
-    """Told after the beginning."""
-    events = told(*answers, limits=limits)
-    assert isinstance(events[0], Started)
-    failed = events[-1]
-    assert isinstance(failed, Failed)
-    assert sum(isinstance(event, Failed | Finished) for event in events) == 1
-    assert any(isinstance(event, UsageReported) for event in events)
-    return failed.error
-
-
-def _then(*pieces: bytes, stays: bool = False, repeats: bytes | None = None) -> Respond:
-    """Writes the pieces one by one, then closes, stays silent, or repeats one for ever."""
-
-    async def respond(_: Received, writer: asyncio.StreamWriter) -> None:
-        for piece in pieces:
-            writer.write(piece)
-            await writer.drain()
-            await asyncio.sleep(0)
-        while repeats is not None:
-            writer.write(repeats)
-            await writer.drain()
-            await asyncio.sleep(0.005)
-        if stays:
-            await asyncio.Event().wait()
-
-    return respond
+from tests.outgoing.receiver import Received, Receiver, answer, silent
 
 
 def test_an_answer_is_told() -> None:
     events = told(GOOD)
-    assert _text(events) == "Hello there"
+    assert text_of(events) == "Hello there"
     assert events[-2:] == [UsageReported(usage=Usage(miss_tokens=5, answer_tokens=2)), Finished(reason="stop")]
 
 
 @pytest.mark.parametrize("newline", [b"\n", b"\r\n", b"\r"])
 def test_an_answer_may_come_one_byte_at_a_time(newline: bytes) -> None:
     raw = (b": keep-alive\n\n" + HELLO + END + DONE).replace(b"\n", newline)
-    events = told(_then(head(), *(bytes([byte]) for byte in raw)))
-    assert _text(events) == "Hello there"
+    events = told(in_pieces(head(), *(bytes([byte]) for byte in raw)))
+    assert text_of(events) == "Hello there"
     assert isinstance(events[-1], Finished)
 
 
@@ -104,7 +67,7 @@ def test_an_answer_may_come_one_byte_at_a_time(newline: bytes) -> None:
 def test_a_whole_answer_is_taken_though_a_stream_was_asked_for(content_type: str) -> None:
     body = {"model": "m", "choices": [{"message": {"content": "Hello"}, "finish_reason": "stop"}], "usage": USAGE}
     events = told(head(content_type) + b"\n\n" + json.dumps(body).encode())
-    assert _text(events) == "Hello"
+    assert text_of(events) == "Hello"
     assert isinstance(events[-1], Finished)
 
 
@@ -137,7 +100,7 @@ def test_what_the_client_gets_whole_and_cannot_be_long_is_asked_for_whole(
     asked = json.loads(body)
     assert asked.get("stream", False) is is_stream
     assert ("stream_options" in asked) is is_stream
-    assert _text(events) == "Hello there"
+    assert text_of(events) == "Hello there"
     assert events[-2:] == [UsageReported(usage=Usage(miss_tokens=5, answer_tokens=2)), Finished(reason="stop")]
 
 
@@ -150,7 +113,7 @@ def test_what_is_asked_for_whole_may_take_longer_to_come() -> None:
 
 
 def test_a_stream_is_known_by_its_looks_where_its_type_is_wrong() -> None:
-    assert _text(told(head("application/octet-stream") + HELLO + END)) == "Hello there"
+    assert text_of(told(head("application/octet-stream") + HELLO + END)) == "Hello there"
 
 
 def test_an_answer_without_usage_gets_an_estimate_that_says_so() -> None:
@@ -164,12 +127,12 @@ def test_an_answer_without_usage_gets_an_estimate_that_says_so() -> None:
 
 def test_an_answer_that_ended_is_told_at_once_though_its_stream_never_ends() -> None:
     """As was seen of api.deepseek.com: comments for minutes after the last word (deepseek-harness, discussion 6959)."""
-    events = told(_then(head(), HELLO, END, repeats=b": keep-alive\n\n"))
+    events = told(in_pieces(head(), HELLO, END, repeats=b": keep-alive\n\n"))
     assert isinstance(events[-1], Finished)
 
 
 def test_an_end_without_usage_is_not_waited_for_long() -> None:
-    events = told(_then(head(), HELLO, frame(delta(finish="stop")), stays=True))
+    events = told(in_pieces(head(), HELLO, frame(delta(finish="stop")), stays=True))
     assert isinstance(events[-1], Finished)
     assert isinstance(events[-2], UsageReported)
     assert events[-2].usage.is_estimated
@@ -202,16 +165,16 @@ def test_an_end_without_usage_is_not_waited_for_long() -> None:
     ],
 )
 def test_what_is_no_answer_is_a_plain_error(answers: bytes, cls: type[DeepserveError], said: str) -> None:
-    error = _error(answers)
+    error = error_of(answers)
     assert type(error) is cls
     assert said in error.message
 
 
 def test_an_upstream_that_never_begins_is_given_up() -> None:
-    assert isinstance(_error(_then(head(), stays=True), limits=HASTY), RequestTimedOut)
-    assert isinstance(_error(_then(head(), repeats=b": keep-alive\n\n"), limits=HASTY), RequestTimedOut)
+    assert isinstance(error_of(in_pieces(head(), stays=True), limits=HASTY), RequestTimedOut)
+    assert isinstance(error_of(in_pieces(head(), repeats=b": keep-alive\n\n"), limits=HASTY), RequestTimedOut)
     empty = frame(delta(content=""))
-    assert isinstance(_error(_then(head(), repeats=empty), limits=HASTY), RequestTimedOut)
+    assert isinstance(error_of(in_pieces(head(), repeats=empty), limits=HASTY), RequestTimedOut)
 
 
 def test_an_upstream_that_takes_the_connection_and_says_nothing_is_given_up() -> None:
@@ -224,8 +187,8 @@ def test_an_upstream_that_takes_the_connection_and_says_nothing_is_given_up() ->
 
 
 def test_a_refusal_whose_words_never_end_is_still_one() -> None:
-    endless = _then(head("application/json", status=400), b'{"error":', repeats=b" ")
-    assert isinstance(_error(endless), RequestError)
+    endless = in_pieces(head("application/json", status=400), b'{"error":', repeats=b" ")
+    assert isinstance(error_of(endless), RequestError)
 
 
 # After the beginning
@@ -243,29 +206,29 @@ def test_a_refusal_whose_words_never_end_is_still_one() -> None:
     ],
 )
 def test_a_stream_that_goes_wrong_ends_in_a_failure(rest: bytes, said: str) -> None:
-    assert said in _failure(head() + HELLO + rest).message
+    assert said in failure_of(head() + HELLO + rest).message
 
 
 def test_a_body_that_is_cut_short_ends_in_a_failure() -> None:
     short = b"HTTP/1.1 200 X\r\nContent-Type: text/event-stream\r\nContent-Length: 100000\r\n\r\n" + HELLO
-    assert "middle" in _failure(short).message
+    assert "middle" in failure_of(short).message
 
 
 def test_a_lack_of_resources_is_a_failure_that_may_pass() -> None:
-    assert isinstance(_failure(head() + HELLO + frame(delta(finish="insufficient_system_resource"))), Overloaded)
+    assert isinstance(failure_of(head() + HELLO + frame(delta(finish="insufficient_system_resource"))), Overloaded)
 
 
 def test_a_stream_that_stops_talking_is_given_up() -> None:
-    assert isinstance(_failure(_then(head(), HELLO, stays=True), limits=HASTY), RequestTimedOut)
-    assert isinstance(_failure(_then(head(), HELLO, repeats=b": keep-alive\n\n"), limits=HASTY), RequestTimedOut)
+    assert isinstance(failure_of(in_pieces(head(), HELLO, stays=True), limits=HASTY), RequestTimedOut)
+    assert isinstance(failure_of(in_pieces(head(), HELLO, repeats=b": keep-alive\n\n"), limits=HASTY), RequestTimedOut)
 
 
 def test_a_stream_that_repeats_itself_for_ever_ends() -> None:
     more = frame(delta(content="again "))
     endless = msgspec.structs.replace(QUICK, total_s=0.3)
-    assert isinstance(_failure(_then(head(), HELLO, repeats=more), limits=endless), RequestTimedOut)
+    assert isinstance(failure_of(in_pieces(head(), HELLO, repeats=more), limits=endless), RequestTimedOut)
     bounded = msgspec.structs.replace(QUICK, answer_bytes=5000)
-    assert "middle" in _failure(_then(head(), HELLO, repeats=more * 10), limits=bounded).message
+    assert "middle" in failure_of(in_pieces(head(), HELLO, repeats=more * 10), limits=bounded).message
 
 
 # Again
@@ -283,7 +246,7 @@ def test_a_capacity_error_inside_a_stream_is_asked_again_while_nothing_was_told(
 
 
 def test_after_the_last_try_the_upstreams_words_and_wait_reach_the_client() -> None:
-    error = _error(answer(429, "Retry-After: 3", body=b'{"error":{"message":"too fast"}}'))
+    error = error_of(answer(429, "Retry-After: 3", body=b'{"error":{"message":"too fast"}}'))
     assert isinstance(error, TooManyRequests)
     assert "too fast" in error.message
     assert error.retry_after_s == 3.0
@@ -293,7 +256,7 @@ def test_after_the_last_try_the_upstreams_words_and_wait_reach_the_client() -> N
     ("value", "wait_s"), [("3600", 3600.0), ("Fri, 20 Nov 2026 12:01:00 GMT", 60.0), ("soon", 1.0), ("nan", 1.0)]
 )
 def test_a_long_wait_is_the_clients_to_take(value: str, wait_s: float) -> None:
-    error = _error(answer(503, f"Retry-After: {value}"))
+    error = error_of(answer(503, f"Retry-After: {value}"))
     assert isinstance(error, Overloaded)
     assert error.retry_after_s == wait_s
 
@@ -326,29 +289,7 @@ def test_an_upstream_that_is_not_there_is_asked_again_and_then_said_to_be_away()
 
 
 def test_a_client_that_leaves_ends_the_upstreams_work() -> None:
-    async def leave() -> bool:
-        gone = asyncio.Event()
-
-        async def respond(_: Received, writer: asyncio.StreamWriter) -> None:
-            try:
-                writer.write(head() + HELLO)
-                while True:
-                    await writer.drain()
-                    writer.write(b": keep-alive\n\n")
-                    await asyncio.sleep(0.005)
-            except ConnectionError:
-                gone.set()
-
-        async with Receiver(respond) as receiver, upstream(receiver.host) as backend:
-            async with aclosing(backend.answer(request())) as events:
-                async for event in events:
-                    if isinstance(event, BlockDelta):
-                        break
-            async with asyncio.timeout(5):
-                await gone.wait()
-            return backend.gauges()["upstream_running"] == 0
-
-    assert asyncio.run(leave())
+    assert gauges_after_leaving(head() + HELLO, b": keep-alive\n\n")["upstream_running"] == 0
 
 
 def test_connections_are_used_again_after_a_whole_answer() -> None:
@@ -417,7 +358,7 @@ def test_events_are_told_as_they_come() -> None:
                     heard.set()
         return events
 
-    assert _text(asyncio.run(ask())) == "Hello there"
+    assert text_of(asyncio.run(ask())) == "Hello there"
 
 
 def test_many_requests_run_side_by_side() -> None:
@@ -425,25 +366,25 @@ def test_many_requests_run_side_by_side() -> None:
         async with Receiver(GOOD) as receiver, upstream(receiver.host) as backend:
 
             async def one() -> str:
-                return _text([event async for event in backend.answer(request())])
+                return text_of([event async for event in backend.answer(request())])
 
             return (await asyncio.gather(*(one() for _ in range(50)))).count("Hello there")
 
     assert asyncio.run(ask()) == 50
-    assert _text(asyncio.run(events_from(GOOD))) == "Hello there"
+    assert text_of(asyncio.run(events_from(GOOD))) == "Hello there"
 
 
 @pytest.mark.parametrize("before", [b"", HELLO])
 def test_a_key_that_an_upstream_quotes_in_its_answer_is_not_told(before: bytes) -> None:
     quoted = frame({"error": {"message": f"bad key {KEY}"}})
-    said = (_failure if before else _error)(head() + before + quoted).message
+    said = (failure_of if before else error_of)(head() + before + quoted).message
     assert "bad key [key]" in said
     assert KEY not in said
 
 
 def test_a_refusal_is_read_up_to_a_limit() -> None:
-    endless = _then(head("application/json", status=400), repeats=b"x" * 100_000)
-    assert isinstance(_error(endless, limits=msgspec.structs.replace(QUICK, error_s=5.0)), RequestError)
+    endless = in_pieces(head("application/json", status=400), repeats=b"x" * 100_000)
+    assert isinstance(error_of(endless, limits=msgspec.structs.replace(QUICK, error_s=5.0)), RequestError)
 
 
 def test_what_the_upstream_does_not_take_is_told_with_the_answer() -> None:

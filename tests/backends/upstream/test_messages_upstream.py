@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from contextlib import suppress
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -21,16 +21,32 @@ from deepserve.core.errors import (
     RequestTimedOut,
     TooManyRequests,
 )
-from deepserve.core.events import BlockDelta, Event, Failed, Finished, Started, UsageReported
+from deepserve.core.events import Finished, Started, UsageReported
 from deepserve.core.messages import Message, Text, ToolCall, ToolResult
 from deepserve.core.request import Tool
 from deepserve.core.usage import Usage
-from tests.backends.upstream.setup import KEY, QUICK, Pauses, events_from, head, request, upstream
-from tests.outgoing.receiver import Received, Receiver, Respond, answer
+from tests.backends.upstream import setup as any_upstream
+from tests.backends.upstream.setup import (
+    HASTY,
+    KEY,
+    Pauses,
+    gauges_after_leaving,
+    head,
+    in_pieces,
+    question_to,
+    request,
+    text_of,
+    upstream,
+)
+from tests.outgoing.receiver import Receiver, answer
 
-HASTY = msgspec.structs.replace(QUICK, first_event_s=0.1, idle_s=0.1)
 Json = Any
 """Events as services write them."""
+
+told = partial(any_upstream.told, provider="anthropic")
+error_of = partial(any_upstream.error_of, provider="anthropic")
+failure_of = partial(any_upstream.failure_of, provider="anthropic")
+counted = partial(any_upstream.counted, provider="anthropic")
 
 
 def _frame(value: Json) -> bytes:
@@ -67,44 +83,18 @@ BY_CALLS = _frame({"type": "message_delta", "delta": {"stop_reason": "tool_use"}
 ERROR = _frame({"type": "error", "error": {"type": "overloaded_error", "message": "full"}})
 
 
-def told(*answers: bytes | Respond, **options: Any) -> list[Event]:  # Any: options of `upstream`
-    return asyncio.run(events_from(*answers, **{"provider": "anthropic", **options}))
-
-
-def _text(events: list[Event]) -> str:
-    return "".join(event.text for event in events if isinstance(event, BlockDelta))
-
-
-def _then(*pieces: bytes, stays: bool = False, repeats: bytes | None = None) -> Respond:
-    """Writes the pieces one by one, then closes, stays silent, or repeats one for ever."""
-
-    async def respond(_: Received, writer: asyncio.StreamWriter) -> None:
-        for piece in pieces:
-            writer.write(piece)
-            await writer.drain()
-            await asyncio.sleep(0)
-        while repeats is not None:
-            writer.write(repeats)
-            await writer.drain()
-            await asyncio.sleep(0.005)
-        if stays:
-            await asyncio.Event().wait()
-
-    return respond
-
-
 def test_an_answer_is_told_also_one_byte_at_a_time_and_whole() -> None:
     content = [{"type": "text", "text": "Hello there"}]
     whole = {"content": content, "stop_reason": "end_turn", "usage": {"input_tokens": 5, "output_tokens": 2}}
     raw = START + PING + HELLO + END + STOP
     for said in (
         GOOD,
-        _then(head(), *(bytes([byte]) for byte in raw)),
+        in_pieces(head(), *(bytes([byte]) for byte in raw)),
         head("application/json") + json.dumps(whole).encode(),
-        _then(head(), raw.removesuffix(STOP), repeats=PING),
+        in_pieces(head(), raw.removesuffix(STOP), repeats=PING),
     ):
         events = told(said)
-        assert _text(events) == "Hello there"
+        assert text_of(events) == "Hello there"
         assert events[-2:] == [UsageReported(usage=Usage(miss_tokens=5, answer_tokens=2)), Finished(reason="stop")]
 
 
@@ -117,12 +107,7 @@ def test_an_answer_is_told_also_one_byte_at_a_time_and_whole() -> None:
     ],
 )
 def test_the_key_goes_where_the_service_looks_for_it(kind: str, names: set[str]) -> None:
-    async def ask() -> Received:
-        async with Receiver(GOOD) as receiver, upstream(receiver.host, provider=kind) as backend:
-            [event async for event in backend.answer(request())]
-            return receiver.received[0]
-
-    received = asyncio.run(ask())
+    received = question_to(kind, GOOD)
     assert received.target == "/v1/v1/messages"  # the address of these tests ends in /v1
     assert {name for name, value in received.headers.items() if KEY in value} == names
     assert received.headers["anthropic-version"]
@@ -145,10 +130,9 @@ def test_the_key_goes_where_the_service_looks_for_it(kind: str, names: set[str])
     ],
 )
 def test_what_is_no_answer_is_a_plain_error(answers: bytes, cls: type[DeepserveError], said: str) -> None:
-    with pytest.raises(DeepserveError) as caught:
-        told(answers)
-    assert type(caught.value) is cls
-    assert said in caught.value.message
+    error = error_of(answers)
+    assert type(error) is cls
+    assert said in error.message
 
 
 @pytest.mark.parametrize(
@@ -161,22 +145,12 @@ def test_what_is_no_answer_is_a_plain_error(answers: bytes, cls: type[DeepserveE
     ],
 )
 def test_a_stream_that_goes_wrong_ends_in_a_failure_with_usage(rest: bytes, said: str) -> None:
-    events = told(head() + START + HELLO + rest)
-    failed, usage = events[-1], events[-2]
-    assert isinstance(events[0], Started)
-    assert isinstance(failed, Failed)
-    assert said in failed.error.message
-    assert isinstance(usage, UsageReported)
-    assert usage.usage.is_estimated
-    assert usage.usage.answer_tokens > 1
+    assert said in failure_of(head() + START + HELLO + rest).message
 
 
 def test_pings_are_no_signs_of_life() -> None:
-    with pytest.raises(RequestTimedOut):
-        told(_then(head() + START, repeats=PING), limits=HASTY)
-    failed = told(_then(head() + START + HELLO, repeats=PING), limits=HASTY)[-1]
-    assert isinstance(failed, Failed)
-    assert isinstance(failed.error, RequestTimedOut)
+    assert isinstance(error_of(in_pieces(head() + START, repeats=PING), limits=HASTY), RequestTimedOut)
+    assert isinstance(failure_of(in_pieces(head() + START + HELLO, repeats=PING), limits=HASTY), RequestTimedOut)
 
 
 def test_what_cannot_have_cost_anything_is_asked_again() -> None:
@@ -189,27 +163,19 @@ def test_what_cannot_have_cost_anything_is_asked_again() -> None:
 # Counting
 
 
-async def _counted(*answers: bytes, times: int = 1, is_count: bool = True) -> tuple[list[int], int, bool]:
-    """What was counted, how many calls that took, and whether it is called an estimate then."""
-    asked = request(is_count=is_count)
-    async with Receiver(*answers) as receiver, upstream(receiver.host, provider="anthropic") as backend:
-        counts = [await backend.count(asked) for _ in range(times)]
-        return counts, len(receiver.received), backend.models()[0].counts_by_estimate
-
-
 def test_the_service_counts_where_it_can_and_a_client_asks() -> None:
     count = answer(200, body=b'{"input_tokens":77}')
-    assert asyncio.run(_counted(count, times=2)) == ([77, 77], 2, False)
+    assert counted(count, times=2) == ([77, 77], 2, False)
     estimate = estimate_prompt_tokens(request())
-    assert asyncio.run(_counted(answer(404), times=2)) == ([estimate, estimate], 1, True)
+    assert counted(answer(404), times=2) == ([estimate, estimate], 1, True)
     # For limits and rules nobody is called: they count often, and before every answer.
-    assert asyncio.run(_counted(count, is_count=False)) == ([estimate], 0, False)
+    assert counted(count, is_count=False) == ([estimate], 0, False)
 
 
 @pytest.mark.parametrize("said", [answer(500, body=b'{"error":{"message":"oh"}}'), answer(200, body=b"<html>"), b""])
 def test_a_count_that_fails_says_why(said: bytes) -> None:
     with pytest.raises(BackendFailure):
-        asyncio.run(_counted(said))
+        counted(said)
 
 
 # Traces
@@ -243,26 +209,4 @@ def test_a_trace_that_the_client_dropped_goes_back_as_a_thinking_block(kind: str
 
 
 def test_a_client_that_leaves_ends_the_upstreams_work() -> None:
-    async def leave() -> bool:
-        gone = asyncio.Event()
-
-        async def respond(_: Received, writer: asyncio.StreamWriter) -> None:
-            with suppress(ConnectionError):
-                writer.write(head() + START + HELLO)
-                while True:
-                    await writer.drain()
-                    writer.write(PING)
-                    await asyncio.sleep(0.005)
-            gone.set()
-
-        async with Receiver(respond) as receiver, upstream(receiver.host, provider="anthropic") as backend:
-            events = backend.answer(request())
-            async for event in events:
-                if isinstance(event, BlockDelta):
-                    break
-            await events.aclose()
-            async with asyncio.timeout(5):
-                await gone.wait()
-        return True
-
-    assert asyncio.run(leave())
+    assert gauges_after_leaving(head() + START + HELLO, PING, provider="anthropic")["upstream_running"] == 0

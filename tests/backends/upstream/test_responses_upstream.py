@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
+from functools import partial
 from typing import Any
 
-import msgspec
 import pytest
 
 from deepserve.backends.upstream.estimate import estimate_prompt_tokens
 from deepserve.core.errors import BackendFailure, DeepserveError, Overloaded, RequestError, RequestTimedOut
-from deepserve.core.events import BlockDelta, Event, Failed, Finished, UsageReported
+from deepserve.core.events import Finished, UsageReported
 from deepserve.core.usage import Usage
-from tests.backends.upstream.setup import KEY, QUICK, Pauses, events_from, head, request, upstream
-from tests.outgoing.receiver import Received, Receiver, Respond, answer
+from tests.backends.upstream import setup as any_upstream
+from tests.backends.upstream.setup import HASTY, KEY, Pauses, head, in_pieces, question_to, request, text_of
+from tests.outgoing.receiver import answer
 
-HASTY = msgspec.structs.replace(QUICK, first_event_s=0.1, idle_s=0.1)
 Json = Any
 """Events as services write them."""
+
+told = partial(any_upstream.told, provider="responses")
+error_of = partial(any_upstream.error_of, provider="responses")
+failure_of = partial(any_upstream.failure_of, provider="responses")
+counted = partial(any_upstream.counted, provider="responses")
 
 
 def _frame(kind: str, **members: Json) -> bytes:
@@ -38,49 +42,24 @@ ALIVE = b": keep-alive\n\n"
 GOOD = head() + START + ALIVE + HELLO + END
 
 
-def told(*answers: bytes | Respond, **options: Any) -> list[Event]:  # Any: options of `upstream`
-    return asyncio.run(events_from(*answers, **{"provider": "responses", **options}))
-
-
-def _then(*pieces: bytes, repeats: bytes | None = None) -> Respond:
-    """Writes the pieces one by one, then closes, or repeats one for ever."""
-
-    async def respond(_: Received, writer: asyncio.StreamWriter) -> None:
-        for piece in pieces:
-            writer.write(piece)
-            await writer.drain()
-            await asyncio.sleep(0)
-        while repeats is not None:
-            writer.write(repeats)
-            await writer.drain()
-            await asyncio.sleep(0.005)
-
-    return respond
-
-
 def test_an_answer_is_told_also_one_byte_at_a_time_and_whole() -> None:
     content = [{"type": "output_text", "text": "Hello there"}]
     whole = {"status": "completed", "output": [{"type": "message", "content": content}], "usage": USAGE}
     raw = START + ALIVE + HELLO + END
     for said in (
         GOOD,
-        _then(head(), *(bytes([byte]) for byte in raw)),
+        in_pieces(head(), *(bytes([byte]) for byte in raw)),
         head("application/json") + json.dumps(whole).encode(),
-        _then(head(), raw, repeats=ALIVE),
+        in_pieces(head(), raw, repeats=ALIVE),
     ):
         events = told(said)
-        assert "".join(event.text for event in events if isinstance(event, BlockDelta)) == "Hello there"
+        assert text_of(events) == "Hello there"
         assert events[-2:] == [UsageReported(usage=Usage(miss_tokens=5, answer_tokens=2)), Finished(reason="stop")]
 
 
 @pytest.mark.parametrize("kind", ["responses", "deepserve-responses"])
 def test_the_question_goes_to_the_address_of_the_dialect_with_the_key(kind: str) -> None:
-    async def ask() -> Received:
-        async with Receiver(GOOD) as receiver, upstream(receiver.host, provider=kind) as backend:
-            [event async for event in backend.answer(request())]
-            return receiver.received[0]
-
-    received = asyncio.run(ask())
+    received = question_to(kind, GOOD)
     assert received.target == "/v1/responses"
     assert {name for name, value in received.headers.items() if KEY in value} == {"authorization"}
     assert json.loads(received.body)["store"] is False
@@ -103,10 +82,9 @@ def test_the_question_goes_to_the_address_of_the_dialect_with_the_key(kind: str)
     ],
 )
 def test_what_is_no_answer_is_a_plain_error(answers: bytes, cls: type[DeepserveError], said: str) -> None:
-    with pytest.raises(DeepserveError) as caught:
-        told(answers)
-    assert type(caught.value) is cls
-    assert said in caught.value.message
+    error = error_of(answers)
+    assert type(error) is cls
+    assert said in error.message
 
 
 @pytest.mark.parametrize(
@@ -121,21 +99,12 @@ def test_what_is_no_answer_is_a_plain_error(answers: bytes, cls: type[DeepserveE
     ],
 )
 def test_a_stream_that_goes_wrong_ends_in_a_failure_with_usage(rest: bytes, said: str) -> None:
-    events = told(head() + START + HELLO + rest)
-    failed, usage = events[-1], events[-2]
-    assert isinstance(failed, Failed)
-    assert said in failed.error.message
-    assert isinstance(usage, UsageReported)
-    assert usage.usage.is_estimated
-    assert usage.usage.answer_tokens > 1
+    assert said in failure_of(head() + START + HELLO + rest).message
 
 
 def test_keep_alives_are_no_signs_of_life() -> None:
-    with pytest.raises(RequestTimedOut):
-        told(_then(head() + START, repeats=ALIVE), limits=HASTY)
-    failed = told(_then(head() + START + HELLO, repeats=ALIVE), limits=HASTY)[-1]
-    assert isinstance(failed, Failed)
-    assert isinstance(failed.error, RequestTimedOut)
+    assert isinstance(error_of(in_pieces(head() + START, repeats=ALIVE), limits=HASTY), RequestTimedOut)
+    assert isinstance(failure_of(in_pieces(head() + START + HELLO, repeats=ALIVE), limits=HASTY), RequestTimedOut)
 
 
 def test_what_cannot_have_cost_anything_is_asked_again() -> None:
@@ -145,15 +114,8 @@ def test_what_cannot_have_cost_anything_is_asked_again() -> None:
     assert len(pauses.seconds) == 2
 
 
-async def _counted(*answers: bytes, times: int = 1) -> tuple[list[int], int, bool]:
-    """What was counted, how many calls that took, and whether it is called an estimate then."""
-    async with Receiver(*answers) as receiver, upstream(receiver.host, provider="responses") as backend:
-        counts = [await backend.count(request(is_count=True)) for _ in range(times)]
-        return counts, len(receiver.received), backend.models()[0].counts_by_estimate
-
-
 def test_the_service_counts_where_it_can() -> None:
     count = answer(200, body=b'{"input_tokens":77}')
-    assert asyncio.run(_counted(count, times=2)) == ([77, 77], 2, False)
+    assert counted(count, times=2) == ([77, 77], 2, False)
     estimate = estimate_prompt_tokens(request())
-    assert asyncio.run(_counted(answer(404), times=2)) == ([estimate, estimate], 1, True)
+    assert counted(answer(404), times=2) == ([estimate, estimate], 1, True)
