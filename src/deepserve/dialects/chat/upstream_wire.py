@@ -10,6 +10,7 @@ import msgspec
 
 from deepserve.core.messages import Json
 from deepserve.dialects.chat.wire import WireLogprobs
+from deepserve.dialects.upstream_results import ReadEnd
 from deepserve.dialects.upstream_usage import ReadUsage
 
 
@@ -53,16 +54,11 @@ class ReadMessage(msgspec.Struct, frozen=True):
         return "".join(detail.text or detail.summary or "" for detail in self.reasoning_details)
 
 
-class ReadChoice(msgspec.Struct, frozen=True):
-    """stop_reason: at vLLM and SGLang the stop string that was met, or a token's number."""
-
+class ReadChoice(ReadEnd, frozen=True):
     index: int = 0
     message: ReadMessage | None = None
     delta: ReadMessage | None = None
     logprobs: WireLogprobs | None = None
-    finish_reason: str | None = None
-    native_finish_reason: str | None = None
-    stop_reason: str | int | None = None
 
 
 class ReadWords(msgspec.Struct, frozen=True):

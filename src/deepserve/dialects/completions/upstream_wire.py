@@ -9,6 +9,7 @@ from typing import Final
 import msgspec
 
 from deepserve.core.messages import Json
+from deepserve.dialects.upstream_results import ReadEnd
 
 NOTHING: Final = msgspec.Raw(b"null")
 
@@ -21,15 +22,10 @@ class ReadLogprobs(msgspec.Struct, frozen=True):
     top_logprobs: list[dict[str, float] | None] | None = None
 
 
-class ReadChoice(msgspec.Struct, frozen=True):
-    """stop_reason: at vLLM and SGLang the stop string that was met, or a token's number."""
-
+class ReadChoice(ReadEnd, frozen=True):
     index: int = 0
     text: str | None = None
     logprobs: ReadLogprobs | None = None
-    finish_reason: str | None = None
-    native_finish_reason: str | None = None
-    stop_reason: str | int | None = None
 
 
 class ReadAnswer(msgspec.Struct, frozen=True):

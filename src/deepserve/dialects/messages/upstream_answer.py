@@ -41,7 +41,7 @@ from deepserve.dialects.messages.upstream_wire import (
     ReadUsage,
 )
 from deepserve.dialects.upstream_cost import stated_cost
-from deepserve.dialects.upstream_result import DONE, ResultDecoder
+from deepserve.dialects.upstream_result import ResultDecoder
 
 _REASONS: Final[Mapping[str, FinishReason]] = {
     **{word: reason for reason, word in STOP_REASONS.items()},
@@ -71,27 +71,17 @@ class _Open(msgspec.Struct):
 
 
 class AnswerDecoder(ResultDecoder):
-    """As `ResultDecoder`, besides:
-
-    provider   id of the service, for `ServedBy`
-    served_by  what the service's headers say about who answers; None: what its answer says
-    """
+    """As `ResultDecoder`."""
 
     def __init__(
         self, *, provider: str, title: str, call_id: Callable[[int], str], served_by: ServedBy | None = None
     ) -> None:
-        super().__init__(title=title, call_id=call_id)
-        self._provider = provider
-        self._served_by = served_by
-        self._model = ""
+        super().__init__(provider=provider, title=title, call_id=call_id, served_by=served_by)
         self._open: _Open | None = None
         self._told = ReadUsage()
 
     @override
-    def chunk(self, value: bytes) -> list[Event]:
-        if value == DONE:
-            self._has_ended = True
-            return []
+    def _hear(self, value: bytes) -> list[Event]:
         read = self._decoded(value, _read_event)
         if read.error is not None:
             return self._fail(read.error)
@@ -117,8 +107,7 @@ class AnswerDecoder(ResultDecoder):
     @override
     def _started(self) -> Started:
         prompt = self._usage_of(self._told)
-        served_by = self._served_by or ServedBy(provider=self._provider, model=self._model, fingerprint="")
-        return Started(served_by=served_by, prompt_usage=prompt if prompt.prompt_tokens else None)
+        return msgspec.structs.replace(super()._started(), prompt_usage=prompt if prompt.prompt_tokens else None)
 
     @override
     def _unsaid_end(self) -> list[Event]:

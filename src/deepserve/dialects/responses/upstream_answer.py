@@ -23,7 +23,6 @@ from deepserve.core.events import (
     Finished,
     FinishReason,
     ReasoningBlock,
-    Started,
     TextBlock,
     TokenLogprob,
     ToolCallBlock,
@@ -43,7 +42,7 @@ from deepserve.dialects.responses.upstream_wire import (
 )
 from deepserve.dialects.upstream_cost import stated_cost
 from deepserve.dialects.upstream_logprobs import decode_logprobs
-from deepserve.dialects.upstream_result import DONE, ResultDecoder
+from deepserve.dialects.upstream_result import ResultDecoder
 from deepserve.dialects.upstream_usage import CountedUsage, judge_usage
 
 _INCOMPLETE: Final[Mapping[str, FinishReason]] = {
@@ -90,27 +89,17 @@ class _Open(msgspec.Struct):
 
 
 class AnswerDecoder(ResultDecoder):
-    """As `ResultDecoder`, besides:
-
-    provider   id of the service, for `ServedBy`
-    served_by  what the service's headers say about who answers; None: what its answer says
-    """
+    """As `ResultDecoder`."""
 
     def __init__(
         self, *, provider: str, title: str, call_id: Callable[[int], str], served_by: ServedBy | None = None
     ) -> None:
-        super().__init__(title=title, call_id=call_id)
-        self._provider = provider
-        self._served_by = served_by
-        self._model = self._fingerprint = ""
+        super().__init__(provider=provider, title=title, call_id=call_id, served_by=served_by)
         self._open: _Open | None = None
         self._left: set[int] = set()
 
     @override
-    def chunk(self, value: bytes) -> list[Event]:
-        if value == DONE:
-            self._has_ended = True
-            return []
+    def _hear(self, value: bytes) -> list[Event]:
         read = self._decoded(value, _read_event)
         if read.type == "error" or read.error is not None:
             return self._fail(_error_of(read.error or {"code": read.code, "message": read.message}))
@@ -123,13 +112,6 @@ class AnswerDecoder(ResultDecoder):
         if read.error is None and read.output is None:
             raise BackendFailure(f"{self._title} sent an answer without output.")
         return self._begun(self._end(read))
-
-    @override
-    def _started(self) -> Started:
-        served_by = self._served_by or ServedBy(provider=self._provider, model=self._model, fingerprint="")
-        return Started(
-            served_by=msgspec.structs.replace(served_by, fingerprint=served_by.fingerprint or self._fingerprint)
-        )
 
     def _tell(self, read: ReadEvent) -> list[Event]:
         if self._finished is not None:

@@ -23,7 +23,6 @@ from deepserve.core.events import (
     Finished,
     FinishReason,
     ReasoningBlock,
-    Started,
     TextBlock,
     ToolCallBlock,
 )
@@ -31,7 +30,7 @@ from deepserve.core.messages import Json
 from deepserve.core.provider import ServedBy
 from deepserve.core.usage import Usage
 from deepserve.dialects.upstream_cost import stated_cost
-from deepserve.dialects.upstream_result import DONE, ResultDecoder
+from deepserve.dialects.upstream_result import ResultDecoder
 
 _REASONS: Final[Mapping[str, FinishReason]] = {
     "stop": "stop",
@@ -103,11 +102,7 @@ _read_body = msgspec.json.Decoder(ReadBody).decode
 
 
 class AnswerDecoder(ResultDecoder):
-    """As `ResultDecoder`, besides:
-
-    provider   id of the service, for `ServedBy`; model: its name for the model
-    served_by  what the service's headers say about who answers; None: nothing
-    """
+    """As `ResultDecoder`. model: the service's name for it, which its answers do not say."""
 
     def __init__(
         self,
@@ -118,17 +113,14 @@ class AnswerDecoder(ResultDecoder):
         call_id: Callable[[int], str],
         served_by: ServedBy | None = None,
     ) -> None:
-        super().__init__(title=title, call_id=call_id)
-        self._served_by = served_by or ServedBy(provider=provider, model=model, fingerprint="")
+        super().__init__(provider=provider, title=title, call_id=call_id, served_by=served_by)
+        self._model = model
         self._block: Block | None = None
         self._call_index: int | None = None
         self._has_arguments = False
 
     @override
-    def chunk(self, value: bytes) -> list[Event]:
-        if value == DONE:
-            self._has_ended = True
-            return []
+    def _hear(self, value: bytes) -> list[Event]:
         read = self._decoded(value, _read_item)
         if read.error is not None or read.errors:
             return self._fail((read.errors or [read.error])[0])
@@ -163,10 +155,6 @@ class AnswerDecoder(ResultDecoder):
         self._hear_bill(item)
         self._has_ended = True
         return self._begun(events)
-
-    @override
-    def _started(self) -> Started:
-        return Started(served_by=self._served_by)
 
     @override
     def _fail(self, error: Json) -> list[Event]:
