@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from random import Random
 from typing import Literal
 
@@ -92,16 +92,13 @@ SKILLS: Mapping[str, tuple[Skill, float]] = {
 """Relative frequency of each skill in conversations (the bare copy strings are mixed in by the batches)."""
 
 _THINKING_SHARE = 0.6
+_CHAT_SHARE = 0.4
+"""Of the conversations that may have others before them."""
 
 
 def _joined(first: Conversation, second: Conversation) -> Conversation:
     """Two short conversations as one, so that later turns are answered well too."""
-    return msgspec.structs.replace(
-        second,
-        turns=(*first.turns, *second.turns),
-        system=second.system or first.system,
-        json_object=first.json_object or second.json_object,
-    )
+    return msgspec.structs.replace(second, turns=(*first.turns, *second.turns))
 
 
 def _is_joinable(conversation: Conversation) -> bool:
@@ -111,7 +108,7 @@ def _is_joinable(conversation: Conversation) -> bool:
         and conversation.json_schema is None
         and conversation.system is None
         and conversation.infill is None
-        and not conversation.skill.startswith("memory")
+        and conversation.skill != "memory.unknown"
     )
 
 
@@ -134,12 +131,8 @@ def conversation(
     made = SKILLS[name][0](draw)
     if made.infill is not None:
         return msgspec.structs.replace(made, thinking=False)
-    if skill is None and _is_joinable(made) and draw.chance(0.2):
-        earlier = SKILLS[
-            draw.frame(("small_talk", "small_talk", "explain", "count", "repeat", "one_digit_sum", "beyond"))
-        ][0](draw)
-        if _is_joinable(earlier):
-            made = _joined(earlier, made)
+    if skill is None and draw.chance(_CHAT_SHARE):
+        made = _chat(draw, made)
     system = made.system
     if system is None and not made.tools and draw.chance(0.25):
         system = system_prompts.plain_system(draw)
@@ -152,14 +145,41 @@ def conversation(
 
 
 _FILLERS = ("small_talk", "explain", "explain", "count", "repeat", "one_digit_sum", "beyond", "list_things", "labels")
+_CHATTED = (
+    *_FILLERS,
+    "question",
+    "question",
+    "two_digit_sum",
+    "number_comparison",
+    "country_fact",
+    "listed_json",
+    "stated_fact",
+    "live_data",
+    "chinese",
+    "name_memory",
+)
 
 
-def _filler(draw: Draw) -> Conversation:
+def _filler(draw: Draw, skills: Sequence[str] = _FILLERS) -> Conversation:
     """A short conversation about something else."""
     while True:
-        made = SKILLS[draw.frame(_FILLERS)][0](draw)
+        made = SKILLS[draw.frame(skills)][0](draw)
         if _is_joinable(made):
             return made
+
+
+def _chat(draw: Draw, last: Conversation) -> Conversation:
+    """Up to six exchanges before the last one; a name that is asked for is told at their beginning."""
+    earlier = [_filler(draw, _CHATTED) for _ in range(draw.frame((1, 1, 2, 3, 4, 6)))]
+    if last.skill == "memory.name" and len(last.turns) > 2 and not any(one.skill == last.skill for one in earlier):
+        told, asked = last.turns[:2], last.turns[2:]
+        between = tuple(turn for one in earlier for turn in one.turns)
+        return msgspec.structs.replace(last, turns=(*told, *between, *asked))
+    if not _is_joinable(last):
+        return last
+    for one in earlier:
+        last = _joined(one, last)
+    return last
 
 
 def long_conversation(draw: Draw, *, num_characters: int, num_questions: int = 1) -> Conversation:

@@ -47,8 +47,8 @@ RUNS = Path(__file__).parent / "runs"
 AVERAGE_HORIZON_STEPS = 150
 SHOW_EVERY_S = 10.0
 MINUTES = 120.0
-GROWN_HEAD_START = 0.3
-"""Where in the schedule a grown network begins: it copies and converses already."""
+GROWN_HEAD_START = 0.7
+"""Where in the schedule a grown network begins: it knows what the smaller one had learned."""
 INDEX_POSITIONS = 256
 """Tokens of a row from which the indexers learn in one step: those the model writes, then any."""
 
