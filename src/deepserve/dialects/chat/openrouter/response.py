@@ -14,6 +14,7 @@ from deepserve.dialects.amounts import encode_amounts
 from deepserve.dialects.chat.openrouter.tool_record import annotate
 from deepserve.dialects.chat.openrouter.tool_record import encode_call as encode_server_call
 from deepserve.dialects.chat.openrouter.wire import (
+    WireAnnotation,
     WireChoice,
     WireCompletion,
     WireLogprobs,
@@ -56,8 +57,9 @@ def encode_answer(
     left, seeds, log-probabilities of traces, and which stop string was met.
     """
     searches = dict(answer.usage.server_tool_calls).get("web_search", 0)
+    annotated = [annotate(result.parts) for result in answer.results]
     # With tools that the server runs there is one result.
-    tool_use = annotate(answer.results[0].parts)[1].use(searches)
+    tool_use = annotated[0][1].use(searches)
     model = dated_name if answer.model is None else name_of(answer.model)
     return encode_amounts(
         WireCompletion(
@@ -66,7 +68,10 @@ def encode_answer(
             model=model,
             provider=answer.served_by.provider,
             system_fingerprint=answer.served_by.fingerprint,
-            choices=[_encode_result(index, result, request) for index, result in enumerate(answer.results)],
+            choices=[
+                _encode_result(index, result, request, text, record.annotations())
+                for index, (result, (text, record)) in enumerate(zip(answer.results, annotated, strict=True))
+            ],
             usage=encode_usage(answer.usage, answer.cost, tool_use=tool_use),
             openrouter_metadata=UNSET if notes is None else notes.told(answer.served_by, model, answer.earlier),
             x_deepserve_validated=UNSET if validated is None else validated,
@@ -74,10 +79,10 @@ def encode_answer(
     )
 
 
-def _encode_result(index: int, result: Result, request: Request) -> WireChoice:
-    text, annotator = annotate(result.parts)
+def _encode_result(
+    index: int, result: Result, request: Request, text: str, annotations: list[WireAnnotation]
+) -> WireChoice:
     text += "".join(part.text for part in result.parts if isinstance(part, Refusal))
-    annotations = annotator.annotations()
     trace = "".join(part.text for part in result.parts if isinstance(part, Reasoning))
     calls = [part for part in result.parts if isinstance(part, ToolCall)]
     shows_trace = bool(trace) and not request.thinking.exclude
