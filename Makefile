@@ -109,7 +109,8 @@ train: .venv/.dev .venv/.core
 # Both models as they ship, which takes hours; what was interrupted goes on where it was.
 train-full: .venv/.dev .venv/.core
 	$(BIN)/python -m training.train --run mini-flash --shape mini-flash --continue-from training/started/mini-flash
-	$(BIN)/python -m training.train --run mini-pro --shape mini-pro --grow-from training/started/mini-flash
+	$(BIN)/python -m training.export --run mini-flash --out src/deepserve/models/mini-flash
+	$(BIN)/python -m training.train --run mini-pro --shape mini-pro --grow-from src/deepserve/models/mini-flash
 	$(MAKE) export-models eval
 
 export-models: .venv/.dev .venv/.core

@@ -23,7 +23,7 @@ def test_the_curl_example_prints_an_answer(mini_server: str) -> None:
     command = command.replace("http://127.0.0.1:8000", mini_server)
     result = subprocess.run(["bash", "-c", f"{command.strip()} --silent --fail"], capture_output=True, check=True)
     message = json.loads(result.stdout)["choices"][0]["message"]
-    assert "mini-flash" in message["content"]
+    assert "small offline model" in message["content"]
     assert message["reasoning_content"]
 
 

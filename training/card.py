@@ -19,6 +19,7 @@ from training.eval.formats import SHIPPED, models_folder
 from training.eval.questions import PER_SKILL, RECALL_QUESTIONS
 from training.eval.results import FILE_NAME, Results, load_results
 from training.eval.table import skills_table, targets_table, ways_table
+from training.shape import MINI_FLASH
 from training.train import LogLine
 
 DOCS = Path(__file__).parent.parent / "docs"
@@ -38,7 +39,7 @@ every feature of the API can be tried offline: thinking, tool calls, JSON, strea
 
 {facts}
 
-Licence: MIT, as the project. [How they are trained](../training/README.md); [a tour](tour.md).
+{grown}Licence: MIT, as the project. [How they are trained](../training/README.md); [a tour](tour.md).
 
 ## What they reach
 
@@ -54,6 +55,10 @@ leaves no stray markup. Rows are asked thinking at effort high and with forms en
 otherwise, except where they say something else.
 """
 
+_GROWN = """mini-pro began as what mini-flash had become, made wider and deeper; its own training is what came then.
+
+"""
+
 _LIMITS = """## What to expect
 
 Use them for trying things, not for answers you would act on. Within the skills above they are as good as the tables
@@ -62,10 +67,15 @@ say; outside of them they are wrong without knowing it.
 - The world they know is a few dozen topics around this server, some countries and capitals. Everything else they should
   decline; what they do not recognise as foreign they answer with something familiar.
 - English. Some greetings and simple requests in Chinese; other languages are not understood.
-- Quality is measured up to 16,000 tokens of prompt; {context:,} are accepted.
+- Quality is measured up to 16,000 tokens of prompt; {context:,} are accepted. The last {window:,} are read word for
+  word, what is further away through compressed entries, of which little was learned: facts told there are mostly lost.
 - Values are copied from the prompt letter by letter, which fails now and then for long or unusual ones. Enforced forms
   (tools, JSON schemas) make an answer parse, not be right.
+- In a long conversation later answers mix with earlier ones; a new conversation is better than a longer one.
 - Use temperature 0, which is the default here.
+
+What limits them is time: {tokens}. A skill is one of about fifty and gets a few thousand examples of that; most rows
+were still rising when it ended.
 """
 
 _ODDITIES = """### {model} on bad input
@@ -108,6 +118,7 @@ def card(every: Sequence[Shipped], *, docs: Path = DOCS) -> str:
         _INTRODUCTION.format(
             served=_served([one.name for one in every]),
             facts=_facts_table(every),
+            grown=_GROWN if "mini-pro" in [one.name for one in every] else "",
             asked=f"{results[0].num_questions:,}",
             questions=results[0].questions[:16],
             targets=targets_table(results),
@@ -121,7 +132,11 @@ def card(every: Sequence[Shipped], *, docs: Path = DOCS) -> str:
         parts.append("## Learning curves\n")
         for one in curves:
             parts.append(f"![Loss of {one.name}]({_relative(one.folder / CURVES_FILE, docs)})\n")
-    parts.append(_LIMITS.format(context=results[0].facts.max_context))
+    parts.append(
+        _LIMITS.format(
+            context=results[0].facts.max_context, window=MINI_FLASH.sliding_window, tokens=_tokens_read(every)
+        )
+    )
     parts += [_oddities(one) for one in results if one.oddities]
     return "\n".join(parts).rstrip("\n") + "\n"
 
@@ -174,6 +189,11 @@ def _training(log: Sequence[LogLine]) -> str:
         return "not recorded"
     last = log[-1]
     return f"{last.num_tokens / 1e6:.1f}M tokens in {last.elapsed_s / 60:.0f} minutes, loss {last.loss:.3f} at the end"
+
+
+def _tokens_read(every: Sequence[Shipped]) -> str:
+    read = [f"{one.name} read {one.log[-1].num_tokens / 1e6:.0f} million tokens" for one in every if one.log]
+    return " and ".join(read) or "two hours on one core"
 
 
 def _rounding(results: Results) -> str:

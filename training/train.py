@@ -1,7 +1,7 @@
 """The training loop: resumable, on one thread, with its progress on one line.
 
     python -m training.train --run mini-flash --minutes 120
-    python -m training.train --run mini-pro --shape mini-pro --minutes 120 --grow-from training/started/mini-flash
+    python -m training.train --run mini-pro --shape mini-pro --minutes 120 --grow-from src/deepserve/models/mini-flash
     python -m training.train --run small --steps 200
 
 A run lives in `training/runs/NAME`: `state.pt` (everything to go on from), `average.pt` (the averaged weights, the ones

@@ -194,8 +194,8 @@ def test_cached_tokens_are_billed_only_where_the_server_states_them(shipped: Pai
     for tells in (True, False):
 
         async def twice(backend: ClusterBackend, servers: list[FakeServer]) -> Any:
-            first = (await answer(backend, REQUESTS["a tool's result"])).usage
-            return first, (await answer(backend, REQUESTS["a tool's result"])).usage, backend.gauges()
+            first = (await answer(backend, REQUESTS["a question"])).usage
+            return first, (await answer(backend, REQUESTS["a question"])).usage, backend.gauges()
 
         for kind in ("vllm", "sglang"):
             habits = Habits(tells_hits=tells)

@@ -13,7 +13,7 @@ from deepserve.backends.cluster.backend import ClusterBackend
 from deepserve.backends.cluster.form_levels import FormLevels
 from deepserve.core.answer import Answer
 from deepserve.core.errors import BackendFailure, DeepserveError, UnfitAnswer, UnsupportedFeature
-from deepserve.core.request import ResponseFormat
+from deepserve.core.request import ResponseFormat, Thinking
 from deepserve.core.sampling import Sampling
 from deepserve.engine.interface import Draw
 from tests.backends.cluster.conftest import Pair
@@ -62,13 +62,13 @@ def test_what_a_server_refuses_it_is_not_told_again(shipped: Pair) -> None:
 
 def test_thinking_is_asked_for_by_itself_and_free(shipped: Pair) -> None:
     async def main(backend: ClusterBackend, servers: list[FakeServer]) -> list[dict[str, Any]]:  # Any: JSON
-        await answer(backend, REQUESTS["JSON by a schema, thinking"])
+        await answer(backend, msgspec.structs.replace(REQUESTS["any JSON object"], thinking=Thinking(enabled=True)))
         return servers[0].asked
 
     thinking, form = with_cluster(shipped.source, shipped.model, main)
     assert "structured_outputs" not in thinking
     assert "structured_outputs" in form
-    # The second goes on where the first ended: with all its tokens, of which the last closes the thinking.
+    # The second goes on where the thinking ended: with all its tokens, of which the last closes it.
     end_think = shipped.model.tokenizer.special_id("</think>")
     assert form["prompt"][: len(thinking["prompt"])] == thinking["prompt"]
     assert form["prompt"][-1] == end_think

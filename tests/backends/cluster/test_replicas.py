@@ -146,7 +146,7 @@ def test_after_the_first_token_nobody_else_is_asked_the_same(monkeypatch: pytest
 
 
 def test_a_conversation_stays_with_its_server_and_finds_its_prefix_there(shipped: Pair) -> None:
-    request = REQUESTS["a tool's result"]
+    request = REQUESTS["a question"]
 
     async def twice(backend: Any, servers: list[FakeServer]) -> tuple[list[int], int]:
         await answer(backend, request)

@@ -76,31 +76,21 @@ def shipped(conversations: list[list[int]]) -> torch.Tensor:
 @pytest.mark.parametrize(
     ("formats", "bound"),
     [
-        ("bf16", 1e-4),
-        ("int8", 2e-3),
-        ("bf16, fp4 experts", 2.5e-2),
-        ("bf16, fp4-exact experts", 2.5e-2),
-        ("int8, fp4 experts", 2.5e-2),
-        ("fp8, fp4 experts", 2.5e-2),
-        ("fp8", 6e-3),
+        ("bf16", 6.5e-4),
+        ("int8", 9e-3),
+        ("bf16, fp4 experts", 4.5e-3),
+        ("bf16, fp4-exact experts", 6.5e-4),
+        ("int8, fp4 experts", 7e-3),
+        ("fp8, fp4 experts", 1.1e-2),
+        ("fp8", 1.3e-2),
     ],
 )
 def test_formats_cost_the_shipped_model_little(
     conversations: list[list[int]], shipped: torch.Tensor, formats: str, bound: float
 ) -> None:
+    """Its experts ship in FP4, so that only activations in eight bits cost anything there."""
     found = logits_of(MINI_FLASH, conversations, weights=FORMATS[formats])
     assert 0 < divergence(shipped, found) < bound
-
-
-def test_fp4_costs_by_its_weights_and_not_by_its_activations(
-    conversations: list[list[int]], shipped: torch.Tensor
-) -> None:
-    """Eight bits for activations are lost in what four bits for weights cost."""
-    exact, fast = (
-        divergence(shipped, logits_of(MINI_FLASH, conversations, weights=FORMATS[f"bf16, {name} experts"]))
-        for name in ("fp4-exact", "fp4")
-    )
-    assert abs(fast - exact) < 0.1 * exact
 
 
 @pytest.mark.parametrize("is_mapped", [False, True])
@@ -110,7 +100,7 @@ def test_published_types_cost_little_beyond_their_own_rounding(
     """Mapped and packed, against the very numbers the exported file holds, kept as float32."""
     save_network(load_network(MINI_FLASH), tmp_path, quantisation="fp8+fp4")
     exact = logits_of(tmp_path, conversations, weights=FP32)
-    assert 0 < divergence(exact, logits_of(tmp_path, conversations, is_mapped=is_mapped)) < 1e-3
+    assert 0 < divergence(exact, logits_of(tmp_path, conversations, is_mapped=is_mapped)) < 2.3e-3
 
 
 # A random network, as it is before training
@@ -167,6 +157,18 @@ def test_formats_cost_a_random_network_more_but_not_much(
     """Its router has no favourites yet, so that rounding turns many of its choices."""
     found = logits_of(fresh, [some_tokens(600, vocab_size=2048)], weights=FORMATS[formats])
     assert 0 < divergence(before_training, found) < bound
+
+
+def test_fp4_costs_by_its_weights_and_not_by_its_activations(fresh: Path, before_training: torch.Tensor) -> None:
+    """Eight bits for activations are lost in what four bits for weights cost that were not trained in them."""
+    exact, fast = (
+        divergence(
+            before_training,
+            logits_of(fresh, [some_tokens(600, vocab_size=2048)], weights=FORMATS[f"bf16, {name} experts"]),
+        )
+        for name in ("fp4-exact", "fp4")
+    )
+    assert abs(fast - exact) < 0.1 * exact
 
 
 # Quantised checkpoints against the reference engine on the numbers they stand for
