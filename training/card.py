@@ -74,8 +74,8 @@ say; outside of them they are wrong without knowing it.
 - In a long conversation later answers mix with earlier ones; a new conversation is better than a longer one.
 - Use temperature 0, which is the default here.
 
-What limits them is time: {tokens}. A skill is one of about fifty and gets a few thousand examples of that; most rows
-were still rising when it ended.
+What limits them is time: {tokens}.
+A skill is one of about fifty and gets a few thousand examples of that; most rows were still rising when it ended.
 """
 
 _ODDITIES = """### {model} on bad input
