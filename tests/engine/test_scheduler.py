@@ -360,6 +360,17 @@ def test_a_common_beginning_becomes_a_unit_when_a_second_prompt_shares_it() -> N
     assert hits == [0, 0, 256]
 
 
+def test_near_its_beginning_a_prompt_leaves_units_at_every_chunk() -> None:
+    """With memory for some hundred states two short prompts that differ at their end share all but a chunk."""
+    scheduler = scheduler_of(FakeEngine(capacity_states=320))
+    assert scheduler.snapshot_interval > 300
+    shared = prompt_of(1500)
+    run(scheduler, generation_of([*shared, 1], max_tokens=1))
+    for length, hit in ((300, 256), (1270, 1152), (1450, 1280)):
+        (other,) = run(scheduler, generation_of([*shared[:length], 9], max_tokens=1))
+        assert hits_of(other) == hit
+
+
 def test_long_prompts_leave_units_at_the_interval() -> None:
     scheduler = scheduler_of(FakeEngine())
     assert scheduler.snapshot_interval == 128

@@ -20,6 +20,7 @@ from deepserve.core.tenant import TenantId
 from deepserve.engine.interface import CHUNK_TOKENS, EngineInfo, Snapshot
 
 TOKEN_BYTES = array("I").itemsize
+_MOST_DENSE = 16
 
 
 def pack_tokens(tokens: Sequence[int]) -> bytes:
@@ -35,6 +36,15 @@ def snapshot_interval(info: EngineInfo) -> int:
     most_snapshots = max(1, info.capacity_states // 2)
     chunks = -(-info.max_context // CHUNK_TOKENS)
     return CHUNK_TOKENS * max(1, -(-chunks // most_snapshots))
+
+
+def dense_tokens(info: EngineInfo) -> int:
+    """So far from its beginning a prompt has a snapshot at every multiple of CHUNK_TOKENS.
+
+    Most prompts are short, and differ only in their last question; those snapshots are small. One prompt takes a
+    thirty-second of the states for them.
+    """
+    return CHUNK_TOKENS * min(_MOST_DENSE, info.capacity_states // 32)
 
 
 class CacheKey(msgspec.Struct, frozen=True, kw_only=True):

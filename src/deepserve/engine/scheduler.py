@@ -21,7 +21,7 @@ from deepserve.core.tenant import TenantId
 from deepserve.engine.disk_prefixes import DiskPrefixes
 from deepserve.engine.generation import Admitted, Generation, GenerationId, Progress, ResultEnded, TokenDrawn
 from deepserve.engine.interface import CHUNK_TOKENS, Drawn, Engine, EngineInfo, Row, RowFault, Snapshot
-from deepserve.engine.prefix_index import snapshot_interval
+from deepserve.engine.prefix_index import dense_tokens, snapshot_interval
 from deepserve.engine.prefix_store import PrefixStore
 from deepserve.engine.result_state import ResultState
 from deepserve.engine.scheduler_stats import SchedulerStats, SchedulerTotals
@@ -85,6 +85,7 @@ class Scheduler:
         self._max_sequences = max_sequences
         self._clock = clock
         self.snapshot_interval = snapshot_interval(engine.info)
+        self._dense_tokens = dense_tokens(engine.info)
         self._memory = StateMemory(engine)
         self._index = self._memory.index
         self._disk: DiskPrefixes | None = None
@@ -394,7 +395,8 @@ class Scheduler:
         if computed > state.owned_tokens:
             state.owned_tokens = -(-computed // CHUNK_TOKENS) * CHUNK_TOKENS
         is_unit = computed in state.snapshot_positions
-        if is_unit or computed % self.snapshot_interval == 0:
+        interval = CHUNK_TOKENS if computed <= self._dense_tokens else self.snapshot_interval
+        if is_unit or computed % interval == 0:
             self._remember(state, is_unit=is_unit)
         if before < state.num_prompt:
             self._totals.prompt_tokens_computed += min(computed, state.num_prompt) - before
