@@ -110,7 +110,7 @@ train: .venv/.dev .venv/.core
 train-full: .venv/.dev .venv/.core
 	$(BIN)/python -m training.train --run mini-flash --shape mini-flash --continue-from training/started/mini-flash
 	$(BIN)/python -m training.export --run mini-flash --out src/deepserve/models/mini-flash
-	$(BIN)/python -m training.train --run mini-pro --shape mini-pro --grow-from src/deepserve/models/mini-flash
+	$(BIN)/python -m training.train --run mini-pro --shape mini-pro --grow-from training/started/mini-pro --minutes 66
 	$(MAKE) export-models eval
 
 export-models: .venv/.dev .venv/.core

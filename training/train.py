@@ -1,7 +1,7 @@
 """The training loop: resumable, on one thread, with its progress on one line.
 
     python -m training.train --run mini-flash --minutes 120
-    python -m training.train --run mini-pro --shape mini-pro --minutes 120 --grow-from src/deepserve/models/mini-flash
+    python -m training.train --run mini-pro --shape mini-pro --minutes 66 --grow-from training/started/mini-pro
     python -m training.train --run small --steps 200
 
 A run lives in `training/runs/NAME`: `state.pt` (everything to go on from), `average.pt` (the averaged weights, the ones
@@ -200,7 +200,7 @@ class Trainer:
         self.progress.elapsed_s, self.progress.wall_s = last.elapsed_s, last.wall_s
 
     def grow(self, model: Path) -> None:
-        """Begin as an exported run of a smaller network, whose time and tokens are not counted.
+        """Begin as an exported run of this network or a smaller one, whose time and tokens are not counted.
 
         Raises ValueError for a network that cannot grow into this one.
         """
@@ -294,7 +294,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=1)
     begin = parser.add_mutually_exclusive_group()
     begin.add_argument("--continue-from", type=Path, help="an exported run, to go on from where this one is new")
-    begin.add_argument("--grow-from", type=Path, help="an exported run of a smaller network, to begin as where new")
+    begin.add_argument("--grow-from", type=Path, help="an exported run of this network or a smaller one, to begin as where new")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     _keep_freed_memory()

@@ -72,11 +72,11 @@ def test_refusals_are_the_sdks_exceptions(client: OpenAI) -> None:
         client.completions.create(model="gpt", prompt="a")
 
 
-@pytest.mark.parametrize("suffix", [None, " and the moon."])
-def test_the_shipped_model_writes_until_a_limit_or_a_stop(mini_server: str, suffix: str | None) -> None:
+@pytest.mark.parametrize(("prompt", "suffix"), [("The sun ", None), ("def add(a, b):\n", "\n")])
+def test_the_shipped_model_writes_until_a_limit_or_a_stop(mini_server: str, prompt: str, suffix: str | None) -> None:
     with OpenAI(base_url=f"{mini_server}/beta", api_key="sk-local", max_retries=0) as client:
         limited = client.completions.create(
-            model=MODEL, prompt="The sun ", suffix=suffix, temperature=0, logprobs=2, max_tokens=8
+            model=MODEL, prompt=prompt, suffix=suffix, temperature=0, logprobs=2, max_tokens=8
         )
         (choice,) = limited.choices
         assert choice.finish_reason == "length"
@@ -86,7 +86,7 @@ def test_the_shipped_model_writes_until_a_limit_or_a_stop(mini_server: str, suff
         assert "".join(choice.logprobs.tokens or []) == choice.text
         stop = choice.text[4:7]
         stopped = client.completions.create(
-            model=MODEL, prompt="The sun ", suffix=suffix, temperature=0, max_tokens=64, stop=[stop]
+            model=MODEL, prompt=prompt, suffix=suffix, temperature=0, max_tokens=64, stop=[stop]
         )
         assert stopped.choices[0].text == choice.text[: choice.text.index(stop)]
         assert stopped.choices[0].finish_reason == "stop"
