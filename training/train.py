@@ -294,7 +294,9 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=1)
     begin = parser.add_mutually_exclusive_group()
     begin.add_argument("--continue-from", type=Path, help="an exported run, to go on from where this one is new")
-    begin.add_argument("--grow-from", type=Path, help="an exported run of this network or a smaller one, to begin as where new")
+    begin.add_argument(
+        "--grow-from", type=Path, help="an exported run of this network or a smaller one, to begin as where new"
+    )
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     _keep_freed_memory()
